@@ -1,0 +1,351 @@
+"""Configuration: experiments, variants, runs and suites. Reads YAML, checks it, and names every file of the workflow.
+
+A **run** is `<dataset>/<method>/<variant>/seed<seed>`. Its settings are `config/experiments/<dataset>/base.yaml`, then
+`<method>.yaml`, then what the variant changes. A **variant** is named by what it changes and nothing else:
+`solver~euler,steps~9`; `default` changes nothing. `variant` and `load` are inverses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cm import registry
+from cm.errors import UserError, unknown
+
+EXPERIMENTS = Path("config/experiments")
+SECTIONS = ("objective", "training", "network", "noise")
+_RUN = re.compile(r"(?P<dataset>[^/]+)/(?P<method>[^/]+)/(?P<variant>[^/]+)/seed(?P<seed>\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The `training:` section. `ema`: decay of the averaged weights per iteration. `lr_decay`: `none` or `linear` to 0.
+
+    `warmup`: iterations over which the learning rate rises linearly. `clip`: largest gradient norm, none if absent.
+    `precision`: `float32`, or the type of autocast.
+    """
+
+    iterations: int = registry.setting(dataclasses.MISSING, low=1)
+    batch: int = registry.setting(dataclasses.MISSING, low=1)
+    lr: float = registry.setting(dataclasses.MISSING, low=0.0)
+    optimiser: str = registry.setting("radam", kind="optimiser")
+    lr_decay: str = registry.setting("none", kind="lr_decay")
+    warmup: int = registry.setting(0, low=0)
+    clip: float | None = registry.setting(None, low=0.0)
+    ema: float = registry.setting(0.999, low=0.0, below=1.0)
+    flip: bool = registry.setting(False)
+    precision: str = registry.setting("float32", kind="precision")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The `evaluation:` section. `images`: samples a score is made of. `extractor`: the run whose features are compared.
+
+    `reference`: the split of real images compared with. `rounding` of images to eight bits: `truncate` as the official
+    code, or `round` as EDM.
+    """
+
+    extractor: str
+    images: int = registry.setting(50_000, low=2)
+    reference: str = registry.setting("train")
+    rounding: str = registry.setting("truncate", kind="rounding")
+    batch: int = registry.setting(256, low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training, fully specified. `sections`: section name to its checked dataclass; `resolved` for reading."""
+
+    dataset: str
+    method: str
+    variant: str
+    seed: int
+    sections: Mapping[str, Any] = dataclasses.field(compare=False, hash=False, repr=False)
+    document: Mapping[str, Any] = dataclasses.field(compare=False, hash=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """`<dataset>/<method>/<variant>/seed<seed>`, which is also its path below `results/models`."""
+        return f"{self.dataset}/{self.method}/{self.variant}/seed{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting of every section, by its one-word name."""
+        return {
+            key: value
+            for section in SECTIONS
+            for key, value in dataclasses.asdict(self.sections[section]).items()
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """The sections as plain data: what is stored beside the weights, and what a changed file is told from."""
+        return {name: {**_named(section), **dataclasses.asdict(section)} for name, section in self.sections.items()}
+
+
+def _named(section: Any) -> dict[str, str]:
+    return {"name": section.name} if hasattr(section, "name") else {}
+
+
+def load(run: str, experiments: Path = EXPERIMENTS) -> Run:
+    """The run of that name.
+
+    Raises UserError for a name that is not of the form above, an unknown data set, method, setting or value, and for
+    a variant that is not written as `variant` writes it (so that one run never has two names).
+    """
+    match = _RUN.fullmatch(run)
+    if not match:
+        raise UserError(f"run '{run}' is not of the form <dataset>/<method>/<variant>/seed<seed>")
+    dataset, method, text, seed = match["dataset"], match["method"], match["variant"], int(match["seed"])
+    changes = parse_variant(text)
+    written = variant(dataset, method, changes, experiments)
+    if written != text:
+        raise UserError(f"variant '{text}' of {dataset}/{method} must be written '{written}'")
+    document = _merged(dataset, method, Path(experiments))
+    for key, value in changes.items():
+        section = _section_of(key, f"{dataset}/{method}", document)
+        document[section] = {**document[section], key: value}
+    return Run(dataset, method, text, seed, _check_sections(document, f"{dataset}/{method} {text}"), document)
+
+
+def variant(dataset: str, method: str, changes: Mapping[str, Any], experiments: Path = EXPERIMENTS) -> str:
+    """The name of what `changes` changes: sorted by setting, settings at their default left out."""
+    where = f"{dataset}/{method}"
+    document = _merged(dataset, method, Path(experiments))
+    names = []
+    for key in sorted(changes):
+        section = _section_of(key, where, document)
+        cls = _section_class(section, document, where)
+        default = check(cls, _settings_of(document[section]), f"{where} {section}")
+        changed = check(cls, {**_settings_of(document[section]), key: _as_field(cls, key, changes[key])}, where)
+        if getattr(changed, key) != getattr(default, key):
+            names.append(f"{key}~{_write(getattr(changed, key))}")
+    return ",".join(names) or "default"
+
+
+def parse_variant(text: str) -> dict[str, Any]:
+    """`solver~euler,steps~9` to `{"solver": "euler", "steps": 9}`; a list is written `0.8+2.0`."""
+    if text == "default":
+        return {}
+    pairs = [part.partition("~") for part in text.split(",")]
+    if any(not (key and tilde and value) for key, tilde, value in pairs):
+        raise UserError(f"'{text}' is not of the form setting~value,setting~value")
+    return {key: _read(value) for key, _, value in pairs}
+
+
+def _read(text: str) -> Any:
+    return [yaml.safe_load(part) for part in text.split("+")] if "+" in text.strip("+") else yaml.safe_load(text)
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(map(_write, value)) or "[]"
+    return {True: "true", False: "false", None: "null"}.get(value, str(value)) if not _is_number(value) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def teacher(run: Run, experiments: Path = EXPERIMENTS) -> Run | None:
+    """The run whose weights `run` distils or starts from, or None.
+
+    With a `chain:` of n in the experiment, a run of fewer steps than n has the run of twice its steps as its teacher
+    (progressive distillation is a chain of runs), and the run of n steps has the `teacher:` of the file.
+    """
+    if not run.sections["objective"].wants_teacher():
+        return None
+    chain, steps = run.document.get("chain"), run.settings.get("steps")
+    if chain and steps != chain:
+        changes = {**parse_variant(run.variant), "steps": _doubled(run, steps, chain)}
+        name = variant(run.dataset, run.method, changes, experiments)
+        return load(f"{run.dataset}/{run.method}/{name}/seed{run.seed}", experiments)
+    if "teacher" not in run.document:
+        raise UserError(f"{run.dataset}/{run.method}: needs a 'teacher:' in its experiment file")
+    return load(f"{run.dataset}/{run.document['teacher']}/default/seed{run.seed}", experiments)
+
+
+def _doubled(run: Run, steps: int, chain: int) -> int:
+    if steps > chain or chain % steps or (chain // steps) & (chain // steps - 1):
+        raise UserError(f"{run.name}: steps {steps} is not a halving of the chain's {chain}")
+    return 2 * steps
+
+
+def perceptual(run: Run, experiments: Path = EXPERIMENTS) -> Run | None:
+    """The run whose features the `distance` of `run` compares, or None if it compares pixels."""
+    name = run.settings.get("distance")
+    if name is None or not getattr(registry.get("distance", name), "perceptual", False):
+        return None
+    if "perceptual" not in run.document:
+        raise UserError(f"{run.dataset}/{run.method}: distance '{name}' needs a 'perceptual:' run in base.yaml")
+    return load(run.document["perceptual"], experiments)
+
+
+def inputs(run: Run, experiments: Path = EXPERIMENTS) -> dict[str, Run]:
+    """The runs that must be trained before `run`, by role: `teacher`, `perceptual`."""
+    roles = {"teacher": teacher(run, experiments), "perceptual": perceptual(run, experiments)}
+    return {role: other for role, other in roles.items() if other}
+
+
+def sampler(text: str, where: str = "") -> Any:
+    """The sampler that `onestep` or `multistep,times~0.8+2.0` names, with its settings checked."""
+    name, _, rest = text.partition(",")
+    cls = registry.get("sampler", name, where)
+    changes = parse_variant(rest) if rest else {}
+    return check(cls, {key: _as_field(cls, key, value) for key, value in changes.items()}, f"sampler '{text}'")
+
+
+# ---- checking -----------------------------------------------------------------------------------------------------
+
+
+def check(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """An instance of the dataclass `cls`; UserError for an unknown or missing setting, or a bad value."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise unknown("setting", key, fields, where)
+    missing = [name for name, field in fields.items() if _required(field) and name not in values]
+    if missing:
+        raise UserError(f"{where}: '{missing[0]}' is missing")
+    made = cls(**{key: _checked(fields[key], value, where) for key, value in values.items()})
+    if hasattr(made, "check"):
+        made.check(where)
+    return made
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _checked(field: dataclasses.Field, value: Any, where: str) -> Any:
+    kind = field.metadata.get("kind")
+    if kind:
+        return _checked_name(kind, field.name, value, where)
+    wanted = str(field.type)
+    if value is None and "None" in wanted:
+        return None
+    if wanted.startswith("list"):
+        return [_checked_scalar(field, item, wanted[5:-1], where) for item in _as_list(value)]
+    return _checked_scalar(field, value, wanted, where)
+
+
+_WORDS = {
+    "optimiser": ("adam", "radam"),
+    "lr_decay": ("linear", "none"),
+    "precision": ("bfloat16", "float16", "float32"),
+    "rounding": ("round", "truncate"),
+}
+
+
+def _checked_name(kind: str, key: str, value: Any, where: str) -> str:
+    known = _WORDS.get(kind) or registry.names(kind)
+    if value not in known:
+        raise unknown(kind, value, known, f"{where}, {key}")
+    return value
+
+
+def _checked_scalar(field: dataclasses.Field, value: Any, wanted: str, where: str) -> Any:
+    types = {"int": int, "float": (int, float), "str": str, "bool": bool}
+    name = wanted.removesuffix(" | None")
+    if not isinstance(value, types[name]) or (isinstance(value, bool) and name != "bool"):
+        hint = " (YAML reads 4e-4 as text: write 4.0e-4)" if isinstance(value, str) and name == "float" else ""
+        raise UserError(f"{where}: {field.name} must be {name}, not {value!r}{hint}")
+    value = float(value) if name == "float" else value
+    low, below = field.metadata.get("low"), field.metadata.get("below")
+    if low is not None and not value >= low:
+        raise UserError(f"{where}: {field.name} must be at least {low}, not {value}")
+    if below is not None and not value < below:
+        raise UserError(f"{where}: {field.name} must be below {below}, not {value}")
+    return value
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _as_field(cls: type, key: str, value: Any) -> Any:
+    """A scalar read from a name becomes a list where the field is one: `times~0.8`."""
+    types = {field.name: str(field.type) for field in dataclasses.fields(cls)}
+    return _as_list(value) if types.get(key, "").startswith("list") else value
+
+
+# ---- experiment files ---------------------------------------------------------------------------------------------
+
+_KEYS = {*SECTIONS, "evaluation", "teacher", "chain", "perceptual", "sampler"}
+
+
+def _merged(dataset: str, method: str, experiments: Path) -> dict[str, Any]:
+    base, own = _document(experiments / dataset / "base.yaml"), _method_document(dataset, method, experiments)
+    merged = {**base, **own}
+    for section in (*SECTIONS, "evaluation"):
+        ours, theirs = own.get(section) or {}, base.get(section) or {}
+        other_thing = ours.get("name", theirs.get("name")) != theirs.get("name")
+        merged[section] = dict(ours) if other_thing else {**theirs, **ours}
+    merged["objective"]["name"] = method
+    return merged
+
+
+def _method_document(dataset: str, method: str, experiments: Path) -> dict[str, Any]:
+    datasets = sorted(path.parent.name for path in experiments.glob("*/base.yaml"))
+    if dataset not in datasets:
+        raise unknown("dataset", dataset, datasets, str(experiments))
+    methods = sorted(path.stem for path in (experiments / dataset).glob("*.yaml") if path.stem != "base")
+    if method not in methods:
+        raise unknown("method", method, methods, f"{experiments}/{dataset}")
+    return _document(experiments / dataset / f"{method}.yaml")
+
+
+@functools.cache
+def _document(path: Path) -> dict[str, Any]:
+    document = read_yaml(path)
+    for key in document:
+        if key not in _KEYS:
+            raise unknown("section", key, _KEYS, str(path))
+    return document
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; UserError with the line if it is not one, or not there."""
+    try:
+        document = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: expected a mapping of settings")
+    return document
+
+
+def _section_class(section: str, document: Mapping[str, Any], where: str) -> type:
+    kinds = {"objective": "method", "network": "network", "noise": "schedule"}
+    if section not in kinds:
+        return {"training": Training, "evaluation": Evaluation}[section]
+    if "name" not in document[section]:
+        raise UserError(f"{where}: '{section}:' needs a 'name'; known: {', '.join(registry.names(kinds[section]))}")
+    return registry.get(kinds[section], document[section]["name"], f"{where} {section}")
+
+
+def _settings_of(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key != "name"}
+
+
+def _section_of(key: str, where: str, document: Mapping[str, Any]) -> str:
+    homes = {name: [f.name for f in dataclasses.fields(_section_class(name, document, where))] for name in SECTIONS}
+    found = [name for name, keys in homes.items() if key in keys]
+    if not found:
+        raise unknown("setting", key, {key for keys in homes.values() for key in keys}, where)
+    return found[0]
+
+
+def _check_sections(document: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return {
+        name: check(_section_class(name, document, where), _settings_of(document[name]), f"{where}, {name}")
+        for name in (*SECTIONS, "evaluation")
+    }

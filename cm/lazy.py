@@ -1,0 +1,22 @@
+"""`torch`, imported when it is first used.
+
+Solvers, distances, objectives and network descriptions are read by the workflow at every start, for their names and
+fields. They write `from cm.lazy import torch`, so that reading them does not cost the seconds that importing torch does.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+
+class _Lazy:
+    """Stands for a module; the first attribute that is asked for imports it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> object:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+torch = _Lazy("torch")
