@@ -60,6 +60,6 @@ def steps_at(k: int, total: int, *, s0: int, s1: int) -> int:
     return max(1, math.ceil(root - 1)) + 1
 
 
-def target_mu_at(steps: int, *, s0: int, mu0: float, exponent: str = "paper") -> float:
+def mu_at(steps: int, *, s0: int, mu0: float, exponent: str = "paper") -> float:
     """mu(k) = exp(s0 ln(mu0) / N(k)) (paper, Appendix C); the official code divides by N(k) - 1 (`exponent="code"`)."""
     return math.exp(s0 * math.log(mu0) / (steps - 1 if exponent == "code" else steps))

@@ -1,4 +1,4 @@
-"""Configuration: experiments, variants, runs and suites. Reads YAML, checks it, and names every file of the workflow.
+"""Experiments, variants and runs: YAML read, checked, and merged into everything that one training needs to know.
 
 A **run** is `<dataset>/<method>/<variant>/seed<seed>`. Its settings are `config/experiments/<dataset>/base.yaml`, then
 `<method>.yaml`, then what the variant changes. A **variant** is named by what it changes and nothing else:
@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from cm import registry
+from cm.config.checking import as_field, check
 from cm.errors import UserError, unknown
 
 EXPERIMENTS = Path("config/experiments")
@@ -123,7 +124,7 @@ def variant(dataset: str, method: str, changes: Mapping[str, Any], experiments: 
         section = _section_of(key, where, document)
         cls = _section_class(section, document, where)
         default = check(cls, _settings_of(document[section]), f"{where} {section}")
-        changed = check(cls, {**_settings_of(document[section]), key: _as_field(cls, key, changes[key])}, where)
+        changed = check(cls, {**_settings_of(document[section]), key: as_field(cls, key, changes[key])}, where)
         if getattr(changed, key) != getattr(default, key):
             names.append(f"{key}~{_write(getattr(changed, key))}")
     return ",".join(names) or "default"
@@ -198,84 +199,8 @@ def sampler(text: str, where: str = "") -> Any:
     name, _, rest = text.partition(",")
     cls = registry.get("sampler", name, where)
     changes = parse_variant(rest) if rest else {}
-    return check(cls, {key: _as_field(cls, key, value) for key, value in changes.items()}, f"sampler '{text}'")
+    return check(cls, {key: as_field(cls, key, value) for key, value in changes.items()}, f"sampler '{text}'")
 
-
-# ---- checking -----------------------------------------------------------------------------------------------------
-
-
-def check(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """An instance of the dataclass `cls`; UserError for an unknown or missing setting, or a bad value."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    for key in values:
-        if key not in fields:
-            raise unknown("setting", key, fields, where)
-    missing = [name for name, field in fields.items() if _required(field) and name not in values]
-    if missing:
-        raise UserError(f"{where}: '{missing[0]}' is missing")
-    made = cls(**{key: _checked(fields[key], value, where) for key, value in values.items()})
-    if hasattr(made, "check"):
-        made.check(where)
-    return made
-
-
-def _required(field: dataclasses.Field) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _checked(field: dataclasses.Field, value: Any, where: str) -> Any:
-    kind = field.metadata.get("kind")
-    if kind:
-        return _checked_name(kind, field.name, value, where)
-    wanted = str(field.type)
-    if value is None and "None" in wanted:
-        return None
-    if wanted.startswith("list"):
-        return [_checked_scalar(field, item, wanted[5:-1], where) for item in _as_list(value)]
-    return _checked_scalar(field, value, wanted, where)
-
-
-_WORDS = {
-    "optimiser": ("adam", "radam"),
-    "lr_decay": ("linear", "none"),
-    "precision": ("bfloat16", "float16", "float32"),
-    "rounding": ("round", "truncate"),
-}
-
-
-def _checked_name(kind: str, key: str, value: Any, where: str) -> str:
-    known = _WORDS.get(kind) or registry.names(kind)
-    if value not in known:
-        raise unknown(kind, value, known, f"{where}, {key}")
-    return value
-
-
-def _checked_scalar(field: dataclasses.Field, value: Any, wanted: str, where: str) -> Any:
-    types = {"int": int, "float": (int, float), "str": str, "bool": bool}
-    name = wanted.removesuffix(" | None")
-    if not isinstance(value, types[name]) or (isinstance(value, bool) and name != "bool"):
-        hint = " (YAML reads 4e-4 as text: write 4.0e-4)" if isinstance(value, str) and name == "float" else ""
-        raise UserError(f"{where}: {field.name} must be {name}, not {value!r}{hint}")
-    value = float(value) if name == "float" else value
-    low, below = field.metadata.get("low"), field.metadata.get("below")
-    if low is not None and not value >= low:
-        raise UserError(f"{where}: {field.name} must be at least {low}, not {value}")
-    if below is not None and not value < below:
-        raise UserError(f"{where}: {field.name} must be below {below}, not {value}")
-    return value
-
-
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _as_field(cls: type, key: str, value: Any) -> Any:
-    """A scalar read from a name becomes a list where the field is one: `times~0.8`."""
-    types = {field.name: str(field.type) for field in dataclasses.fields(cls)}
-    return _as_list(value) if types.get(key, "").startswith("list") else value
-
-
-# ---- experiment files ---------------------------------------------------------------------------------------------
 
 _KEYS = {*SECTIONS, "evaluation", "teacher", "chain", "perceptual", "sampler"}
 

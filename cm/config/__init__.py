@@ -1,0 +1,36 @@
+"""Configuration: what a run is (`experiments`), what a suite asks for (`suites`), where its files are (`paths`)."""
+
+from cm.config.checking import check
+from cm.config.experiments import (
+    EXPERIMENTS,
+    Evaluation,
+    Run,
+    Training,
+    inputs,
+    load,
+    parse_variant,
+    perceptual,
+    sampler,
+    teacher,
+    variant,
+)
+from cm.config.suites import Artefact, Cell, Suite, load_suite
+
+__all__ = [
+    "EXPERIMENTS",
+    "Artefact",
+    "Cell",
+    "Evaluation",
+    "Run",
+    "Suite",
+    "Training",
+    "check",
+    "inputs",
+    "load",
+    "load_suite",
+    "parse_variant",
+    "perceptual",
+    "sampler",
+    "teacher",
+    "variant",
+]

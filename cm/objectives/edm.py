@@ -1,0 +1,50 @@
+"""The diffusion teacher (EDM, Karras et al. 2022): denoising score matching at log-normal noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cm.lazy import torch
+from cm.objectives.base import Clock, Networks, Objective
+from cm.registry import register, setting
+from cm.solvers import per_image
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from cm.schedules import Karras
+
+
+@register("method", "edm")
+@dataclass(frozen=True)
+class ScoreMatching(Objective):
+    """lambda(t) mean |D(x + t z, t) - x|^2 with ln t ~ N(p_mean, p_std^2) (EDM, Eq. 2 and Table 1)."""
+
+    name = "edm"
+    p_mean: float = setting(-1.2)
+    p_std: float = setting(1.2, low=0.0)
+    weighting: Callable[[Tensor, float], Tensor] = setting("karras", kind="weighting")
+
+    def loss(
+        self,
+        nets: Networks,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        noise: Karras,
+        clock: Clock,
+        generator: Generator,
+    ) -> Tensor:
+        normal = torch.randn(len(x), generator=generator, device=x.device, dtype=x.dtype)
+        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        t = (self.p_mean + self.p_std * normal).exp()
+        return self.denoising_loss(nets, x, labels, z=z, t=t, sigma_data=noise.sigma_data)
+
+    def denoising_loss(
+        self, nets: Networks, x: Tensor, labels: Tensor | None, *, z: Tensor, t: Tensor, sigma_data: float
+    ) -> Tensor:
+        """The weighted loss for given noise `z` [B, C, H, W] and times `t` [B]; gives [B]."""
+        error = nets.student(x + per_image(t, x) * z, t, labels) - x
+        return self.weighting(t, sigma_data) * error.square().flatten(1).mean(1)

@@ -1,0 +1,112 @@
+"""Samplers: noise to images. A sampler is a frozen dataclass; its fields are its settings in a name such as
+`multistep,times~0.8+2.0`; calling it is one algorithm.
+
+    sampler(denoise, z, noise, draw) -> x [B, C, H, W]
+
+`denoise(x, t)` estimates the clean images at times t [B]; z [B, C, H, W] is unit Gaussian; `noise` is the time grid;
+`draw()` gives further unit noise like z (each image has its own stream, so an image does not depend on its batch).
+`evaluations` is the number of calls of the network (NFE). Nothing is clamped: that is left to who writes images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cm.errors import UserError
+from cm.lazy import torch
+from cm.registry import register, setting
+from cm.solvers import euler, heun
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cm.schedules import Karras
+    from cm.solvers import Denoise
+
+
+@register("sampler", "onestep")
+@dataclass(frozen=True)
+class OneStep:
+    """x = f(T z, T)."""
+
+    name = "onestep"
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    def __call__(self, denoise: Denoise, z: Tensor, noise: Karras, draw: Callable[[], Tensor]) -> Tensor:
+        return denoise(noise.sigma_max * z, _times(noise.sigma_max, z))
+
+
+@register("sampler", "multistep")
+@dataclass(frozen=True)
+class Multistep:
+    """Multistep consistency sampling (paper, Algorithm 1): `times` tau_1 > tau_2 > ... after the first step from T."""
+
+    name = "multistep"
+    times: list[float] = setting([0.8], low=0.0)
+
+    def check(self, where: str) -> None:
+        """UserError unless the times decrease and are positive."""
+        if any(not t > 0 for t in self.times) or sorted(set(self.times), reverse=True) != self.times:
+            raise UserError(f"{where}: times must be positive and decrease, not {self.times}")
+
+    @property
+    def evaluations(self) -> int:
+        return 1 + len(self.times)
+
+    def __call__(self, denoise: Denoise, z: Tensor, noise: Karras, draw: Callable[[], Tensor]) -> Tensor:
+        x = denoise(noise.sigma_max * z, _times(noise.sigma_max, z))
+        for tau in self.times:
+            tau = min(max(tau, noise.sigma_min), noise.sigma_max)
+            x = x + (tau**2 - noise.sigma_min**2) ** 0.5 * draw()
+            x = denoise(x, _times(tau, z))
+        return x
+
+
+@register("sampler", "heun")
+@dataclass(frozen=True)
+class Heun:
+    """The deterministic sampler of EDM (Algorithm 1): `steps` times from T to eps, then 0; Heun, and Euler at the end."""
+
+    name = "heun"
+    steps: int = setting(18, low=2)
+
+    @property
+    def evaluations(self) -> int:
+        return 2 * self.steps - 1
+
+    def __call__(self, denoise: Denoise, z: Tensor, noise: Karras, draw: Callable[[], Tensor]) -> Tensor:
+        grid = noise.times(self.steps)
+        x = noise.sigma_max * z
+        for t, s in zip(grid[:-1], grid[1:], strict=True):
+            x = heun(denoise, x, _times(t, z), _times(s, z))
+        return denoise(x, _times(grid[-1], z))
+
+
+@register("sampler", "pd")
+@dataclass(frozen=True)
+class Progressive:
+    """The sampler of progressive distillation: `steps` Euler intervals from T to eps, without a last denoising."""
+
+    name = "pd"
+    steps: int = setting(1, low=1)
+
+    @property
+    def evaluations(self) -> int:
+        return self.steps
+
+    def __call__(self, denoise: Denoise, z: Tensor, noise: Karras, draw: Callable[[], Tensor]) -> Tensor:
+        grid = noise.times(self.steps + 1)
+        x = noise.sigma_max * z
+        for t, s in zip(grid[:-1], grid[1:], strict=True):
+            x = euler(denoise, x, _times(t, z), _times(s, z))
+        return x
+
+
+def _times(t: float, z: Tensor) -> Tensor:
+    """The time `t` for each image of `z`, [B], float64 so that solvers subtract exactly."""
+    return z.new_full((len(z),), float(t), dtype=torch.float64)
