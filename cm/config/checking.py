@@ -45,7 +45,7 @@ def _checked(field: dataclasses.Field, value: Any, where: str) -> Any:
 _WORDS = {
     "optimiser": ("adam", "radam"),
     "lr_decay": ("linear", "none"),
-    "precision": ("bfloat16", "float16", "float32"),
+    "precision": ("bfloat16", "float32"),
     "rounding": ("round", "truncate"),
 }
 

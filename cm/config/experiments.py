@@ -50,13 +50,14 @@ class Evaluation:
     """The `evaluation:` section. `images`: samples a score is made of. `extractor`: the run whose features are compared.
 
     `reference`: the split of real images compared with. `rounding` of images to eight bits: `truncate` as the official
-    code, or `round` as EDM.
+    code, or `round` as EDM. `clip`: clamp the denoiser's estimates while sampling. `batch`: images at a time.
     """
 
     extractor: str
     images: int = registry.setting(50_000, low=2)
     reference: str = registry.setting("train")
     rounding: str = registry.setting("truncate", kind="rounding")
+    clip: bool = registry.setting(False)
     batch: int = registry.setting(256, low=1)
 
 

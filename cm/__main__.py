@@ -1,0 +1,220 @@
+"""The verbs: each reads files, calls one function, and writes files. `python -m cm VERB --help` tells the rest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cm import __version__, config, files
+from cm.errors import UserError
+
+VERBS = {}
+
+
+def verb(function):
+    """Make a function a verb of the command line; the first line of its docstring is its help."""
+    VERBS[function.__name__] = function
+    return function
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; 2 after a user's mistake, which is told in one line."""
+    options = vars(_parser().parse_args(arguments))
+    name = options.pop("verb")
+    try:
+        VERBS[name](**options)
+    except UserError as error:
+        print(f"cm {name}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+@verb
+def prepare(dataset: str, out: Path) -> None:
+    """Write a data set in the layout that training and scoring read."""
+    from cm import data
+
+    data.prepare(dataset, out)
+
+
+@verb
+def train(
+    run: str,
+    experiments: Path,
+    data: Path,
+    out: Path,
+    keep: list[int],
+    teacher: Path | None,
+    perceptual: Path | None,
+    threads: int | None,
+    device: str | None,
+) -> None:
+    """Train a run; goes on from where an earlier start of it was stopped."""
+    spec = config.load(run, experiments)
+    device = _device(device, threads)
+    from cm import build
+    from cm import train as loop
+
+    inputs = {role: path for role, path in {"teacher": teacher, "perceptual": perceptual}.items() if path}
+    loop.run(build.plan(spec, data=data, out=out, keep=keep, inputs=inputs, device=device))
+
+
+@verb
+def sample(
+    model: Path,
+    sampler: str,
+    out: Path,
+    count: int | None,
+    seed: int | None,
+    preview: Path | None,
+    threads: int | None,
+    device: str | None,
+) -> None:
+    """Sample a model: uint8 images in OUT.npy and how they were made in OUT.json; a preview as .npy and .png."""
+    call = config.sampler(sampler)
+    device = _device(device, threads)
+    from cm import build, generate
+
+    module, description = build.trained(model, device)
+    if description["preconditioning"] is None:
+        raise UserError(f"{model} holds {description['run']}, which makes no images")
+    evaluation, seed = description["evaluation"], _seed_of(description) if seed is None else seed
+    began = time.monotonic()
+    made = generate.images(
+        module,
+        call,
+        noise=build.noise_of(description),
+        shape=build.image_shape(description),
+        count=evaluation["images"] if count is None else count,
+        seed=seed,
+        classes=description["network"].get("classes", 0),
+        batch=evaluation["batch"],
+        rounding=evaluation["rounding"],
+        clip=evaluation["clip"],
+    )
+    about = {"run": description["run"], "progress": description["progress"], "sampler": sampler, "seed": seed}
+    about |= {"nfe": call.evaluations, "seconds": {"sampling": round(time.monotonic() - began, 3)}}
+    about |= {"model_sha256": files.sha256_of(model), "trained_at": description["commit"]}
+    files.write_array(out, made)
+    files.write_json(out.with_suffix(".json"), about)
+    if preview:
+        files.write_array(preview, made[:64])
+        files.write_grid(preview.with_suffix(".png"), made[:64])
+
+
+@verb
+def score(
+    images: Path, reference: Path, extractor: Path, out: Path, batch: int, threads: int | None, device: str | None
+) -> None:
+    """Score images against reference images with the features of a classifier: FID, IS, precision, recall."""
+    from cm import registry
+
+    sampled, real = files.read_images(images), files.read_images(reference)
+    device = _device(device, threads)
+    from cm import build, checkpoints, features
+
+    began = time.monotonic()
+    judge = build.extractor(extractor, device)
+    pair = [features.extract(judge.features, these, batch=batch, device=device) for these in (sampled, real)]
+    values = {name: metric(*pair) for name, metric in registry.known("metric").items()}
+    about = files.read_json(images.with_suffix(".json")) if images.with_suffix(".json").exists() else {}
+    seconds = {**about.pop("seconds", {}), "scoring": round(time.monotonic() - began, 3)}
+    names = dict(zip(("dataset", "method", "variant"), about.get("run", "").split("/"), strict=False))
+    judge_name = checkpoints.load(extractor)[1]["run"]
+    files.write_json(
+        out,
+        {
+            **names,
+            "sampler": None,
+            **about,
+            "metrics": values,
+            "images": len(sampled),
+            "extractor": {"name": judge_name, "sha256": files.sha256_of(extractor)},
+            "reference": {"split": reference.parent.name, "images": len(real), "sha256": files.sha256_of(reference)},
+            "seconds": seconds,
+            "versions": files.versions(),
+            "commit": files.commit(),
+        },
+    )
+
+
+@verb
+def draw(suite: Path, artefact: str, results: Path, out: Path) -> None:
+    """Draw a table or a figure of a suite from its score files."""
+    from cm import report
+
+    report.draw(config.load_suite(suite), artefact, results, out)
+
+
+def _seed_of(description: dict) -> int:
+    return int(description["run"].rpartition("seed")[2])
+
+
+def _device(device: str | None, threads: int | None) -> str:
+    """The device to use, after torch was told how many threads it may."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cm", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, options in _OPTIONS.items():
+        about = VERBS[name].__doc__
+        of_verb = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
+        for option, settings in options.items():
+            of_verb.add_argument(f"--{option}", **settings)
+    return parser
+
+
+_PATH = {"type": Path, "required": True}
+_COMPUTE = {
+    "threads": {"type": int, "help": "processor threads torch may use"},
+    "device": {"help": "cpu, cuda, cuda:1, ...; by default a GPU if there is one"},
+}
+_OPTIONS = {
+    "prepare": {"dataset": {"required": True}, "out": {**_PATH, "help": "folder to write"}},
+    "train": {
+        "run": {"required": True, "help": "<dataset>/<method>/<variant>/seed<seed>"},
+        "experiments": {"type": Path, "default": config.EXPERIMENTS, "help": "folder of experiment files"},
+        "data": {**_PATH, "help": "folder that `prepare` wrote"},
+        "out": {**_PATH, "help": "folder for the models"},
+        "keep": {"type": int, "nargs": "+", "default": [100], "help": "percentages of training to keep a model of"},
+        "teacher": {"type": Path, "help": "model file of the teacher"},
+        "perceptual": {"type": Path, "help": "model file whose features the distance compares"},
+        **_COMPUTE,
+    },
+    "sample": {
+        "model": {**_PATH, "help": "model file"},
+        "sampler": {"required": True, "help": "onestep, multistep,times~0.8 or heun,steps~18, ..."},
+        "out": {**_PATH, "help": ".npy file to write"},
+        "count": {"type": int, "help": "how many images; by default as the run's evaluation says"},
+        "seed": {"type": int, "help": "of the noise; by default the run's"},
+        "preview": {"type": Path, "help": ".npy file for the first 64 images; a .png is written beside it"},
+        **_COMPUTE,
+    },
+    "score": {
+        "images": {**_PATH, "help": ".npy file of uint8 images [N, H, W, C]"},
+        "reference": {**_PATH, "help": ".npy file of the real images"},
+        "extractor": {**_PATH, "help": "model file of a classifier"},
+        "out": {**_PATH, "help": ".json file to write"},
+        "batch": {"type": int, "default": 256},
+        **_COMPUTE,
+    },
+    "draw": {
+        "suite": {**_PATH, "help": "suite file"},
+        "artefact": {"required": True},
+        "results": {"type": Path, "default": Path("results")},
+        "out": {"type": Path, "default": Path("reports")},
+    },
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

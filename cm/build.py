@@ -1,0 +1,146 @@
+"""The composition root: the only place where names become objects."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cm import __version__, checkpoints, files, registry
+from cm.config import Run, check
+from cm.distances import feature_distance
+from cm.errors import UserError
+from cm.networks.modules.denoiser import Denoiser
+from cm.objectives.base import Objective
+from cm.schedules import Karras
+from cm.train import Plan
+
+
+def plan(run: Run, *, data: Path, out: Path, keep: list[int], inputs: Mapping[str, Path], device: str) -> Plan:
+    """Everything that training `run` needs. `inputs`: role (`teacher`, `perceptual`) to model file.
+
+    Raises UserError, before anything expensive, for data or a checkpoint that is missing, damaged or does not fit.
+    """
+    objective_ = objective(run, inputs.get("perceptual"), device)
+    images, labels = _training_data(run, data, objective_)
+    torch.manual_seed(run.seed)
+    description = run_description(run)
+    student = model(description)
+    teacher = _teacher(run, inputs, description, student)
+    return Plan(
+        name=run.name,
+        seed=run.seed,
+        objective=objective_,
+        training=run.sections["training"],
+        noise=run.sections["noise"],
+        student=student,
+        teacher=teacher,
+        images=images,
+        labels=labels,
+        keep=sorted(keep),
+        out=out,
+        description=description,
+        device=device,
+    )
+
+
+def run_description(run: Run) -> dict[str, Any]:
+    """What is stored beside the weights: enough to build the model again, and what made it."""
+    return {
+        "run": run.name,
+        **run.describe(),
+        "preconditioning": run.sections["objective"].preconditioning,
+        "sampler": run.document.get("sampler", "").format(**run.settings),
+        "version": __version__,
+        "commit": files.commit(),
+    }
+
+
+def model(description: Mapping[str, Any]) -> nn.Module:
+    """A network with random weights, preconditioned if its description says so: `(x, t, labels) -> x`."""
+    network = _section("network", description).build()
+    if description["preconditioning"] is None:
+        return network
+    scalings = registry.get("preconditioning", description["preconditioning"])
+    noise = noise_of(description)
+    return Denoiser(network, scalings, sigma_data=noise.sigma_data, sigma_min=noise.sigma_min)
+
+
+def trained(path: Path | str, device: str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """The model in a file, for evaluation, and its description."""
+    tensors, description = checkpoints.load(path)
+    module = model(description)
+    checkpoints.restore(module, tensors, path)
+    return module.to(device).eval().requires_grad_(False), description
+
+
+def noise_of(description: Mapping[str, Any]) -> Karras:
+    """The time grid of a model."""
+    return _section("noise", description)
+
+
+def image_shape(description: Mapping[str, Any]) -> tuple[int, int, int]:
+    """[C, H, W] of the images that a model makes."""
+    network = description["network"]
+    return network["image_channels"], network["resolution"], network["resolution"]
+
+
+def extractor(path: Path | str, device: str = "cpu") -> nn.Module:
+    """The classifier in a file; UserError for any other model."""
+    module, description = trained(path, device)
+    if not hasattr(module, "features"):
+        raise UserError(f"{path} holds {description['run']}, which is not a classifier: it gives no features")
+    return module
+
+
+def objective(run: Run, perceptual: Path | str | None = None, device: str = "cpu") -> Objective:
+    """The objective of a run with functions in the place of their names."""
+    named = run.sections["objective"]
+    kinds = {field.name: field.metadata.get("kind") for field in dataclasses.fields(named)}
+    found = {key: registry.get(kind, getattr(named, key)) for key, kind in kinds.items() if kind}
+    if getattr(found.get("distance"), "perceptual", False):
+        if perceptual is None:
+            raise UserError(f"{run.name}: distance '{named.distance}' needs the model of its features (--perceptual)")
+        found["distance"] = found["distance"](_backbone_metric(perceptual, device))
+    return dataclasses.replace(named, **found)
+
+
+def _backbone_metric(path: Path | str, device: str) -> Any:
+    backbone = extractor(path, device)
+    return feature_distance(lambda x: backbone.maps(2 * x - 1))
+
+
+def _section(name: str, description: Mapping[str, Any]) -> Any:
+    values = dict(description[name])
+    kind = {"network": "network", "noise": "schedule"}[name]
+    cls = registry.get(kind, values.pop("name"))
+    return check(cls, values, f"{description['run']}, {name}")
+
+
+def _training_data(run: Run, data: Path, objective_: Objective) -> tuple[np.ndarray, np.ndarray | None]:
+    images = files.read_images(data / "train" / "images.npy")
+    network = run.sections["network"]
+    wanted = (network.resolution, network.resolution, network.image_channels)
+    if images.shape[1:] != wanted:
+        raise UserError(f"{data}: images are {list(images.shape[1:])}, the network of {run.name} takes {list(wanted)}")
+    labelled = objective_.labelled or getattr(network, "classes", 0)
+    return images, files.read_array(data / "train" / "labels.npy") if labelled else None
+
+
+def _teacher(run: Run, inputs: Mapping[str, Path], description: dict, student: nn.Module) -> nn.Module | None:
+    """The teacher, its weights copied into the student; None for a run without one."""
+    if not run.sections["objective"].wants_teacher():
+        return None
+    if "teacher" not in inputs:
+        raise UserError(f"{run.name}: needs the weights of its teacher (--teacher)")
+    tensors, of_teacher = checkpoints.load(inputs["teacher"])
+    teacher = model(of_teacher)
+    checkpoints.restore(teacher, tensors, inputs["teacher"])
+    if getattr(run.sections["objective"], "init", "teacher") == "teacher":
+        checkpoints.restore(student, tensors, inputs["teacher"])
+    return teacher

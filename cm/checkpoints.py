@@ -1,0 +1,55 @@
+"""Weights and training states as safetensors, with a description in the metadata. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cm import files
+from cm.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def save(path: Path | str, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON-able description, whole or not at all."""
+    from safetensors.torch import save_file
+
+    with files.replacing(path) as temporary:
+        whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+        save_file(whole, temporary, metadata={"description": json.dumps(description)})
+
+
+def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description; UserError if the file is missing, truncated, or not one that `save` wrote."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise UserError(f"no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+    if "description" not in metadata:
+        raise UserError(f"{path} has no description: it was not written by this suite")
+    return tensors, json.loads(metadata["description"])
+
+
+def restore(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    """Load weights into a module; UserError that names the first tensor that does not fit."""
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in tensors:
+            raise UserError(f"{path} holds another network: it has no {name} {list(tensor.shape)}")
+        if tensors[name].shape != tensor.shape:
+            shapes = f"{list(tensors[name].shape)}, not {list(tensor.shape)}"
+            raise UserError(f"{path} holds another network: its {name} is {shapes}")
+    extra = sorted(set(tensors) - set(own))
+    if extra:
+        raise UserError(f"{path} holds another network: {extra[0]} has no place in this one")
+    module.load_state_dict(dict(tensors))

@@ -1,0 +1,120 @@
+"""Files in and out: written whole or not at all, and read with one clear line when something is wrong with them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cm import __version__
+from cm.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A temporary name beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_array(path: Path | str, array: np.ndarray) -> None:
+    """Write a .npy file."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON, indented, keys in their order."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """The contents of a JSON file; UserError if it is missing or is not JSON."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+
+
+def read_array(path: Path | str) -> np.ndarray:
+    """The array of a .npy file, memory-mapped; UserError if it is missing, truncated or of another format."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path} is not a whole .npy file: {error}") from None
+
+
+def read_images(path: Path | str) -> np.ndarray:
+    """Images, uint8 [N, H, W, C], memory-mapped; UserError if the file holds something else."""
+    images = read_array(path)
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise UserError(f"{path}: expected uint8 images [N, H, W, C], not {images.dtype} {list(images.shape)}")
+    return images
+
+
+def write_grid(path: Path | str, images: np.ndarray, columns: int = 8) -> None:
+    """A PNG of uint8 images [N, H, W, C], row by row, small ones enlarged."""
+    from PIL import Image
+
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * columns, height, width, channels), np.uint8)
+    sheet[:count] = images
+    sheet = sheet.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    sheet = sheet.reshape(rows * height, columns * width, channels).squeeze()
+    zoom = max(1, 256 // (columns * width) * 2)
+    image = Image.fromarray(sheet)
+    image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal digest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@functools.cache
+def sha256_of(path: Path | str) -> str:
+    """Digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("torch", "numpy", "scipy")
+    return {"cm": __version__, **{name: importlib.metadata.version(name) for name in packages}}
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of this code, with `+` behind it if the tree was changed; `unknown` outside a git checkout."""
+    run = functools.partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
+    try:
+        head = run(["git", "rev-parse", "--short=12", "HEAD"])
+        changed = run(["git", "status", "--porcelain", "--untracked-files=no"])
+    except OSError:
+        return "unknown"
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else "unknown"

@@ -1,0 +1,57 @@
+"""A model, a sampler and a seed to images, in batches that do not change the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cm.progress import Progress
+from cm.schedules import Karras
+
+
+def images(
+    denoiser: nn.Module,
+    sampler: Callable[..., Tensor],
+    *,
+    noise: Karras,
+    shape: tuple[int, int, int],
+    count: int,
+    seed: int,
+    classes: int = 0,
+    batch: int = 256,
+    rounding: str = "truncate",
+    clip: bool = False,
+) -> np.ndarray:
+    """uint8 images [count, H, W, C]. Image i depends on `seed` and i only: its noise has its own generator.
+
+    With `classes`, image i has a label drawn uniformly, from its own generator too. `shape`: [C, H, W]. `clip`: clamp
+    every estimate of the denoiser to [-1, 1], as the official ImageNet and LSUN code does and the CIFAR-10 code does not.
+    """
+    device = next(denoiser.parameters()).device
+    progress, parts = Progress("samples", count, unit="images"), []
+    for start in range(0, count, batch):
+        streams = [torch.Generator().manual_seed(seed * 1_000_000 + i) for i in range(start, min(start + batch, count))]
+        labels = torch.cat([torch.randint(classes, (1,), generator=g) for g in streams]).to(device) if classes else None
+
+        def draw(streams: list[torch.Generator] = streams) -> Tensor:
+            return torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(device)
+
+        def denoise(x: Tensor, t: Tensor, labels: Tensor | None = labels) -> Tensor:
+            estimate = denoiser(x, t, labels)
+            return estimate.clamp(-1, 1) if clip else estimate
+
+        with torch.inference_mode():
+            parts.append(to_uint8(sampler(denoise, draw(), noise, draw), rounding))
+        progress.update(len(streams))
+    progress.close()
+    return np.concatenate(parts)
+
+
+def to_uint8(x: Tensor, rounding: str) -> np.ndarray:
+    """[B, C, H, W] in [-1, 1] to uint8 [B, H, W, C]: clamped, then `truncate`d (official code) or `round`ed (EDM)."""
+    levels = (x.clamp(-1, 1) + 1) * 127.5
+    levels = levels.round() if rounding == "round" else levels
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -1,0 +1,261 @@
+"""The training loop, one for every method. It knows no objective, data set or network by name.
+
+All randomness of iteration k comes from (seed, k), so a training that is killed and started again goes on as if nothing
+had happened: its state is the weights, the optimiser and k.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from cm import checkpoints
+from cm.config import Training
+from cm.errors import UserError
+from cm.objectives.base import Clock, Networks, Objective
+from cm.progress import Progress
+from cm.schedules import Karras
+
+OPTIMISERS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
+
+
+@dataclass
+class Plan:
+    """A training. `keep`: percentages of it at which the averaged weights are written to `out`/<percentage>.safetensors.
+
+    `images` uint8 [N, H, W, C]; `labels` [N] or None; `description` is stored with the weights.
+    """
+
+    name: str
+    seed: int
+    objective: Objective
+    training: Training
+    noise: Karras
+    student: nn.Module
+    images: np.ndarray
+    labels: np.ndarray | None
+    keep: list[int]
+    out: Path
+    description: dict[str, Any]
+    teacher: nn.Module | None = None
+    device: str = "cpu"
+    save_seconds: float = 60.0
+    stop_at: int | None = field(default=None, repr=False)
+
+    @property
+    def partial(self) -> Path:
+        """Where a training that is not finished keeps its state and the models written so far."""
+        return self.out / "partial"
+
+
+class Trainer:
+    """The state of a training: student, target, averaged student, optimiser, and the number of iterations done."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.k = plan, 0
+        self.student = plan.student.to(plan.device).train()
+        self.average = _frozen_copy(self.student)
+        has_target = plan.objective.mu_at(Clock(0, plan.training.iterations)) is not None
+        self.target = _frozen_copy(self.student) if has_target else None
+        self.teacher = _frozen(plan.teacher.to(plan.device)) if plan.teacher is not None else None
+        self.optimiser = _optimiser(plan.training, self.student)
+        self._generator = torch.Generator(plan.device)
+        self._batches = _Batches(plan)
+
+    def step(self) -> Tensor:
+        """One iteration; gives the mean loss, a scalar on the device."""
+        training, clock = self.plan.training, Clock(self.k, self.plan.training.iterations)
+        self._set_rate(learning_rate(training, self.k))
+        loss = self._loss(clock)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if training.clip is not None:
+            nn.utils.clip_grad_norm_(self.student.parameters(), training.clip)
+        self.optimiser.step()
+        self._follow(clock)
+        self.k += 1
+        return loss.detach()
+
+    def _loss(self, clock: Clock) -> Tensor:
+        plan = self.plan
+        seed = int(np.random.SeedSequence([plan.seed, self.k]).generate_state(1, np.uint64)[0] >> 1)
+        self._generator.manual_seed(seed)
+        torch.manual_seed(seed)
+        x, labels = self._batches.at(self.k)
+        nets = Networks(self.student, self.target, self.teacher)
+        with _autocast(plan):
+            terms = plan.objective.loss(
+                nets, x, labels, noise=plan.noise, clock=clock, generator=self._generator
+            )
+        return terms.float().mean()
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    @torch.no_grad()
+    def _follow(self, clock: Clock) -> None:
+        _average(self.average, self.student, self.plan.training.ema)
+        if self.target is not None:
+            _average(self.target, self.student, self.plan.objective.mu_at(clock))
+
+    # ---- files ----
+
+    def save(self) -> None:
+        """Write the state, unless a weight is not finite."""
+        self._must_be_finite()
+        tensors = {f"{part}.{name}": tensor for part, name, tensor in self._tensors()}
+        checkpoints.save(self._state_path, tensors, {"k": self.k, "of": self.plan.description})
+
+    def resume(self) -> None:
+        """Take up the state that an earlier start left, if it is one of this very run."""
+        if not self._state_path.exists():
+            return
+        tensors, description = checkpoints.load(self._state_path)
+        if description["of"] != self.plan.description:
+            print(f"{self._state_path} is of a run with other settings: starting anew", flush=True)
+            shutil.rmtree(self.plan.partial)
+            return
+        self._materialise_optimiser()
+        for part, name, tensor in self._tensors():
+            tensor.copy_(tensors[f"{part}.{name}"])
+        self.k = description["k"]
+
+    def keep(self, percentage: int) -> None:
+        """Write the averaged weights as the model at that percentage."""
+        self._must_be_finite()
+        description = {**self.plan.description, "progress": percentage, "iteration": self.k}
+        checkpoints.save(self.plan.partial / f"{percentage}.safetensors", self.average.state_dict(), description)
+
+    def finish(self) -> None:
+        """Move the models to their places and remove the state."""
+        for percentage in self.plan.keep:
+            name = f"{percentage}.safetensors"
+            (self.plan.partial / name).replace(self.plan.out / name)
+        shutil.rmtree(self.plan.partial)
+
+    @property
+    def _state_path(self) -> Path:
+        return self.plan.partial / "state.safetensors"
+
+    def _tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        modules = {"student": self.student, "average": self.average, "target": self.target}
+        for part, module in modules.items():
+            for name, tensor in module.state_dict().items() if module is not None else ():
+                yield part, name, tensor
+        for index, parameter in enumerate(self.student.parameters()):
+            for name, value in sorted(self.optimiser.state[parameter].items()):
+                yield f"optimiser.{index}", name, value
+
+    def _materialise_optimiser(self) -> None:
+        """Make the optimiser's buffers, so that stored ones can be copied into them."""
+        self._set_rate(0.0)
+        for parameter in self.student.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimiser.step()
+
+    def _must_be_finite(self) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.average.parameters()):
+            raise self.diverged("a weight is not finite")
+
+    def diverged(self, what: str) -> UserError:
+        """The error for a training that has become non-finite; what was saved before stays."""
+        kept = f"the last good state is {self._state_path}" if self._state_path.exists() else "no state was saved yet"
+        return UserError(f"{self.plan.name}: {what} at iteration {self.k}: no model is written; {kept}")
+
+
+def run(plan: Plan) -> None:
+    """Train from wherever an earlier start got to, and leave one model for each kept percentage.
+
+    Raises UserError when the loss or a weight becomes non-finite; the state before that stays on disk.
+    """
+    trainer = Trainer(plan)
+    trainer.resume()
+    total = plan.training.iterations
+    marks = {round(total * percentage / 100): percentage for percentage in plan.keep}
+    progress, saved = Progress(plan.name, total, start=trainer.k), time.monotonic()
+    check_every = 1 if plan.device == "cpu" else 50
+    while trainer.k < (plan.stop_at or total):
+        loss = trainer.step()
+        mark = marks.get(trainer.k)
+        if trainer.k % check_every == 0 or mark:
+            value = loss.item()
+            if not np.isfinite(value):
+                raise trainer.diverged(f"the loss is {value}")
+            progress.update(trainer.k - progress.done, loss=value)
+        if mark:
+            trainer.keep(mark)
+        if time.monotonic() - saved > plan.save_seconds:
+            trainer.save()
+            saved = time.monotonic()
+    progress.close()
+    if plan.stop_at is None:
+        trainer.finish()
+    else:
+        trainer.save()
+
+
+def learning_rate(training: Training, k: int) -> float:
+    """The rate of iteration k: a linear rise over `warmup`, then constant or linear to 0 at the end."""
+    rise = min(1.0, (k + 1) / training.warmup) if training.warmup else 1.0
+    fall = 1.0 - k / training.iterations if training.lr_decay == "linear" else 1.0
+    return training.lr * rise * fall
+
+
+class _Batches:
+    """Batches in an order that depends on the seed and the iteration only: a new permutation for every epoch."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._orders = plan, {}
+
+    def at(self, k: int) -> tuple[Tensor, Tensor | None]:
+        """Images [B, C, H, W] in [-1, 1] and labels [B] of iteration k, on the device."""
+        plan, size = self._plan, self._plan.training.batch
+        places = np.array([self._place(position) for position in range(k * size, (k + 1) * size)])
+        x = torch.from_numpy(plan.images[places]).to(plan.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        if plan.training.flip:
+            flipped = torch.rand(size, 1, 1, 1, generator=torch.Generator().manual_seed(k)) < 0.5
+            x = torch.where(flipped.to(plan.device), x.flip(3), x)
+        labels = None if plan.labels is None else torch.from_numpy(plan.labels[places]).to(plan.device)
+        return x, labels
+
+    def _place(self, position: int) -> int:
+        epoch, offset = divmod(position, len(self._plan.images))
+        if epoch not in self._orders:
+            order = np.random.default_rng([self._plan.seed, epoch]).permutation(len(self._plan.images))
+            self._orders = {old: kept for old, kept in self._orders.items() if old >= epoch - 1} | {epoch: order}
+        return self._orders[epoch][offset]
+
+
+def _optimiser(training: Training, module: nn.Module) -> torch.optim.Optimizer:
+    extra = {"fused": True} if training.optimiser == "adam" else {"foreach": True}
+    return OPTIMISERS[training.optimiser](module.parameters(), lr=training.lr, betas=(0.9, 0.999), eps=1e-8, **extra)
+
+
+def _autocast(plan: Plan) -> AbstractContextManager:
+    if plan.training.precision == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(plan.device).type, getattr(torch, plan.training.precision))
+
+
+def _average(followers: nn.Module, leader: nn.Module, decay: float) -> None:
+    get_ema_multi_avg_fn(decay)(list(followers.parameters()), list(leader.parameters()), 0)
+
+
+def _frozen_copy(module: nn.Module) -> nn.Module:
+    return _frozen(copy.deepcopy(module))
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,153 @@
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, workflow.basedir)
+
+from cm import config as settings
+from cm import registry
+from cm.errors import UserError, unknown
+
+RESULTS = Path("results")
+
+
+def read_suite():
+    """The suite that `--config suite=` names: a name in config/suites, or a path."""
+    for key in config:
+        if key != "suite":
+            raise unknown("key", key, ["suite"], "--config")
+    name = str(config.get("suite", "demo"))
+    folder = Path(workflow.basedir) / "config" / "suites"
+    path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown("suite", name, [known.stem for known in folder.glob("*.yaml")])
+    path = Path(os.path.relpath(path))
+    return path, settings.load_suite(path)
+
+
+try:
+    SUITE_PATH, SUITE = read_suite()
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+ARTEFACTS = {**SUITE.artefacts, **SUITE.ablations}
+
+
+def named(form):
+    """Artefacts of exactly the forms in `form`: ("table",), ("figure",) or ("table", "figure")."""
+    return [name for name, artefact in ARTEFACTS.items() if forms(artefact) == form]
+
+
+def forms(artefact):
+    """The forms an artefact is drawn in, table before figure."""
+    form = registry.get("artefact", artefact.kind).form
+    return ("table", "figure") if form == "both" else (form,)
+
+
+def tables(ablations=True):
+    """The CSV of every table."""
+    return drawn("table", "reports/tables/{name}.csv", ablations)
+
+
+def figures(ablations=True):
+    """The SVG of every figure."""
+    return drawn("figure", "reports/figures/{name}.svg", ablations)
+
+
+def drawn(form, pattern, ablations):
+    """The files of every artefact of that form."""
+    wanted = ARTEFACTS if ablations else SUITE.artefacts
+    return [pattern.format(name=name) for name, artefact in wanted.items() if form in forms(artefact)]
+
+
+def pattern(names):
+    """A wildcard constraint that admits these names and nothing else."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def run_of(wildcards):
+    """The run a job trains; the workflow's error for a name that is none."""
+    try:
+        return settings.load(wildcards.run, SUITE.experiments)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def model_of(run, progress=100):
+    """The model file of a run."""
+    return f"results/models/{run.name}/{progress}.safetensors"
+
+
+def train_inputs(wildcards):
+    """The data and the models that a training reads."""
+    run = run_of(wildcards)
+    others = settings.inputs(run, SUITE.experiments)
+    data = {"images": f"results/data/{run.dataset}/train/images.npy"}
+    return {**data, **{role: model_of(other) for role, other in others.items()}}
+
+
+def train_options(wildcards, input):
+    """`--teacher FILE --perceptual FILE`, those that the run has."""
+    return " ".join(f"--{role} {path}" for role, path in input.items() if role != "images")
+
+
+def run_settings(wildcards):
+    """What a run is made of, so that a changed experiment file trains anew."""
+    return run_of(wildcards).describe() | {"keep": SUITE.progress}
+
+
+def score_inputs(wildcards):
+    """The reference images and the judge that the samples of a run are scored with."""
+    return judge_inputs(run_of(wildcards).sections["evaluation"], run_of(wildcards).dataset)
+
+
+def floor_inputs(wildcards):
+    """The same judge for real test images."""
+    evaluation = settings.evaluation_of(wildcards.dataset, SUITE.experiments)
+    return judge_inputs(evaluation, wildcards.dataset)
+
+
+def judge_inputs(evaluation, dataset):
+    """Reference images and extractor of an evaluation."""
+    judge = settings.load(evaluation.extractor, SUITE.experiments)
+    return {
+        "reference": f"results/data/{dataset}/{evaluation.reference}/images.npy",
+        "extractor": model_of(judge),
+    }
+
+
+def artefact_inputs(wildcards):
+    """The files that a table or figure is drawn from."""
+    artefact = ARTEFACTS[wildcards.name]
+    kind, cells = registry.get("artefact", artefact.kind), SUITE.cells(artefact)
+    files = {
+        "nothing": [],
+        "scores": [f"results/scores/{cell.path}.json" for cell in cells],
+        "samples": [f"results/samples/{cell.path}.npy" for cell in cells],
+        "benchmarks": [f"results/benchmarks/train/{cell.run.name}.tsv" for cell in cells],
+    }
+    floor = [f"results/scores/{SUITE.dataset}/real/test.json"] if kind.floor else []
+    return list(dict.fromkeys(files[kind.needs])) + floor
+
+
+def artefact_settings(wildcards):
+    """What an artefact is made of, so that a changed suite file draws anew."""
+    return repr(ARTEFACTS[wildcards.name])
+
+
+def caption(wildcards):
+    """The sentence below an artefact."""
+    return ARTEFACTS[wildcards.name].caption
+
+
+wildcard_constraints:
+    dataset="[^/]+",
+    run=r"[^/]+/[^/]+/[^/]+/seed\d+",
+    progress=pattern(map(str, SUITE.progress)),
+    sampler="[^/]+",
+    split="train|test",
+    table=pattern(named(("table",))),
+    figure=pattern(named(("figure",))),
+    ablation=pattern(named(("table", "figure"))),

@@ -1,0 +1,51 @@
+rule sample:
+    input:
+        model="results/models/{run}/{progress}.safetensors",
+    output:
+        images=temp("results/images/{run}/{progress}/{sampler}.npy"),
+        about=temp("results/images/{run}/{progress}/{sampler}.json"),
+        preview="results/samples/{run}/{progress}/{sampler}.npy",
+        grid="results/samples/{run}/{progress}/{sampler}.png",
+    log:
+        "results/logs/sample/{run}/{progress}/{sampler}.log",
+    benchmark:
+        "results/benchmarks/sample/{run}/{progress}/{sampler}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: SUITE.threads
+    shell:
+        "python -m cm sample --model {input.model} --sampler {wildcards.sampler:q} --out {output.images:q}"
+        " --preview {output.preview:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule score:
+    input:
+        unpack(score_inputs),
+        images="results/images/{run}/{progress}/{sampler}.npy",
+        about="results/images/{run}/{progress}/{sampler}.json",
+    output:
+        "results/scores/{run}/{progress}/{sampler}.json",
+    log:
+        "results/logs/score/{run}/{progress}/{sampler}.log",
+    conda:
+        "../../environment.yml"
+    threads: SUITE.threads
+    shell:
+        "python -m cm score --images {input.images:q} --reference {input.reference} --extractor {input.extractor}"
+        " --out {output:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule floor:
+    input:
+        unpack(floor_inputs),
+        images="results/data/{dataset}/{split}/images.npy",
+    output:
+        "results/scores/{dataset}/real/{split}.json",
+    log:
+        "results/logs/score/{dataset}/real/{split}.log",
+    conda:
+        "../../environment.yml"
+    threads: SUITE.threads
+    shell:
+        "python -m cm score --images {input.images} --reference {input.reference} --extractor {input.extractor}"
+        " --out {output} --threads {threads} > {log} 2>&1"
