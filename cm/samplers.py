@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 class OneStep:
     """x = f(T z, T)."""
 
-    name = "onestep"
 
     @property
     def evaluations(self) -> int:
@@ -46,7 +45,6 @@ class OneStep:
 class Multistep:
     """Multistep consistency sampling (paper, Algorithm 1): `times` tau_1 > tau_2 > ... after the first step from T."""
 
-    name = "multistep"
     times: list[float] = setting([0.8], low=0.0)
 
     def check(self, where: str) -> None:
@@ -72,7 +70,6 @@ class Multistep:
 class Heun:
     """The deterministic sampler of EDM (Algorithm 1): `steps` times from T to eps, then 0; Heun, and Euler at the end."""
 
-    name = "heun"
     steps: int = setting(18, low=2)
 
     @property
@@ -92,7 +89,6 @@ class Heun:
 class Progressive:
     """The sampler of progressive distillation: `steps` Euler intervals from T to eps, without a last denoising."""
 
-    name = "pd"
     steps: int = setting(1, low=1)
 
     @property

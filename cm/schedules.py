@@ -29,7 +29,6 @@ class Karras:
     `sigma_data`: the standard deviation of the data that preconditioning assumes. Units: of the data, in [-1, 1].
     """
 
-    name = "karras"
     sigma_min: float = setting(0.002, low=1e-12)
     sigma_max: float = setting(80.0, low=1e-12)
     rho: float = setting(7.0, low=1e-6)

@@ -207,8 +207,8 @@ def run(plan: Plan) -> None:
 
 
 def learning_rate(training: Training, k: int) -> float:
-    """The rate of iteration k: a linear rise over `warmup`, then constant or linear to 0 at the end."""
-    rise = min(1.0, (k + 1) / training.warmup) if training.warmup else 1.0
+    """The rate of iteration k: a linear rise from 0 over `warmup`, then constant or linear to 0 at the end."""
+    rise = min(1.0, k / training.warmup) if training.warmup else 1.0
     fall = 1.0 - k / training.iterations if training.lr_decay == "linear" else 1.0
     return training.lr * rise * fall
 

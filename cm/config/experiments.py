@@ -88,11 +88,8 @@ class Run:
 
     def describe(self) -> dict[str, Any]:
         """The sections as plain data: what is stored beside the weights, and what a changed file is told from."""
-        return {name: {**_named(section), **dataclasses.asdict(section)} for name, section in self.sections.items()}
-
-
-def _named(section: Any) -> dict[str, str]:
-    return {"name": section.name} if hasattr(section, "name") else {}
+        names = {key: {"name": self.document[key]["name"]} for key in self.sections if "name" in self.document[key]}
+        return {key: {**names.get(key, {}), **dataclasses.asdict(one)} for key, one in self.sections.items()}
 
 
 def load(run: str, experiments: Path = EXPERIMENTS) -> Run:
@@ -120,15 +117,15 @@ def variant(dataset: str, method: str, changes: Mapping[str, Any], experiments: 
     """The name of what `changes` changes: sorted by setting, settings at their default left out."""
     where = f"{dataset}/{method}"
     document = _merged(dataset, method, Path(experiments))
-    names = []
-    for key in sorted(changes):
-        section = _section_of(key, where, document)
+    homes = {key: _section_of(key, where, document) for key in changes}
+    written = {}
+    for section in set(homes.values()):
         cls = _section_class(section, document, where)
         default = check(cls, _settings_of(document[section]), f"{where} {section}")
-        changed = check(cls, {**_settings_of(document[section]), key: as_field(cls, key, changes[key])}, where)
-        if getattr(changed, key) != getattr(default, key):
-            names.append(f"{key}~{_write(getattr(changed, key))}")
-    return ",".join(names) or "default"
+        own = {key: as_field(cls, key, value) for key, value in changes.items() if homes[key] == section}
+        changed = check(cls, {**_settings_of(document[section]), **own}, f"{where} {section}")
+        written |= {key: getattr(changed, key) for key in own if getattr(changed, key) != getattr(default, key)}
+    return ",".join(f"{key}~{_write(written[key])}" for key in sorted(written)) or "default"
 
 
 def parse_variant(text: str) -> dict[str, Any]:
@@ -153,6 +150,12 @@ def _write(value: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def evaluation_of(dataset: str, experiments: Path = EXPERIMENTS) -> Evaluation:
+    """How samples of a data set are scored, as its base.yaml says."""
+    path = Path(experiments) / dataset / "base.yaml"
+    return check(Evaluation, _document(path).get("evaluation", {}), str(path))
 
 
 def teacher(run: Run, experiments: Path = EXPERIMENTS) -> Run | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,14 @@ class Artefact:
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """A suite file, read and checked."""
+    """A suite file, read and checked. `threads`: processor threads of a job."""
 
     name: str
     dataset: str
     experiments: Path
     seeds: tuple[int, ...]
     progress: tuple[int, ...]
+    threads: int
     artefacts: dict[str, Artefact]
     ablations: dict[str, Artefact]
 
@@ -153,7 +155,8 @@ class _SuiteFile:
     dataset: str
     seeds: list[int] = registry.setting([0], low=0)
     progress: list[int] = registry.setting([100], low=1, below=101)
-    experiments: str = registry.setting(str(exp.EXPERIMENTS))
+    experiments: str = registry.setting("../experiments")
+    threads: int = registry.setting(1, low=1)
     artefacts: dict = dataclasses.field(default_factory=dict)
     ablations: dict = dataclasses.field(default_factory=dict)
 
@@ -179,8 +182,8 @@ def load_suite(path: Path | str) -> Suite:
     file = check(_SuiteFile, exp.read_yaml(path), str(path))
     if 100 not in file.progress:
         raise UserError(f"{path}: progress must hold 100, the end of training")
-    folder = path.parent / file.experiments if not Path(file.experiments).is_dir() else Path(file.experiments)
-    suite = Suite(path.stem, file.dataset, folder, tuple(file.seeds), tuple(file.progress), {}, {})
+    folder = Path(os.path.normpath(path.parent / file.experiments))
+    suite = Suite(path.stem, file.dataset, folder, tuple(file.seeds), tuple(file.progress), file.threads, {}, {})
     for name, document in file.artefacts.items():
         suite.artefacts[name] = _artefact(name, document, suite, str(path))
     for name, document in file.ablations.items():

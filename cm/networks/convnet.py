@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 class ConvNet:
     """Two stages of two 3x3 convolutions, `channels` and twice that, then `features` units and the logits."""
 
-    name = "convnet"
     resolution: int = setting(32, low=4)
     image_channels: int = setting(3, low=1)
     channels: int = setting(32, low=1)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 class ConsistencyDistillation(Consistency):
     """`steps`: the paper's N, fixed. `target_mu`: the decay mu of theta-minus, fixed; 0 on CIFAR-10 (Table 3)."""
 
-    name = "cd"
     steps: int = setting(18, low=2)
     target_mu: float = setting(0.0, low=0.0, below=1.0)
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 class Classification(Objective):
     """Cross-entropy on images with Gaussian noise of standard deviation up to `jitter`, uniform for each image."""
 
-    name = "classifier"
     preconditioning: ClassVar[None] = None
     labelled: ClassVar[bool] = True
     jitter: float = setting(0.3, low=0.0)

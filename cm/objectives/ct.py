@@ -28,7 +28,6 @@ class ConsistencyTraining(Consistency):
     With D(x_t, t) = x in place of a teacher, an Euler step gives x + s z exactly (Theorem 2).
     """
 
-    name = "ct"
     solver: Callable = setting("euler", kind="solver")
     init: str = setting("random")
     schedule: str = setting("adaptive")

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 class ScoreMatching(Objective):
     """lambda(t) mean |D(x + t z, t) - x|^2 with ln t ~ N(p_mean, p_std^2) (EDM, Eq. 2 and Table 1)."""
 
-    name = "edm"
     p_mean: float = setting(-1.2)
     p_std: float = setting(1.2, low=0.0)
     weighting: Callable[[Tensor, float], Tensor] = setting("karras", kind="weighting")

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 class ProgressiveDistillation(Objective):
     """`steps`: the sampling steps n of the student of this stage; its teacher makes 2n."""
 
-    name = "pd"
     steps: int = setting(1, low=1)
     distance: Callable[[Tensor, Tensor], Tensor] = setting("l2", kind="distance")
     weighting: Callable[[Tensor, float], Tensor] = setting("truncated-snr", kind="weighting")

@@ -148,6 +148,3 @@ wildcard_constraints:
     progress=pattern(map(str, SUITE.progress)),
     sampler="[^/]+",
     split="train|test",
-    table=pattern(named(("table",))),
-    figure=pattern(named(("figure",))),
-    ablation=pattern(named(("table", "figure"))),

@@ -1,0 +1,187 @@
+"""Names and settings: round trips, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cm import config, registry
+from cm.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = ROOT / "config" / "experiments"
+SUITES = sorted((ROOT / "config" / "suites").glob("*.yaml"))
+
+CHANGES = [
+    ("cd", {}),
+    ("cd", {"solver": "euler"}),
+    ("cd", {"steps": 9, "solver": "euler", "target_mu": 0.95}),
+    ("cd", {"lr": 0.25, "attention": [4, 8], "clip": 2.0}),
+    ("cd", {"attention": [8]}),
+    ("cd", {"flip": True}),
+    ("ct", {"schedule": "fixed", "steps": 10, "target_mu": 0.0}),
+    ("pd", {"steps": 4, "distance": "lpips"}),
+    ("edm", {"p_mean": -0.5}),
+]
+
+
+@pytest.mark.parametrize(("method", "changes"), CHANGES, ids=str)
+def test_variant_and_load_are_inverses(method, changes):
+    name = config.variant("digits", method, changes, EXPERIMENTS)
+    run = config.load(f"digits/{method}/{name}/seed3", EXPERIMENTS)
+    assert {key: run.settings[key] for key in changes} == changes
+    assert config.variant("digits", method, config.parse_variant(name), EXPERIMENTS) == name
+    assert run.name == f"digits/{method}/{name}/seed3"
+    assert run.seed == 3
+
+
+@pytest.mark.parametrize("method", ["cd", "ct", "pd", "edm", "classifier"])
+def test_a_variant_does_not_restate_defaults(method):
+    run = config.load(f"digits/{method}/default/seed0", EXPERIMENTS)
+    given = {key: value for key, value in run.settings.items() if value is not None}
+    assert config.variant("digits", method, given, EXPERIMENTS) == "default"
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_shipped_suites_are_sound(path):
+    suite = config.load_suite(path)
+    for artefact in (*suite.artefacts.values(), *suite.ablations.values()):
+        assert suite.cells(artefact)
+
+
+def test_progressive_distillation_is_a_chain_of_runs():
+    run, chain = config.load("digits/pd/distance~lpips/seed1", EXPERIMENTS), []
+    while run is not None:
+        chain.append(run.name)
+        run = config.teacher(run, EXPERIMENTS)
+    assert chain == [
+        "digits/pd/distance~lpips/seed1",
+        "digits/pd/distance~lpips,steps~2/seed1",
+        "digits/pd/distance~lpips,steps~4/seed1",
+        "digits/pd/distance~lpips,steps~8/seed1",
+        "digits/edm/default/seed1",
+    ]
+
+
+def test_only_what_a_run_needs_is_asked_for():
+    inputs = {name: set(config.inputs(config.load(f"digits/{name}/seed0", EXPERIMENTS), EXPERIMENTS)) for name in (
+        "edm/default", "ct/default", "ct/init~teacher", "cd/default", "cd/distance~lpips", "cd/distance~l1")}
+    assert inputs["edm/default"] == set()
+    assert "teacher" not in inputs["ct/default"]
+    assert "teacher" in inputs["ct/init~teacher"]
+    assert inputs["cd/distance~lpips"] == {"teacher", "perceptual"}
+    assert inputs["cd/distance~l1"] == {"teacher"}
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("digits/cd/default", "not of the form"),
+        ("digts/cd/default/seed0", "unknown dataset 'digts'; known: digits"),
+        ("digits/cdd/default/seed0", "unknown method 'cdd'; known: cd, classifier, ct, edm, pd"),
+        ("digits/cd/slover~euler/seed0", "unknown setting 'slover'"),
+        ("digits/cd/solver~hune/seed0", "unknown solver 'hune'; known: euler, heun"),
+        ("digits/cd/distance~l3/seed0", "unknown distance 'l3'"),
+        ("digits/cd/steps~1/seed0", "steps must be at least 2"),
+        ("digits/cd/target_mu~1.0/seed0", "target_mu must be below 1.0"),
+        ("digits/cd/target_mu~-0.1/seed0", "target_mu must be at least 0"),
+        ("digits/cd/steps~many/seed0", "steps must be int, not 'many'"),
+        ("digits/cd/steps~9.5/seed0", "steps must be int, not 9.5"),
+        ("digits/cd/lr~4e-4/seed0", "write 4.0e-4"),
+        ("digits/cd/steps/seed0", "not of the form setting~value"),
+        ("digits/cd/steps~9,solver~euler/seed0", "must be written 'solver~euler,steps~9'"),
+        ("digits/cd/solver~heun/seed0", "must be written 'default'"),
+        ("digits/ct/steps~10/seed0", "go with 'schedule: fixed'"),
+        ("digits/ct/schedule~adaptative/seed0", "unknown schedule 'adaptative'"),
+        ("digits/ct/s0~1/seed0", "s0 must be at least 2"),
+        ("digits/edm/solver~heun/seed0", "unknown setting 'solver'"),
+        ("digits/cd/optimiser~sgd/seed0", "unknown optimiser 'sgd'; known: adam, radam"),
+    ],
+)
+def test_a_bad_run_is_refused_in_one_line(run, message):
+    with pytest.raises(UserError, match="(?s).*") as caught:
+        config.load(run, EXPERIMENTS)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_chain_has_halvings_only():
+    with pytest.raises(UserError, match="not a halving"):
+        config.teacher(config.load("digits/pd/steps~3/seed0", EXPERIMENTS), EXPERIMENTS)
+    with pytest.raises(UserError, match="not a halving"):
+        config.teacher(config.load("digits/pd/steps~16/seed0", EXPERIMENTS), EXPERIMENTS)
+
+
+@pytest.mark.parametrize("kind", registry.HOMES)
+def test_unknown_names_list_the_known(kind):
+    with pytest.raises(UserError, match=f"unknown {kind} 'nonesuch'; known: "):
+        registry.get(kind, "nonesuch")
+    assert registry.names(kind)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("onstep", "unknown sampler 'onstep'; known: heun, multistep, onestep, pd"),
+        ("heun,steps~1", "steps must be at least 2"),
+        ("multistep,times~0.8+2.0", "times must be positive and decrease"),
+        ("multistep,times~0.0", "times must be positive"),
+        ("onestep,steps~2", "unknown setting 'steps'"),
+    ],
+)
+def test_a_bad_sampler_is_refused(sampler, message):
+    with pytest.raises(UserError) as caught:
+        config.sampler(sampler)
+    assert message in str(caught.value)
+
+
+ENTRY = {"kind": "curves", "caption": "c", "entries": [{"method": "cd"}]}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"datset": "digits"}, "unknown setting 'datset'"),
+        ({"dataset": "digits", "seeds": ["a"]}, "seeds must be int"),
+        ({"dataset": "digits", "progress": [50]}, "progress must hold 100"),
+        ({"dataset": "digits", "artefacts": {"t": ENTRY | {"kind": "curve"}}}, "unknown artefact 'curve'"),
+        ({"dataset": "digits", "artefacts": {"t": ENTRY | {"progress": [33]}}}, "unknown progress '33'"),
+        ({"dataset": "digits", "artefacts": {"t": ENTRY | {"entries": [{"methd": "cd"}]}}}, "unknown setting 'methd'"),
+        ({"dataset": "digits", "artefacts": {"t": ENTRY | {"entries": [{"method": "cde"}]}}}, "unknown method 'cde'"),
+        (
+            {"dataset": "digits", "artefacts": {"t": ENTRY | {"entries": [{"method": "cd", "sampler": "pd,steps~{s}"}]}}},
+            "no setting of the run",
+        ),
+        ({"dataset": "digits", "ablations": {"x": {"method": "cd", "vary": {"mu": [0.0]}}}}, "unknown setting 'mu'"),
+        ({"dataset": "digits", "ablations": {"x": {"method": "edm", "vary": {"steps": [2]}}}}, "unknown setting 'steps'"),
+        ({"dataset": "digits", "ablations": {"x": {"method": "cd", "vary": {"steps": [1]}}}}, "steps must be at least 2"),
+        ({"dataset": "digits", "ablations": {"x": {"method": "cd"}}}, "'vary:' must name at least one setting"),
+        ({"dataset": "didgits", "ablations": {"x": {"method": "cd", "vary": {"steps": [9]}}}}, "unknown dataset"),
+    ],
+)
+def test_a_bad_suite_is_refused_when_it_is_read(tmp_path, document, message):
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump({"experiments": str(EXPERIMENTS)} | document))
+    with pytest.raises(UserError) as caught:
+        config.load_suite(path)
+    assert message in str(caught.value)
+
+
+def test_an_ablation_is_four_lines(tmp_path):
+    lines = ["ablations:", "  mu:", "    method: cd", "    vary: {target_mu: [0.0, 0.9, 0.95]}"]
+    path = tmp_path / "suite.yaml"
+    path.write_text("\n".join(["dataset: digits", f"experiments: {EXPERIMENTS}", *lines]))
+    suite = config.load_suite(path)
+    names = [cell.run.variant for cell in suite.cells(suite.find("ablation_mu"))]
+    assert names == ["default", "target_mu~0.9", "target_mu~0.95"]
+
+
+def test_a_file_that_is_not_yaml_is_named(tmp_path):
+    path = tmp_path / "suite.yaml"
+    path.write_text("a: [1, 2")
+    with pytest.raises(UserError, match="is not YAML"):
+        config.load_suite(path)
+    with pytest.raises(UserError, match="no file"):
+        config.load_suite(tmp_path / "absent.yaml")

@@ -1,0 +1,66 @@
+"""Imports point down, and what must start quickly does not import torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = [
+    {"errors", "lazy", "registry", "config", "files", "checkpoints", "progress"},
+    {"schedules", "weightings", "preconditioning", "solvers", "distances", "metrics", "data", "report"},
+    {"networks", "objectives", "samplers", "features", "generate"},
+    {"train"},
+    {"build"},
+    {"__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+TORCH_FREE = {"config", "files", "metrics", "report", "registry", "errors"}
+MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "cm").rglob("*.py") if path.name != "__init__.py" or path.parent.name != "cm")
+
+
+def part(path: Path) -> str:
+    """`cm/objectives/cd.py` to `objectives`."""
+    return path.parts[1].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of everything a file imports, wherever in it, but for type checking."""
+    names = set()
+    for node in ast.walk(_without_type_checking(ast.parse((ROOT / path).read_text()))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _without_type_checking(tree: ast.Module) -> ast.Module:
+    tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")]
+    return tree
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_imports_point_down(path):
+    own = LEVEL[part(path)]
+    parts = {name.split(".")[1] for name in imported(path) if name.startswith("cm.") and name != "cm.__version__"}
+    above = {name for name in parts & set(LEVEL) if LEVEL[name] > own}
+    assert not above, f"{path} (layer {own}) imports {sorted(above)}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if part(path) in TORCH_FREE], ids=str)
+def test_the_quick_ones_never_import_torch(path):
+    assert not {name for name in imported(path) if name.split(".")[0] in ("torch", "torchvision")}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["from cm import config; config.load_suite('config/suites/demo.yaml')", "import cm.__main__", "import cm.report"],
+)
+def test_reading_the_configuration_does_not_import_torch(statement):
+    check = f"{statement}\nimport sys\nslow = {{'torch', 'pandas', 'matplotlib', 'sklearn'}} & set(sys.modules)\nassert not slow, slow"
+    subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)

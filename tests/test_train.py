@@ -1,0 +1,192 @@
+"""Training: killed and resumed to the same weights, and no model where it went wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from cm import build, checkpoints, config, data, files, train
+from cm.__main__ import main
+from cm.errors import UserError
+
+NETWORK = {"name": "ncsnpp", "resolution": 8, "image_channels": 1, "channels": 8, "multipliers": [1, 2], "blocks": 1}
+TRAINING = {"iterations": 12, "batch": 16, "lr": 1.0e-3, "ema": 0.9}
+FILES = {
+    "base": {
+        "network": NETWORK | {"attention": [4], "dropout": 0.1},
+        "noise": {"name": "karras"},
+        "perceptual": "digits/classifier/default/seed1",
+        "evaluation": {"extractor": "digits/classifier/default/seed0", "images": 40},
+    },
+    "edm": {"training": TRAINING | {"optimiser": "adam", "flip": True}, "sampler": "heun,steps~4"},
+    "cd": {"training": TRAINING, "objective": {"distance": "lpips"}, "teacher": "edm", "sampler": "onestep"},
+    "ct": {"training": TRAINING, "objective": {"distance": "l1", "s1": 10}, "sampler": "onestep"},
+    "pd": {"training": TRAINING | {"clip": 1.0}, "teacher": "edm", "chain": 2, "sampler": "pd,steps~{steps}"},
+    "classifier": {
+        "network": {"name": "convnet", "resolution": 8, "image_channels": 1, "channels": 8, "features": 8},
+        "training": TRAINING | {"optimiser": "adam"},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Experiment files, prepared digits, and two classifiers and a teacher, trained for a moment."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "experiments" / "digits").mkdir(parents=True)
+    for name, document in FILES.items():
+        (folder / "experiments" / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
+    data.prepare("digits", folder / "data")
+    for run in ("classifier/default/seed0", "classifier/default/seed1", "edm/default/seed0"):
+        train.run(plan_of(folder, f"digits/{run}"))
+    return folder
+
+
+def plan_of(place: Path, name: str, out: Path | None = None, **changes) -> train.Plan:
+    run = config.load(name, place / "experiments")
+    models = {role: place / "models" / other.name / "100.safetensors" for role, other in
+              config.inputs(run, place / "experiments").items()}
+    out = out or place / "models" / name
+    plan = build.plan(run, data=place / "data", out=out, keep=[50, 100], inputs=models, device="cpu")
+    return dataclasses.replace(plan, **changes)
+
+
+def weights(folder: Path, progress: int = 100) -> dict[str, torch.Tensor]:
+    return checkpoints.load(folder / f"{progress}.safetensors")[0]
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+RUNS = ["edm/default", "cd/default", "cd/solver~euler,target_mu~0.9", "ct/default", "pd/steps~2", "classifier/default"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_stopped_training_resumes_to_the_same_weights(place, tmp_path, name):
+    name = f"digits/{name}/seed0"
+    train.run(plan_of(place, name, tmp_path / "whole"))
+    for stop in (3, 7, None):
+        train.run(plan_of(place, name, tmp_path / "parts", stop_at=stop))
+    for progress in (50, 100):
+        assert same(weights(tmp_path / "whole", progress), weights(tmp_path / "parts", progress))
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["100.safetensors", "50.safetensors"]
+    assert not same(weights(tmp_path / "whole", 50), weights(tmp_path / "whole", 100))
+
+
+def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
+    """SIGKILL at some moment, by the command line, as a cluster does it."""
+    experiments = tmp_path / "experiments"
+    (experiments / "digits").mkdir(parents=True)
+    for name, document in FILES.items():
+        document = document | ({"training": TRAINING | {"iterations": 400}} if name == "ct" else {})
+        (experiments / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
+    code = "import sys; from cm import train, __main__; train.Plan.save_seconds = 0.0; sys.exit(__main__.main(sys.argv[1:]))"
+    out = {name: tmp_path / name for name in ("whole", "parts")}
+    command = {name: [sys.executable, "-c", code, "train", "--run", "digits/ct/default/seed0", "--threads", "1",
+                      "--experiments", str(experiments), "--data", str(place / "data"), "--out", str(folder)]
+               for name, folder in out.items()}
+    process = subprocess.Popen(command["parts"], stderr=subprocess.DEVNULL)
+    state, began = out["parts"] / "partial" / "state.safetensors", time.monotonic()
+    while not state.exists() and time.monotonic() - began < 60:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    process.kill()
+    process.wait()
+    assert state.exists()
+    assert not (out["parts"] / "100.safetensors").exists()
+    for name in ("parts", "whole"):
+        subprocess.run(command[name], check=True, stderr=subprocess.DEVNULL)
+    assert same(weights(out["whole"]), weights(out["parts"]))
+
+
+def test_a_state_of_other_settings_is_not_taken_up(place, tmp_path):
+    train.run(plan_of(place, "digits/ct/default/seed0", tmp_path, stop_at=3))
+    train.run(plan_of(place, "digits/ct/s1~20/seed0", tmp_path))
+    train.run(plan_of(place, "digits/ct/s1~20/seed0", tmp_path / "fresh"))
+    assert same(weights(tmp_path), weights(tmp_path / "fresh"))
+
+
+def test_a_training_that_diverges_writes_no_model_and_keeps_its_last_good_state(place, tmp_path):
+    train.run(plan_of(place, "digits/edm/default/seed0", tmp_path, stop_at=3))
+    before = files.sha256_of(tmp_path / "partial" / "state.safetensors")
+    plan = plan_of(place, "digits/edm/default/seed0", tmp_path, save_seconds=0.0)
+    plan.training = dataclasses.replace(plan.training, lr=1e30)
+    with pytest.raises(UserError, match=r"iteration \d+: no model is written; the last good state is") as caught:
+        train.run(plan)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.safetensors"))
+    tensors, description = checkpoints.load(tmp_path / "partial" / "state.safetensors")
+    assert all(t.isfinite().all() for t in tensors.values())
+    assert description["k"] >= 3 and before
+
+
+def test_students_start_from_their_teacher_unless_told_otherwise(place):
+    teacher = weights(place / "models/digits/edm/default/seed0")
+    for name, starts_there in (("cd/default", True), ("cd/init~random", False), ("pd/steps~2", True), ("ct/default", False)):
+        student = plan_of(place, f"digits/{name}/seed0").student.state_dict()
+        assert same(dict(student), teacher) is starts_there
+
+
+@pytest.mark.parametrize("problem", ["missing", "truncated", "foreign", "other network", "no classifier", "no data", "bad data"])
+def test_a_bad_file_is_named_in_one_line_before_training(place, tmp_path, capsys, problem):
+    teacher = place / "models/digits/edm/default/seed0/100.safetensors"
+    judge = place / "models/digits/classifier/default/seed1/100.safetensors"
+    folder, bad = place / "data", tmp_path / "bad.safetensors"
+    if problem == "truncated":
+        bad.write_bytes(teacher.read_bytes()[:5000])
+    elif problem == "foreign":
+        bad.write_text("hello")
+    elif problem == "other network":
+        tensors, description = checkpoints.load(teacher)
+        description["network"]["channels"] = 16
+        checkpoints.save(bad, tensors, description)
+    elif problem == "no classifier":
+        judge = bad = teacher
+    elif problem in ("no data", "bad data"):
+        folder = bad = tmp_path / "data"
+        if problem == "bad data":
+            (folder / "train").mkdir(parents=True)
+            bad = folder / "train" / "images.npy"
+            bad.write_bytes((place / "data/train/images.npy").read_bytes()[:3000])
+    if problem in ("missing", "truncated", "foreign", "other network"):
+        teacher = bad
+    arguments = ["train", "--run", "digits/cd/default/seed0", "--experiments", str(place / "experiments")]
+    arguments += ["--data", str(folder), "--out", str(tmp_path / "out")]
+    code = main([*arguments, "--teacher", str(teacher), "--perceptual", str(judge)])
+    error = capsys.readouterr().err
+    assert code == 2
+    assert str(bad) in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_do_not_depend_on_the_batch(place):
+    from cm import generate
+
+    model, description = build.trained(place / "models/digits/edm/default/seed0/100.safetensors")
+    given = {"noise": build.noise_of(description), "shape": (1, 8, 8), "seed": 5}
+    sampler = config.sampler("multistep,times~0.8")
+    whole = generate.images(model, sampler, count=10, **given)
+    parts = generate.images(model, sampler, count=10, batch=3, **given)
+    assert whole.dtype == np.uint8
+    assert np.abs(whole.astype(int) - parts).max() <= 1
+    assert np.abs(whole[0].astype(int) - whole[1]).max() > 1
+    other = generate.images(model, sampler, count=10, **given | {"seed": 6})
+    assert np.abs(whole.astype(int) - other).max() > 1
+
+
+def test_eight_bits_are_truncated_or_rounded():
+    from cm.generate import to_uint8
+
+    x = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0]).reshape(1, 1, 1, 6)
+    assert to_uint8(x, "truncate").flatten().tolist() == [0, 0, 127, 254, 255, 255]
+    assert to_uint8(x, "round").flatten().tolist() == [0, 0, 128, 255, 255, 255]

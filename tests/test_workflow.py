@@ -1,0 +1,162 @@
+"""The whole workflow on a micro suite, and its style: lint, format, dry runs of every shipped suite."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+MICRO = ROOT / "tests" / "micro"
+TOOLS = Path(sys.executable).parent
+SUITES = sorted((ROOT / "config" / "suites").glob("*.yaml"))
+
+
+def call(*command: str, cwd: Path = ROOT, check: bool = True) -> str:
+    """Output of a command with this environment's tools first on the path."""
+    environment = os.environ | {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return f"{done.stdout}\n{done.stderr}\nexit {done.returncode}"
+
+
+def snakemake(place: Path, *arguments: str, suite: str = "micro.yaml", check: bool = True) -> str:
+    options = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(place), "--cores", "2", "--config", f"suite={suite}"]
+    profile = ["--workflow-profile", str(ROOT / "profiles" / "default")]
+    return call("snakemake", *arguments, *options, *profile, cwd=place, check=check)
+
+
+def jobs(output: str) -> dict[str, int]:
+    """Rule to number of jobs, from Snakemake's table."""
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)$", output, re.MULTILINE)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A clean folder in which the micro suite has been made, all of it, once."""
+    folder = tmp_path_factory.mktemp("micro")
+    shutil.copytree(MICRO, folder, dirs_exist_ok=True)
+    snakemake(folder, "all")
+    return folder
+
+
+def test_every_artefact_exists_with_finite_numbers(place):
+    for name in ("table1", "table3", "timings", "ablation_solver"):
+        for suffix in ("csv", "md", "tex"):
+            assert (place / f"reports/tables/{name}.{suffix}").stat().st_size > 0
+    for name in ("fig3a", "fig4", "fig5", "ablation_solver"):
+        for suffix in ("svg", "png"):
+            assert (place / f"reports/figures/{name}.{suffix}").stat().st_size > 0
+    with open(place / "reports/tables/table1.csv") as file:
+        assert len(list(csv.DictReader(file))) > 7
+    scores = [json.loads(path.read_text()) for path in (place / "results/scores").rglob("*.json")]
+    assert len(scores) > 15
+    for score in scores:
+        assert set(score["metrics"]) == {"fid", "inception_score", "precision", "recall"}
+        assert all(math.isfinite(value) for value in score["metrics"].values())
+        assert score["images"] and score["extractor"]["sha256"] and score["versions"]["torch"] and score["commit"]
+        assert score["seconds"]["scoring"] > 0
+    assert "digits/real" not in scores[0].get("run", "")
+
+
+def test_every_run_leaves_a_grid_and_no_pile_of_images(place):
+    runs = {path.parent for path in (place / "results/models").rglob("100.safetensors")}
+    drawn = {path.parents[1] for path in (place / "results/samples").rglob("*.png")}
+    generative = {run.relative_to(place / "results/models") for run in runs if "classifier" not in run.parts}
+    assert generative == {run.relative_to(place / "results/samples") for run in drawn}
+    assert not list((place / "results/images").rglob("*.npy"))
+
+
+def test_a_second_call_does_nothing(place):
+    assert "Nothing to be done" in snakemake(place, "all")
+
+
+def test_a_deleted_score_remakes_only_what_hangs_on_it(place):
+    score = place / "results/scores/digits/ct/default/seed0/100/onestep.json"
+    score.unlink()
+    planned = jobs(snakemake(place, "all", "--dry-run"))
+    assert planned == {"all": 1, "sample": 1, "score": 1, "table": 1, "total": 4} | {"figure": planned.get("figure", 0)} | {
+        "total": planned["total"]} if "figure" in planned else planned == {"all": 1, "sample": 1, "score": 1, "table": 1, "total": 4}
+    snakemake(place, "all")
+    assert score.exists()
+
+
+def test_an_added_ablation_trains_only_the_new_runs(place):
+    suite = yaml.safe_load((place / "micro.yaml").read_text())
+    suite["ablations"]["mu"] = {"method": "cd", "seeds": [0], "vary": {"target_mu": [0.0, 0.5]}}
+    (place / "more.yaml").write_text(yaml.safe_dump(suite))
+    planned = jobs(snakemake(place, "ablation_mu", "--dry-run", suite="more.yaml"))
+    assert planned == {"ablation_mu": 1, "ablation": 1, "train": 1, "sample": 1, "score": 1, "total": 5}
+    snakemake(place, "ablation_mu", suite="more.yaml")
+    assert (place / "reports/tables/ablation_mu.csv").exists()
+    assert (place / "reports/figures/ablation_mu.png").exists()
+
+
+def test_a_changed_experiment_file_trains_that_run_anew(place):
+    path = place / "experiments/digits/ct.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("s1: 10", "s1: 12"))
+    assert jobs(snakemake(place, "all", "--dry-run"))["train"] == 2
+    path.write_text(text + "# a comment changes nothing\n")
+    assert "Nothing to be done" in snakemake(place, "all", "--dry-run")
+
+
+def test_the_report_holds_every_artefact(place):
+    snakemake(place, "report")
+    text = (place / "reports/report.html").read_text()
+    for name in ("table1", "fig3a", "ablation_solver"):
+        assert name in text
+    assert "Figure 3a, in miniature" in text
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
+def test_a_dry_run_of_every_shipped_suite(tmp_path, suite):
+    output = snakemake(tmp_path, "all", "--dry-run", suite=str(suite))
+    planned = jobs(output)
+    assert planned["train"] > 0
+    assert planned["score"] > 0
+
+
+@pytest.mark.parametrize(
+    ("suite", "target", "message"),
+    [
+        ("dmeo", "all", "unknown suite 'dmeo'; known: demo"),
+        ("micro.yaml", "results/models/digits/cd/solver~rk4/seed0/100.safetensors", "unknown solver 'rk4'; known: euler, heun"),
+        ("micro.yaml", "ablation_nu", "ablation_nu"),
+        ("bad.yaml", "all", "unknown setting 'solvr'"),
+    ],
+)
+def test_a_mistake_is_told_before_any_job_starts(tmp_path, suite, target, message):
+    shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
+    text = (MICRO / "micro.yaml").read_text()
+    (tmp_path / "bad.yaml").write_text(text.replace("vary: {solver:", "vary: {solvr:"))
+    output = snakemake(tmp_path, target, suite=suite, check=False)
+    assert message in output
+    assert "exit 1" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "results" / "models").exists()
+
+
+def test_ruff_check():
+    call("ruff", "check", ".")
+
+
+def test_ruff_format():
+    call("ruff", "format", "--check", ".")
+
+
+def test_snakefmt():
+    call("snakefmt", "--check", "Snakefile", "workflow")
+
+
+def test_lint():
+    assert "Congratulations" in call("snakemake", "--lint")
