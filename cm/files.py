@@ -73,16 +73,16 @@ def read_images(path: Path | str) -> np.ndarray:
 
 
 def write_grid(path: Path | str, images: np.ndarray, columns: int = 8) -> None:
-    """A PNG of uint8 images [N, H, W, C], row by row, small ones enlarged."""
+    """A PNG of uint8 images [N, H, W, C], row by row with a margin between them, small ones enlarged."""
     from PIL import Image
 
     count, height, width, channels = images.shape
-    rows = -(-count // columns)
-    sheet = np.zeros((rows * columns, height, width, channels), np.uint8)
-    sheet[:count] = images
-    sheet = sheet.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    sheet = sheet.reshape(rows * height, columns * width, channels).squeeze()
-    zoom = max(1, 256 // (columns * width) * 2)
+    rows, margin = -(-count // columns), max(1, width // 16)
+    sheet = np.full((rows * columns, height + margin, width + margin, channels), 96, np.uint8)
+    sheet[:count, :height, :width] = images
+    sheet = sheet.reshape(rows, columns, *sheet.shape[1:]).swapaxes(1, 2)
+    sheet = sheet.reshape(rows * (height + margin), columns * (width + margin), channels).squeeze(-1 if channels == 1 else ())
+    zoom = max(1, 64 // width)
     image = Image.fromarray(sheet)
     image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
     with replacing(path) as temporary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import functools
 import json
 import zlib
 from pathlib import Path
@@ -14,9 +13,8 @@ import torch
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@functools.cache
 def load(name: str) -> dict[str, np.ndarray]:
-    """All arrays of a file; do not change them."""
+    """All arrays of a file."""
     with np.load(GOLDEN / name) as file:
         return dict(file)
 

@@ -89,7 +89,10 @@ def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
     for name, document in FILES.items():
         document = document | ({"training": TRAINING | {"iterations": 400}} if name == "ct" else {})
         (experiments / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
-    code = "import sys; from cm import train, __main__; train.Plan.save_seconds = 0.0; sys.exit(__main__.main(sys.argv[1:]))"
+    code = (
+        "import dataclasses, sys; from cm import build, __main__; plan = build.plan;"
+        "build.plan = lambda *a, **k: dataclasses.replace(plan(*a, **k), save_seconds=0.0); sys.exit(__main__.main())"
+    )
     out = {name: tmp_path / name for name in ("whole", "parts")}
     command = {name: [sys.executable, "-c", code, "train", "--run", "digits/ct/default/seed0", "--threads", "1",
                       "--experiments", str(experiments), "--data", str(place / "data"), "--out", str(folder)]

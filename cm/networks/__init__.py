@@ -1,7 +1,8 @@
 """Network descriptions, one per file.
 
-A description is a frozen dataclass registered as a `network`; its fields are the `network:` section of the YAML. It costs
-nothing to make and imports no torch: `check()` refuses impossible values with a UserError, and `build()` returns the
-`torch.nn.Module`, whose code is in `cm.networks.modules`. Every module maps `(x, noise_labels, class_labels)` to a tensor
-of the shape of `x` and has an attribute `classes`, the length of a one-hot class label (0: unconditional).
+A description is a frozen dataclass registered as a `network`; its fields are the `network:` section of the YAML. It
+imports no torch: `check()`, where there is one, refuses impossible values with a UserError, and `build()` returns the
+`torch.nn.Module`, whose code is in `cm.networks.modules`. The module of a denoiser maps `(x [B, C, H, W],
+noise_labels [B], class_labels [B, classes])` to a tensor of the shape of x and has an attribute `classes` (0:
+unconditional).
 """

@@ -21,7 +21,7 @@ BLOCK = {"GroupNorm_0": "norm0", "Conv_0": "conv0", "Dense_0": "affine", "GroupN
 def ncsnpp_state_dict(flax: Mapping[str, np.ndarray], net: NCSNpp) -> dict[str, Tensor]:
     """The state dict of `net.build()` from parameters by '/'-joined path below 'params'; loads strictly.
 
-    Convolutions are HWIO there, Dense and NIN matrices [in, out]. UserError for a parameter that is missing or left over.
+    Convolutions are HWIO there, Dense and NIN matrices [in, out]. UserError for a layer that is missing or left over.
     """
     import torch
 

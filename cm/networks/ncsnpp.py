@@ -1,7 +1,7 @@
 """The networks of score SDE (Song et al., 2021): NCSN++ and DDPM++, as jcm and EDM train them on CIFAR-10.
 
-The defaults describe jcm's NCSN++ (56,395,523 parameters). EDM's DDPM++ is `embedding: positional`, `noise_channels: 1`,
-`encoder: standard`, `resample_filter: [1, 1]` (55,732,739 parameters).
+The defaults describe jcm's NCSN++ (56,395,523 parameters). EDM's DDPM++ (55,732,739 parameters) is
+`embedding: positional`, `noise_channels: 1`, `encoder: standard`, `resample_filter: [1, 1]`.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Fourier(nn.Module):
 
     def __init__(self, width: int, scale: float) -> None:
         super().__init__()
-        self.register_buffer("freqs", torch.randn(width // 2) * scale)
+        self.register_buffer("freqs", nn.init.normal_(torch.empty(width // 2), std=scale))
 
     def forward(self, labels: Tensor) -> Tensor:
         return sines_cosines(labels, 2 * math.pi * self.freqs)
@@ -105,8 +105,8 @@ def sines_cosines(labels: Tensor, frequencies: Tensor) -> Tensor:
 
 def fir(taps: Sequence[int]) -> Tensor:
     """The separable filter of a row of taps, normalised to sum 1: [1, 1, n, n]."""
-    row = torch.tensor(taps, dtype=torch.float32)
-    return torch.outer(row, row)[None, None] / row.sum().square()
+    kernel = [[a * b / sum(taps) ** 2 for b in taps] for a in taps]
+    return torch.tensor([[kernel]], dtype=torch.float32)
 
 
 def filtered(x: Tensor, kernel: Tensor, *, stride: int, margin: int = 0) -> Tensor:
@@ -124,7 +124,7 @@ def doubled(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def attend(qkv: Tensor) -> Tensor:
-    """Single-head self-attention over pixels; channel 3c + j holds q, k, v for j = 0, 1, 2: [B, 3C, H, W] -> [B, C, H, W]."""
+    """Single-head self-attention over pixels: [B, 3C, H, W] -> [B, C, H, W]; channels 3c, 3c+1, 3c+2 are q, k, v."""
     batch, width, height, columns = qkv.shape
     query, key, value = qkv.reshape(batch, 1, width // 3, 3, height * columns).transpose(2, 4).unbind(3)
     mixed = F.scaled_dot_product_attention(query, key, value)

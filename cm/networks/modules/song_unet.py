@@ -69,7 +69,7 @@ class SongUNet(nn.Module):
     def _encode(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
         """The skip connections, from the image down."""
         skips, pyramid = [], x
-        for name, layer in self.enc.items():
+        for layer in self.enc.values():
             if isinstance(layer, ResidualBlock):
                 x = layer(x, embedding)
             elif isinstance(layer, StridedDown):
