@@ -202,6 +202,20 @@ def test_class_labels_change_the_output_and_no_label_is_the_zero_vector():
     torch.testing.assert_close(network._embed(noise, one_hot, None), want)
 
 
+def test_positional_frequencies_run_from_one_to_a_ten_thousandth():
+    net = dataclasses.replace(TINY, embedding="positional", noise_channels=1)
+    noise = torch.tensor([0.3, -2.0], dtype=F64)
+    phases = noise[:, None] * torch.logspace(0, -4, 4, dtype=F64)
+    want = torch.cat([phases.sin(), phases.cos()], dim=1)
+    torch.testing.assert_close(net.build().map_noise(noise), want, rtol=1e-6, atol=1e-7)
+
+
+def test_fourier_frequencies_have_the_scale_of_the_description():
+    for scale in (1.0, 16.0):
+        freqs = dataclasses.replace(TINY, noise_channels=256, fourier_scale=scale).build().map_noise.freqs
+        assert freqs.shape == (1024,) and 0.9 * scale < freqs.std() < 1.1 * scale
+
+
 def test_initialisation_is_seeded_and_starts_near_zero():
     torch.manual_seed(1)
     first = TINY.build()

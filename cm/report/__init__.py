@@ -4,7 +4,8 @@
     def curves(suite: Suite, artefact: Artefact, root: Path) -> Figure: ...
 
 It reads files below `root` (the `results` folder) and gives a `pandas.DataFrame`, a `matplotlib.figure.Figure`, or
-both, which `draw` writes. Every start of the workflow imports these modules: pandas, matplotlib and numpy wait for a call.
+both, which `draw` writes. Every start of the workflow imports these modules: pandas, matplotlib and numpy wait for
+a call.
 """
 
 from __future__ import annotations

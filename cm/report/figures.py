@@ -1,4 +1,4 @@
-"""Figures: FID over something, a line per label; and pictures of samples. Drawn without pyplot, the same bytes each time."""
+"""Figures: FID over something, a line per label; and pictures of samples. Without pyplot; the same bytes each time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def sampling_steps(suite: Suite, artefact: Artefact, root: Path) -> Figure:
 
 @report.kind("samples", form="figure", needs="samples")
 def samples(suite: Suite, artefact: Artefact, root: Path) -> Figure:
-    """Figure 5 of the paper: a row of images per model and sampler; the images of a column start from the same noise."""
+    """Figure 5 of the paper: a row of images per model and sampler; those of a column start from the same noise."""
     cells = [cell for cell in suite.cells(artefact) if cell.run.seed == artefact.seeds[0]]
     if not cells:
         raise UserError(f"artefact {artefact.name}: no entries, so nothing to draw")
@@ -64,23 +64,25 @@ def samples(suite: Suite, artefact: Artefact, root: Path) -> Figure:
 
 
 def ablation(found: Sequence[Score]) -> Figure:
-    """FID over the last varied setting, a line per combination of the others; models of `default` settings are ringed."""
-    keys = list(dict.fromkeys(key for score in found for key in score.varied))
-    ticks = list(dict.fromkeys(score.varied.get(keys[-1]) for score in found))
-    numeric = all(isinstance(tick, int | float) and not isinstance(tick, bool) for tick in ticks)
-    at = {tick: tick if numeric else index for index, tick in enumerate(ticks)}
-    figure, axes = _axes(found, keys[-1])
-    lines: dict[str, dict[Any, list[Score]]] = {}
+    """FID over the last varied setting, a line per combination of the others; `default` settings are ringed."""
+    *others, last = dict.fromkeys(key for score in found for key in score.varied)
+    values = list({_tick(value): value for value in (score.varied.get(last) for score in found)}.values())
+    numeric = all(map(is_number, values))
+    at = {_tick(value): value if numeric else index for index, value in enumerate(values)}
+    figure, axes = _axes(found, last)
+    lines: dict[str, dict[float, list[Score]]] = {}
     for group in scores.groups(found, place).values():
-        lines.setdefault(_series(group[0], keys, found), {})[at[group[0].varied.get(keys[-1])]] = group
+        lines.setdefault(_series(group[0], others, found), {})[at[_tick(group[0].varied.get(last))]] = group
     for index, (label, points) in enumerate(lines.items()):
         _error_bars(axes, index, label, points, joined=numeric or len(lines) > 1)
     _ring_default(axes, lines)
-    if numeric and min(ticks) > 0 and max(ticks) / min(ticks) >= 4:
-        axes.set_xscale("log", base=2)
-    if not numeric:
-        axes.set_xlim(-0.5, len(ticks) - 0.5)
-    return _finished(figure, axes, found, list(at.values()), [_tick(tick) for tick in ticks])
+    _scale(axes, values, numeric)
+    return _finished(figure, axes, found, list(at.values()), list(at))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a setting's value has a place on an axis."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def place(score: Score) -> Hashable:
@@ -166,9 +168,17 @@ def _ring_default(axes: Axes, lines: Mapping[str, Points]) -> None:
         axes.plot([x for x, _ in default], means, marker="o", label="default", **style)
 
 
+def _scale(axes: Axes, values: Sequence[Any], numeric: bool) -> None:
+    """A logarithmic axis for numbers that span much, one place each for what is no number."""
+    if not numeric:
+        axes.set_xlim(-0.5, len(values) - 0.5)
+    elif min(values) > 0 and max(values) / min(values) >= 4:
+        axes.set_xscale("log", base=2)
+
+
 def _series(score: Score, keys: Sequence[str], found: Sequence[Score]) -> str:
-    """The name of the line a score is on: every varied setting but the last, and the NFE if it varies."""
-    words = [f"{key} {_tick(score.varied[key])}" for key in keys[:-1] if key in score.varied]
+    """The name of the line a score is on: its values of `keys`, and the NFE if there are several samplers."""
+    words = [f"{key} {_tick(score.varied[key])}" for key in keys if key in score.varied]
     samplers = len({other.sampler for other in found}) > 1
     return ", ".join([*words, *([f"NFE {score.nfe}"] if samplers else [])])
 
@@ -178,7 +188,7 @@ def _tick(value: Any) -> str:
 
 
 def _finished(
-    figure: Figure, axes: Axes, found: Sequence[Score], ticks: list, labels: list[str] | None = None
+    figure: Figure, axes: Axes, found: Sequence[Score], ticks: list[float], labels: list[str] | None = None
 ) -> Figure:
     """Ticks where there are points, numbers on the axis of FID, a legend beside the plot, and footnotes."""
     axes.set_xticks(ticks, labels or [f"{tick:g}" for tick in ticks])
@@ -186,8 +196,7 @@ def _finished(
     _number_log_axis(axes)
     if axes.get_legend_handles_labels()[1]:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    for note in scores.notes(scores.columns(found)):
-        figure.supxlabel(note, fontsize=7, color="#555555")
+    figure.supxlabel("\n".join(scores.notes(scores.columns(found))), fontsize=7, color="#555555")
     return figure
 
 
@@ -254,11 +263,10 @@ def _sheet(rows: Sequence[np.ndarray], names: Sequence[str], gap: int = 4, margi
 
 def _strip(images: np.ndarray, zoom: int, gap: int) -> np.ndarray:
     """Images [n, H, W, C] side by side, enlarged and framed in white: [H zoom + gap, n (W zoom + gap), 3]."""
+    half = (gap // 2, gap - gap // 2)
     import numpy as np
 
     colour = np.broadcast_to(images, (*images.shape[:3], 3)) if images.shape[3] == 1 else images[..., :3]
     large = colour.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    framed = np.pad(
-        large, ((0, 0), (gap // 2, gap - gap // 2), (gap // 2, gap - gap // 2), (0, 0)), constant_values=255
-    )
+    framed = np.pad(large, ((0, 0), half, half, (0, 0)), constant_values=255)
     return np.concatenate(list(framed), axis=1)

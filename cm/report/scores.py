@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +139,8 @@ def groups(scores: Iterable[Score], key: Callable[[Score], Hashable]) -> dict[An
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and standard deviation (n - 1) over seeds; no deviation of one value."""
+    import statistics
+
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 

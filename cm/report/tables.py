@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cm.config import Artefact, Cell, Run, Suite
 
 STD = ", std"
-DASH = "–"
+DASH = "\u2013"
 DATASETS = {
     "cifar10": "CIFAR-10",
     "imagenet64": "ImageNet 64",
@@ -86,6 +86,8 @@ def recipes(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
 def ablation(suite: Suite, artefact: Artefact, root: Path) -> tuple[DataFrame, Any]:
     """A row per combination of the varied settings; and FID over the last of them, a line per value of the others."""
     found = scores.load(suite, artefact, root)
+    if not any(score.varied for score in found):
+        raise UserError(f"artefact {artefact.name}: an ablation needs 'vary:' or 'variants:' in its entries")
     rows = []
     for group in scores.groups(found, figures.place).values():
         first = group[0]
@@ -99,8 +101,9 @@ def timings(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     groups: dict[tuple, list[Cell]] = {}
     for cell in suite.cells(artefact):
         groups.setdefault((cell.label, cell.run.variant, cell.sampler, cell.progress), []).append(cell)
-    note = "Training is the wall-clock time of its job, with start and kept models; of a resumed one, the last part."
-    return _table([_timing(cells, root) for cells in groups.values()], [note, _SPREAD])
+    notes = ["Training is the wall-clock time of its job, with start and kept models; of a resumed one, the last part."]
+    notes += [_SPREAD] if len(artefact.seeds) > 1 else []
+    return _table([_timing(cells, root) for cells in groups.values()], notes)
 
 
 def published(artefact: Artefact) -> dict[tuple[str, int], dict[str, str]]:
@@ -174,13 +177,9 @@ def _notes(found: Sequence[Score]) -> list[str]:
 
 def _paper_titles(dataset: str) -> dict[str, str]:
     """Column of published.csv to heading."""
-    kinds = {key: f"published {title}, {DATASETS.get(dataset, dataset)}, Inception" for key, title in _METRICS.items()}
-    return {**kinds, "group": "group in the paper", "note": "note in the paper"}
-
-
-_METRICS = {
-    key: title for key, title in scores.TITLES.items() if key in ("fid", "inception_score", "precision", "recall")
-}
+    where = f"{DATASETS.get(dataset, dataset)}, Inception"
+    measures = {key: f"published {title}, {where}" for key, title in scores.TITLES.items()}
+    return {**measures, "group": "group in the paper", "note": "note in the paper"}
 
 
 def _paper_notes(artefact: Artefact) -> list[str]:
@@ -219,12 +218,12 @@ def _setting(key: str) -> str:
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value if isinstance(value, int | float) else _text(value) for key, value in values.items()}
+    return {key: value if figures.is_number(value) else _text(value) for key, value in values.items()}
 
 
 def _text(value: Any) -> str:
     """A setting as the YAML has it."""
-    return {None: "none", True: "yes", False: "no"}[value] if value is None or value in (True, False) else str(value)
+    return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
 def _timing(cells: Sequence[Cell], root: Path) -> dict[str, Any]:
@@ -317,7 +316,7 @@ def _escaped(text: str) -> str:
 
 
 def _tex_signs(text: str) -> str:
-    return text.replace("±", "$\\pm$").replace("–", "--").replace("—", "---")
+    return text.replace("±", "$\\pm$").replace(DASH, "--")
 
 
 def _alignment(cells: Mapping[str, list[str]]) -> list[str]:

@@ -78,7 +78,9 @@ class Fourier(nn.Module):
 
     def __init__(self, width: int, scale: float) -> None:
         super().__init__()
-        self.register_buffer("freqs", nn.init.normal_(torch.empty(width // 2), std=scale))
+        freqs = torch.empty(width // 2)
+        # On the meta device a normal draw would cost a second, for importing torch's decompositions.
+        self.register_buffer("freqs", freqs if freqs.is_meta else nn.init.normal_(freqs, std=scale))
 
     def forward(self, labels: Tensor) -> Tensor:
         return sines_cosines(labels, 2 * math.pi * self.freqs)
