@@ -81,7 +81,9 @@ def write_grid(path: Path | str, images: np.ndarray, columns: int = 8) -> None:
     sheet = np.full((rows * columns, height + margin, width + margin, channels), 96, np.uint8)
     sheet[:count, :height, :width] = images
     sheet = sheet.reshape(rows, columns, *sheet.shape[1:]).swapaxes(1, 2)
-    sheet = sheet.reshape(rows * (height + margin), columns * (width + margin), channels).squeeze(-1 if channels == 1 else ())
+    sheet = sheet.reshape(rows * (height + margin), columns * (width + margin), channels).squeeze(
+        -1 if channels == 1 else ()
+    )
     zoom = max(1, 64 // width)
     image = Image.fromarray(sheet)
     image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)

@@ -28,7 +28,7 @@ def images(
     """uint8 images [count, H, W, C]. Image i depends on `seed` and i only: its noise has its own generator.
 
     With `classes`, image i has a label drawn uniformly, from its own generator too. `shape`: [C, H, W]. `clip`: clamp
-    every estimate of the denoiser to [-1, 1], as the official ImageNet and LSUN code does and the CIFAR-10 code does not.
+    every estimate of the denoiser to [-1, 1], as the official code does for ImageNet and LSUN, not for CIFAR-10.
     """
     device = next(denoiser.parameters()).device
     progress, parts = Progress("samples", count, unit="images"), []

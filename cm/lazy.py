@@ -1,7 +1,7 @@
 """`torch`, imported when it is first used.
 
-Solvers, distances, objectives and network descriptions are read by the workflow at every start, for their names and
-fields. They write `from cm.lazy import torch`, so that reading them does not cost the seconds that importing torch does.
+The workflow reads solvers, distances, objectives and network descriptions at every start, for their names and fields.
+They write `from cm.lazy import torch`, so that reading them does not cost the seconds that importing torch does.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class OneStep:
     """x = f(T z, T)."""
-
 
     @property
     def evaluations(self) -> int:
@@ -68,7 +68,7 @@ class Multistep:
 @register("sampler", "heun")
 @dataclass(frozen=True)
 class Heun:
-    """The deterministic sampler of EDM (Algorithm 1): `steps` times from T to eps, then 0; Heun, and Euler at the end."""
+    """The deterministic sampler of EDM (Algorithm 1): Heun over `steps` times from T to eps, then Euler to 0."""
 
     steps: int = setting(18, low=2)
 
@@ -79,7 +79,7 @@ class Heun:
     def __call__(self, denoise: Denoise, z: Tensor, noise: Karras, draw: Callable[[], Tensor]) -> Tensor:
         grid = noise.times(self.steps)
         x = noise.sigma_max * z
-        for t, s in zip(grid[:-1], grid[1:], strict=True):
+        for t, s in itertools.pairwise(grid):
             x = heun(denoise, x, _times(t, z), _times(s, z))
         return denoise(x, _times(grid[-1], z))
 
@@ -98,7 +98,7 @@ class Progressive:
     def __call__(self, denoise: Denoise, z: Tensor, noise: Karras, draw: Callable[[], Tensor]) -> Tensor:
         grid = noise.times(self.steps + 1)
         x = noise.sigma_max * z
-        for t, s in zip(grid[:-1], grid[1:], strict=True):
+        for t, s in itertools.pairwise(grid):
             x = euler(denoise, x, _times(t, z), _times(s, z))
         return x
 

@@ -32,7 +32,7 @@ OPTIMISERS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
 
 @dataclass
 class Plan:
-    """A training. `keep`: percentages of it at which the averaged weights are written to `out`/<percentage>.safetensors.
+    """A training. `keep`: percentages of it at which the averaged weights become `out`/<percentage>.safetensors.
 
     `images` uint8 [N, H, W, C]; `labels` [N] or None; `description` is stored with the weights.
     """
@@ -95,9 +95,7 @@ class Trainer:
         x, labels = self._batches.at(self.k)
         nets = Networks(self.student, self.target, self.teacher)
         with _autocast(plan):
-            terms = plan.objective.loss(
-                nets, x, labels, noise=plan.noise, clock=clock, generator=self._generator
-            )
+            terms = plan.objective.loss(nets, x, labels, noise=plan.noise, clock=clock, generator=self._generator)
         return terms.float().mean()
 
     def _set_rate(self, rate: float) -> None:

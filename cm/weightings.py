@@ -1,4 +1,4 @@
-"""lambda(t), the weight of a loss at the noisier time: functions of t [B] and sigma_data (official code, get_weightings)."""
+"""lambda(t), the weight of a loss at its noisier time: functions of t [B] and sigma_data (`get_weightings`)."""
 
 from __future__ import annotations
 

@@ -66,8 +66,17 @@ def test_progressive_distillation_is_a_chain_of_runs():
 
 
 def test_only_what_a_run_needs_is_asked_for():
-    inputs = {name: set(config.inputs(config.load(f"digits/{name}/seed0", EXPERIMENTS), EXPERIMENTS)) for name in (
-        "edm/default", "ct/default", "ct/init~teacher", "cd/default", "cd/distance~lpips", "cd/distance~l1")}
+    inputs = {
+        name: set(config.inputs(config.load(f"digits/{name}/seed0", EXPERIMENTS), EXPERIMENTS))
+        for name in (
+            "edm/default",
+            "ct/default",
+            "ct/init~teacher",
+            "cd/default",
+            "cd/distance~lpips",
+            "cd/distance~l1",
+        )
+    }
     assert inputs["edm/default"] == set()
     assert "teacher" not in inputs["ct/default"]
     assert "teacher" in inputs["ct/init~teacher"]
@@ -101,7 +110,7 @@ def test_only_what_a_run_needs_is_asked_for():
     ],
 )
 def test_a_bad_run_is_refused_in_one_line(run, message):
-    with pytest.raises(UserError, match="(?s).*") as caught:
+    with pytest.raises(UserError) as caught:
         config.load(run, EXPERIMENTS)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -151,12 +160,21 @@ ENTRY = {"kind": "curves", "caption": "c", "entries": [{"method": "cd"}]}
         ({"dataset": "digits", "artefacts": {"t": ENTRY | {"entries": [{"methd": "cd"}]}}}, "unknown setting 'methd'"),
         ({"dataset": "digits", "artefacts": {"t": ENTRY | {"entries": [{"method": "cde"}]}}}, "unknown method 'cde'"),
         (
-            {"dataset": "digits", "artefacts": {"t": ENTRY | {"entries": [{"method": "cd", "sampler": "pd,steps~{s}"}]}}},
+            {
+                "dataset": "digits",
+                "artefacts": {"t": ENTRY | {"entries": [{"method": "cd", "sampler": "pd,steps~{s}"}]}},
+            },
             "no setting of the run",
         ),
         ({"dataset": "digits", "ablations": {"x": {"method": "cd", "vary": {"mu": [0.0]}}}}, "unknown setting 'mu'"),
-        ({"dataset": "digits", "ablations": {"x": {"method": "edm", "vary": {"steps": [2]}}}}, "unknown setting 'steps'"),
-        ({"dataset": "digits", "ablations": {"x": {"method": "cd", "vary": {"steps": [1]}}}}, "steps must be at least 2"),
+        (
+            {"dataset": "digits", "ablations": {"x": {"method": "edm", "vary": {"steps": [2]}}}},
+            "unknown setting 'steps'",
+        ),
+        (
+            {"dataset": "digits", "ablations": {"x": {"method": "cd", "vary": {"steps": [1]}}}},
+            "steps must be at least 2",
+        ),
         ({"dataset": "digits", "ablations": {"x": {"method": "cd"}}}, "'vary:' must name at least one setting"),
         ({"dataset": "didgits", "ablations": {"x": {"method": "cd", "vary": {"steps": [9]}}}}, "unknown dataset"),
     ],

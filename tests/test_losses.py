@@ -157,9 +157,7 @@ def test_progressive_distillation_losses(file, steps, family, distance, weightin
     x = images(data["x_start" if family == "cm" else "image"], family, dtype)
     student = Tiny(data["student_W"], data["student_b"], "edm", family, dtype)
     nets = Networks(student, None, Tiny(data["teacher_W"], data["teacher_b"], "edm", family, dtype))
-    objective = dataclasses.replace(
-        bound(ProgressiveDistillation, weighting=weighting, distance=distance), steps=steps
-    )
+    objective = dataclasses.replace(bound(ProgressiveDistillation, weighting=weighting, distance=distance), steps=steps)
     index = torch.from_numpy(data["indices"]).double()
     loss = objective.stage_loss(nets, x, None, z=images(data["noise"], family, dtype), index=index, noise=NOISE)
     loss.mean().backward()

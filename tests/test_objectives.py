@@ -78,7 +78,7 @@ def test_a_distance_is_zero_for_equal_images_and_knows_each_image(name):
 
 
 class Table(torch.nn.Module):
-    """f(x, t) = x (c_skip + c_out c_in g(t)) with a weight g for each time: room for the exact answer on Gaussian data."""
+    """f(x, t) = x (c_skip + c_out c_in g(t)), a weight g for each time: room for the exact answer on Gaussian data."""
 
     def __init__(self, times) -> None:
         super().__init__()

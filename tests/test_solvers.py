@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ def error(solver, steps: int) -> float:
     """Largest error of `steps` steps from t = 2 to 0.5 at x(2) = 1."""
     x = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     times = torch.linspace(2.0, 0.5, steps + 1, dtype=torch.float64)
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in itertools.pairwise(times):
         x = solver(gaussian, x, t.expand(1), s.expand(1))
     exact = ((0.5**2 + DEVIATION**2) / (2.0**2 + DEVIATION**2)) ** 0.5
     return abs(x.item() - exact)

@@ -52,8 +52,10 @@ def place(tmp_path_factory):
 
 def plan_of(place: Path, name: str, out: Path | None = None, **changes) -> train.Plan:
     run = config.load(name, place / "experiments")
-    models = {role: place / "models" / other.name / "100.safetensors" for role, other in
-              config.inputs(run, place / "experiments").items()}
+    models = {
+        role: place / "models" / other.name / "100.safetensors"
+        for role, other in config.inputs(run, place / "experiments").items()
+    }
     out = out or place / "models" / name
     plan = build.plan(run, data=place / "data", out=out, keep=[50, 100], inputs=models, device="cpu")
     return dataclasses.replace(plan, **changes)
@@ -94,9 +96,25 @@ def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
         "build.plan = lambda *a, **k: dataclasses.replace(plan(*a, **k), save_seconds=0.0); sys.exit(__main__.main())"
     )
     out = {name: tmp_path / name for name in ("whole", "parts")}
-    command = {name: [sys.executable, "-c", code, "train", "--run", "digits/ct/default/seed0", "--threads", "1",
-                      "--experiments", str(experiments), "--data", str(place / "data"), "--out", str(folder)]
-               for name, folder in out.items()}
+    command = {
+        name: [
+            sys.executable,
+            "-c",
+            code,
+            "train",
+            "--run",
+            "digits/ct/default/seed0",
+            "--threads",
+            "1",
+            "--experiments",
+            str(experiments),
+            "--data",
+            str(place / "data"),
+            "--out",
+            str(folder),
+        ]
+        for name, folder in out.items()
+    }
     process = subprocess.Popen(command["parts"], stderr=subprocess.DEVNULL)
     state, began = out["parts"] / "partial" / "state.safetensors", time.monotonic()
     while not state.exists() and time.monotonic() - began < 60:
@@ -134,12 +152,19 @@ def test_a_training_that_diverges_writes_no_model_and_keeps_its_last_good_state(
 
 def test_students_start_from_their_teacher_unless_told_otherwise(place):
     teacher = weights(place / "models/digits/edm/default/seed0")
-    for name, starts_there in (("cd/default", True), ("cd/init~random", False), ("pd/steps~2", True), ("ct/default", False)):
+    for name, starts_there in (
+        ("cd/default", True),
+        ("cd/init~random", False),
+        ("pd/steps~2", True),
+        ("ct/default", False),
+    ):
         student = plan_of(place, f"digits/{name}/seed0").student.state_dict()
         assert same(dict(student), teacher) is starts_there
 
 
-@pytest.mark.parametrize("problem", ["missing", "truncated", "foreign", "other network", "no classifier", "no data", "bad data"])
+@pytest.mark.parametrize(
+    "problem", ["missing", "truncated", "foreign", "other network", "no classifier", "no data", "bad data"]
+)
 def test_a_bad_file_is_named_in_one_line_before_training(place, tmp_path, capsys, problem):
     teacher = place / "models/digits/edm/default/seed0/100.safetensors"
     judge = place / "models/digits/classifier/default/seed1/100.safetensors"

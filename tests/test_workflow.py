@@ -30,7 +30,16 @@ def call(*command: str, cwd: Path = ROOT, check: bool = True) -> str:
 
 
 def snakemake(place: Path, *arguments: str, suite: str = "micro.yaml", check: bool = True) -> str:
-    options = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(place), "--cores", "2", "--config", f"suite={suite}"]
+    options = [
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(place),
+        "--cores",
+        "2",
+        "--config",
+        f"suite={suite}",
+    ]
     profile = ["--workflow-profile", str(ROOT / "profiles" / "default")]
     return call("snakemake", *arguments, *options, *profile, cwd=place, check=check)
 
@@ -84,8 +93,14 @@ def test_a_deleted_score_remakes_only_what_hangs_on_it(place):
     score = place / "results/scores/digits/ct/default/seed0/100/onestep.json"
     score.unlink()
     planned = jobs(snakemake(place, "all", "--dry-run"))
-    assert planned == {"all": 1, "sample": 1, "score": 1, "table": 1, "total": 4} | {"figure": planned.get("figure", 0)} | {
-        "total": planned["total"]} if "figure" in planned else planned == {"all": 1, "sample": 1, "score": 1, "table": 1, "total": 4}
+    assert (
+        planned
+        == {"all": 1, "sample": 1, "score": 1, "table": 1, "total": 4}
+        | {"figure": planned.get("figure", 0)}
+        | {"total": planned["total"]}
+        if "figure" in planned
+        else planned == {"all": 1, "sample": 1, "score": 1, "table": 1, "total": 4}
+    )
     snakemake(place, "all")
     assert score.exists()
 
@@ -130,7 +145,11 @@ def test_a_dry_run_of_every_shipped_suite(tmp_path, suite):
     ("suite", "target", "message"),
     [
         ("dmeo", "all", "unknown suite 'dmeo'; known: demo"),
-        ("micro.yaml", "results/models/digits/cd/solver~rk4/seed0/100.safetensors", "unknown solver 'rk4'; known: euler, heun"),
+        (
+            "micro.yaml",
+            "results/models/digits/cd/solver~rk4/seed0/100.safetensors",
+            "unknown solver 'rk4'; known: euler, heun",
+        ),
         ("micro.yaml", "ablation_nu", "ablation_nu"),
         ("bad.yaml", "all", "unknown setting 'solvr'"),
     ],

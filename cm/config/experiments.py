@@ -47,10 +47,10 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The `evaluation:` section. `images`: samples a score is made of. `extractor`: the run whose features are compared.
+    """The `evaluation:` section. `images`: samples of a score. `extractor`: the run whose features are compared.
 
-    `reference`: the split of real images compared with. `rounding` of images to eight bits: `truncate` as the official
-    code, or `round` as EDM. `clip`: clamp the denoiser's estimates while sampling. `batch`: images at a time.
+    `reference`: the split of real images compared with. `rounding` to eight bits: `truncate` as the official code, or
+    `round` as EDM. `clip`: clamp the denoiser's estimates while sampling. `batch`: images at a time.
     """
 
     extractor: str
@@ -80,11 +80,7 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """Every setting of every section, by its one-word name."""
-        return {
-            key: value
-            for section in SECTIONS
-            for key, value in dataclasses.asdict(self.sections[section]).items()
-        }
+        return {key: value for section in SECTIONS for key, value in dataclasses.asdict(self.sections[section]).items()}
 
     def describe(self) -> dict[str, Any]:
         """The sections as plain data: what is stored beside the weights, and what a changed file is told from."""

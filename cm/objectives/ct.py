@@ -1,4 +1,4 @@
-"""Consistency training (paper, Algorithm 3): the neighbour is the same image with the same noise, at the lower level."""
+"""Consistency training (paper, Algorithm 3): the neighbour is the same image with the same noise, less of it."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,15 +70,20 @@ def ablation(found: Sequence[Score]) -> Figure:
     *others, last = dict.fromkeys(key for score in found for key in score.varied)
     values = list({_tick(value): value for value in (score.varied.get(last) for score in found)}.values())
     numeric = all(map(is_number, values))
-    at = {_tick(value): value if numeric else index for index, value in enumerate(values)}
-    figure, axes = _axes(found, last)
+    values = sorted(values) if numeric else values
+    to_scale = numeric and _apart(values)
+    at = {_tick(value): value if to_scale else index for index, value in enumerate(values)}
+    figure, axes = _axes(found, f"{last} (not to scale)" if numeric and not to_scale else last)
     lines: dict[str, dict[float, list[Score]]] = {}
     for group in scores.groups(found, place).values():
         lines.setdefault(_series(group[0], others, found), {})[at[_tick(group[0].varied.get(last))]] = group
     for index, (label, points) in enumerate(lines.items()):
         _error_bars(axes, index, label, points, joined=numeric or len(lines) > 1)
     _ring_default(axes, lines)
-    _scale(axes, values, numeric)
+    if not to_scale:
+        axes.set_xlim(-0.5, len(values) - 0.5)
+    elif _wide(values):
+        axes.set_xscale("log", base=2)
     return _finished(figure, axes, found, list(at.values()), list(at))
 
 
@@ -168,12 +175,15 @@ def _ring_default(axes: Axes, lines: Mapping[str, Points]) -> None:
         axes.plot([x for x, _ in default], means, marker="o", label="default", **style)
 
 
-def _scale(axes: Axes, values: Sequence[Any], numeric: bool) -> None:
-    """A logarithmic axis for numbers that span much, one place each for what is no number."""
-    if not numeric:
-        axes.set_xlim(-0.5, len(values) - 0.5)
-    elif min(values) > 0 and max(values) / min(values) >= 4:
-        axes.set_xscale("log", base=2)
+def _wide(values: Sequence[float]) -> bool:
+    """Whether rising numbers span so much that their axis is logarithmic."""
+    return values[0] > 0 and values[-1] / values[0] >= 4
+
+
+def _apart(values: Sequence[float]) -> bool:
+    """Whether rising numbers are far enough apart on their axis for the ticks to be told."""
+    places = [math.log(value) for value in values] if _wide(values) else values
+    return all(b - a > 0.07 * (places[-1] - places[0]) for a, b in itertools.pairwise(places))
 
 
 def _series(score: Score, keys: Sequence[str], found: Sequence[Score]) -> str:
@@ -194,8 +204,11 @@ def _finished(
     axes.set_xticks(ticks, labels or [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     _number_log_axis(axes)
-    if axes.get_legend_handles_labels()[1]:
-        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    entries = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] == "default")
+    if len(entries) == 1:
+        axes.legend(*zip(*entries, strict=True), frameon=False, fontsize=9)
+    elif entries:
+        figure.legend(*zip(*entries, strict=True), loc="outside right upper", frameon=False, fontsize=9)
     figure.supxlabel("\n".join(scores.notes(scores.columns(found))), fontsize=7, color="#555555")
     return figure
 
@@ -205,8 +218,8 @@ def _number_log_axis(axes: Axes) -> None:
     from matplotlib import ticker
 
     low, high = axes.get_ylim()
-    wide = ticker.LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,))
-    axes.yaxis.set_major_locator(ticker.MaxNLocator(6) if high / low < 5 else wide)
+    steps = (1, 2, 3, 5, 7) if high / low < 30 else (1, 2, 5) if high / low < 300 else (1,)
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(6) if high / low < 5 else ticker.LogLocator(subs=steps))
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
 

@@ -76,8 +76,7 @@ def recipes(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     runs = _named_runs(suite, artefact)
     recipes = {name: _recipe(run, suite.experiments) for name, run in runs.items()}
     keys = list(dict.fromkeys(key for recipe in recipes.values() for key in recipe))
-    order = list(RECIPE)
-    keys.sort(key=lambda key: order.index(key) if key in order else len(order))
+    keys.sort(key=_rank)
     rows = [{"setting": _setting(key), "key": key, **{run: recipes[run].get(key) for run in recipes}} for key in keys]
     return _table(rows, [])
 
@@ -212,6 +211,16 @@ def _without_seed(other: Run, run: Run) -> str:
     return other.name.removesuffix(f"/seed{run.seed}")
 
 
+def _rank(key: str) -> tuple[int, int]:
+    """The paper's settings first, as in its Table 3; then section by section."""
+    order, sections = list(RECIPE), ["objective", "training", "network", "noise", "evaluation"]
+    section = key.partition(".")[0]
+    return (
+        order.index(key) if key in order else len(order),
+        sections.index(section) if section in sections else len(sections),
+    )
+
+
 def _setting(key: str) -> str:
     section, _, name = key.partition(".")
     return RECIPE.get(key, section if name == "name" else f"{section} {name}".replace("_", " "))
@@ -285,9 +294,14 @@ def _number(value: Any, std: float | None = None) -> str:
 def _markdown(cells: Mapping[str, list[str]], caption: str, notes: Sequence[str]) -> str:
     from tabulate import tabulate
 
-    safe = {name.replace("|", r"\|"): [cell.replace("|", r"\|") for cell in column] for name, column in cells.items()}
+    safe = {_plain(name): [_plain(cell) for cell in column] for name, column in cells.items()}
     text = tabulate(safe, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=_alignment(cells))
     return "\n\n".join([caption, text, *notes]) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text in which Markdown sees no column and nothing struck out."""
+    return re.sub(r"([|~])", r"\\\1", text)
 
 
 def _latex(cells: Mapping[str, list[str]], caption: str, notes: Sequence[str], name: str) -> str:

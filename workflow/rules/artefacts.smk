@@ -9,10 +9,10 @@ rule table:
             labels={"table": "{name}"},
         ),
         multiext("reports/tables/{name}", ".md", ".tex"),
-    wildcard_constraints:
-        name=pattern(named(("table",))),
     log:
         "results/logs/draw/{name}.log",
+    wildcard_constraints:
+        name=pattern(named(("table",))),
     conda:
         "../../environment.yml"
     params:
@@ -61,7 +61,7 @@ for ablation in SUITE.ablations:
     rule:
         name:
             ablation
-        localrule: True
         input:
             f"reports/tables/{ablation}.csv",
             f"reports/figures/{ablation}.svg",
+        localrule: True
