@@ -206,7 +206,8 @@ _KEYS = {*SECTIONS, "evaluation", "teacher", "chain", "perceptual", "sampler"}
 
 
 def _merged(dataset: str, method: str, experiments: Path) -> dict[str, Any]:
-    base, own = _document(experiments / dataset / "base.yaml"), _method_document(dataset, method, experiments)
+    own = _method_document(dataset, method, experiments)
+    base = _document(experiments / dataset / "base.yaml")
     merged = {**base, **own}
     for section in (*SECTIONS, "evaluation"):
         ours, theirs = own.get(section) or {}, base.get(section) or {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,7 +210,8 @@ def _finished(
         axes.legend(*zip(*entries, strict=True), frameon=False, fontsize=9)
     elif entries:
         figure.legend(*zip(*entries, strict=True), loc="outside right upper", frameon=False, fontsize=9)
-    figure.supxlabel("\n".join(scores.notes(scores.columns(found))), fontsize=7, color="#555555")
+    notes = [textwrap.fill(note, 120) for note in scores.notes(scores.columns(found))]
+    figure.supxlabel("\n".join(notes), fontsize=7, color="#555555")
     return figure
 
 
