@@ -42,7 +42,6 @@ class Block:
 class NCSNpp:
     """A U-Net of residual blocks with additive time conditioning and single-head attention."""
 
-    name = "ncsnpp"
     resolution: int = setting(32, low=1)
     image_channels: int = setting(3, low=1)
     channels: int = setting(128, low=4)

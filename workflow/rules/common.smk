@@ -122,11 +122,12 @@ def artefact_inputs(wildcards):
     """The files that a table or figure is drawn from."""
     artefact = ARTEFACTS[wildcards.name]
     kind, cells = registry.get("artefact", artefact.kind), SUITE.cells(artefact)
+    scores = [f"results/scores/{cell.path}.json" for cell in cells]
     files = {
         "nothing": [],
-        "scores": [f"results/scores/{cell.path}.json" for cell in cells],
+        "scores": scores,
         "samples": [f"results/samples/{cell.path}.npy" for cell in cells],
-        "benchmarks": [f"results/benchmarks/train/{cell.run.name}.tsv" for cell in cells],
+        "benchmarks": scores + [f"results/benchmarks/train/{cell.run.name}.tsv" for cell in cells],
     }
     floor = [f"results/scores/{SUITE.dataset}/real/test.json"] if kind.floor else []
     return list(dict.fromkeys(files[kind.needs])) + floor
