@@ -45,9 +45,9 @@ def draw(suite: Suite, name: str, root: Path, out: Path) -> None:
 
 
 def _save(piece: Any, name: str, caption: str, out: Path) -> None:
-    from cm.report import figures, tables
+    from cm.report import figures, writing
 
     if hasattr(piece, "savefig"):
         figures.save(piece, out / "figures" / name, caption)
     else:
-        tables.save(piece, out / "tables" / name, caption)
+        writing.save(piece, out / "tables" / name, caption)
