@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     name = options.pop("verb")
     try:
+        _check_numbers(options)
         VERBS[name](**options)
     except UserError as error:
         print(f"cm {name}: error: {error}", file=sys.stderr)
@@ -113,6 +114,8 @@ def score(
     from cm import registry
 
     sampled, real = files.read_images(images), files.read_images(reference)
+    if sampled.shape[1:] != real.shape[1:]:
+        raise UserError(f"{images} holds images of {list(sampled.shape[1:])}, {reference} of {list(real.shape[1:])}")
     device = _device(device, threads)
     from cm import build, checkpoints, features
 
@@ -159,7 +162,23 @@ def _device(device: str | None, threads: int | None) -> str:
 
     if threads:
         torch.set_num_threads(threads)
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _check_numbers(options: dict) -> None:
+    for name, low, high in (("count", 1, None), ("batch", 1, None), ("threads", 1, None), ("seed", 0, config.MAX_SEED)):
+        value = options.get(name)
+        if value is not None and value < low:
+            raise UserError(f"{name} must be at least {low}, not {value}")
+        if value is not None and high is not None and value > high:
+            raise UserError(f"{name} must be at most {high}, not {value}")
+    if not all(1 <= percentage <= 100 for percentage in options.get("keep", [])):
+        raise UserError(f"keep must be percentages from 1 to 100, not {options['keep']}")
 
 
 def _parser() -> argparse.ArgumentParser:

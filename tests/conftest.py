@@ -1,5 +1,57 @@
-"""Networks in tests are so small that a second thread only gets in the way."""
+"""A place with everything small: experiment files, prepared digits, and models trained for a moment."""
 
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
 import torch
+import yaml
 
-torch.set_num_threads(1)
+from cm import build, config, data, train
+
+torch.set_num_threads(1)  # networks in tests are so small that a second thread only gets in the way
+
+NETWORK = {"name": "ncsnpp", "resolution": 8, "image_channels": 1, "channels": 8, "multipliers": [1, 2], "blocks": 1}
+TRAINING = {"iterations": 12, "batch": 16, "lr": 1.0e-3, "ema": 0.9}
+FILES = {
+    "base": {
+        "network": NETWORK | {"attention": [4], "dropout": 0.1},
+        "noise": {"name": "karras"},
+        "perceptual": "digits/classifier/default/seed1",
+        "evaluation": {"extractor": "digits/classifier/default/seed0", "images": 40},
+    },
+    "edm": {"training": TRAINING | {"optimiser": "adam", "flip": True}, "sampler": "heun,steps~4"},
+    "cd": {"training": TRAINING, "objective": {"distance": "lpips"}, "teacher": "edm", "sampler": "onestep"},
+    "ct": {"training": TRAINING, "objective": {"distance": "l1", "s1": 10}, "sampler": "onestep"},
+    "pd": {"training": TRAINING | {"clip": 1.0}, "teacher": "edm", "chain": 2, "sampler": "pd,steps~{steps}"},
+    "classifier": {
+        "network": {"name": "convnet", "resolution": 8, "image_channels": 1, "channels": 8, "features": 8},
+        "training": TRAINING | {"optimiser": "adam"},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """Experiment files, prepared digits, and two classifiers and a teacher, trained for a moment."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "experiments" / "digits").mkdir(parents=True)
+    for name, document in FILES.items():
+        (folder / "experiments" / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
+    data.prepare("digits", folder / "data")
+    for run in ("classifier/default/seed0", "classifier/default/seed1", "edm/default/seed0"):
+        train.run(plan_of(folder, f"digits/{run}"))
+    return folder
+
+
+def plan_of(place: Path, name: str, out: Path | None = None, **changes) -> train.Plan:
+    run = config.load(name, place / "experiments")
+    models = {
+        role: place / "models" / other.name / "100.safetensors"
+        for role, other in config.inputs(run, place / "experiments").items()
+    }
+    out = out or place / "models" / name
+    plan = build.plan(run, data=place / "data", out=out, keep=[50, 100], inputs=models, device="cpu")
+    return dataclasses.replace(plan, **changes)

@@ -12,53 +12,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import FILES, TRAINING, plan_of
 
-from cm import build, checkpoints, config, data, files, train
+from cm import build, checkpoints, config, files, train
 from cm.__main__ import main
 from cm.errors import UserError
-
-NETWORK = {"name": "ncsnpp", "resolution": 8, "image_channels": 1, "channels": 8, "multipliers": [1, 2], "blocks": 1}
-TRAINING = {"iterations": 12, "batch": 16, "lr": 1.0e-3, "ema": 0.9}
-FILES = {
-    "base": {
-        "network": NETWORK | {"attention": [4], "dropout": 0.1},
-        "noise": {"name": "karras"},
-        "perceptual": "digits/classifier/default/seed1",
-        "evaluation": {"extractor": "digits/classifier/default/seed0", "images": 40},
-    },
-    "edm": {"training": TRAINING | {"optimiser": "adam", "flip": True}, "sampler": "heun,steps~4"},
-    "cd": {"training": TRAINING, "objective": {"distance": "lpips"}, "teacher": "edm", "sampler": "onestep"},
-    "ct": {"training": TRAINING, "objective": {"distance": "l1", "s1": 10}, "sampler": "onestep"},
-    "pd": {"training": TRAINING | {"clip": 1.0}, "teacher": "edm", "chain": 2, "sampler": "pd,steps~{steps}"},
-    "classifier": {
-        "network": {"name": "convnet", "resolution": 8, "image_channels": 1, "channels": 8, "features": 8},
-        "training": TRAINING | {"optimiser": "adam"},
-    },
-}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Experiment files, prepared digits, and two classifiers and a teacher, trained for a moment."""
-    folder = tmp_path_factory.mktemp("place")
-    (folder / "experiments" / "digits").mkdir(parents=True)
-    for name, document in FILES.items():
-        (folder / "experiments" / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
-    data.prepare("digits", folder / "data")
-    for run in ("classifier/default/seed0", "classifier/default/seed1", "edm/default/seed0"):
-        train.run(plan_of(folder, f"digits/{run}"))
-    return folder
-
-
-def plan_of(place: Path, name: str, out: Path | None = None, **changes) -> train.Plan:
-    run = config.load(name, place / "experiments")
-    models = {
-        role: place / "models" / other.name / "100.safetensors"
-        for role, other in config.inputs(run, place / "experiments").items()
-    }
-    out = out or place / "models" / name
-    plan = build.plan(run, data=place / "data", out=out, keep=[50, 100], inputs=models, device="cpu")
-    return dataclasses.replace(plan, **changes)
 
 
 def weights(folder: Path, progress: int = 100) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from cm.config.checking import check
 from cm.config.experiments import (
     EXPERIMENTS,
+    MAX_SEED,
     Evaluation,
     Run,
     Training,
@@ -19,6 +20,7 @@ from cm.config.suites import Artefact, Cell, Suite, load_suite
 
 __all__ = [
     "EXPERIMENTS",
+    "MAX_SEED",
     "Artefact",
     "Cell",
     "Evaluation",

@@ -21,6 +21,7 @@ from cm.config.checking import as_field, check
 from cm.errors import UserError, unknown
 
 EXPERIMENTS = Path("config/experiments")
+MAX_SEED = 4000  # the noise of image i is seeded with 10^6 seed + i, of which generators use 32 bits
 SECTIONS = ("objective", "training", "network", "noise")
 _RUN = re.compile(r"(?P<dataset>[^/]+)/(?P<method>[^/]+)/(?P<variant>[^/]+)/seed(?P<seed>\d+)")
 
@@ -98,6 +99,8 @@ def load(run: str, experiments: Path = EXPERIMENTS) -> Run:
     if not match:
         raise UserError(f"run '{run}' is not of the form <dataset>/<method>/<variant>/seed<seed>")
     dataset, method, text, seed = match["dataset"], match["method"], match["variant"], int(match["seed"])
+    if seed > MAX_SEED:
+        raise UserError(f"run '{run}': seed must be at most {MAX_SEED}")
     changes = parse_variant(text)
     written = variant(dataset, method, changes, experiments)
     if written != text:

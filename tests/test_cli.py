@@ -1,0 +1,115 @@
+"""The verbs by hand: what they write, and one clear line and status 2 for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cm import files
+from cm.__main__ import main
+
+
+@pytest.fixture
+def model(place):
+    return place / "models/digits/edm/default/seed0/100.safetensors"
+
+
+@pytest.fixture
+def judge(place):
+    return place / "models/digits/classifier/default/seed0/100.safetensors"
+
+
+def run(verb: str, **options) -> int:
+    """`main` with options as a user types them."""
+    return main([verb, *(str(part) for name, value in options.items() for part in (f"--{name}", value))])
+
+
+def test_sample_and_score(place, model, judge, tmp_path):
+    assert run("sample", model=model, sampler="heun,steps~3", out=tmp_path / "a.npy", preview=tmp_path / "p.npy") == 0
+    images, about = files.read_images(tmp_path / "a.npy"), files.read_json(tmp_path / "a.json")
+    assert images.shape == (40, 8, 8, 1)
+    assert (about["nfe"], about["seed"], about["run"]) == (5, 0, "digits/edm/default/seed0")
+    assert np.array_equal(files.read_images(tmp_path / "p.npy"), images)
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    reference = place / "data/train/images.npy"
+    assert run("score", images=tmp_path / "a.npy", reference=reference, extractor=judge, out=tmp_path / "s.json") == 0
+    score = json.loads((tmp_path / "s.json").read_text())
+    assert (score["dataset"], score["method"], score["variant"], score["seed"]) == ("digits", "edm", "default", 0)
+    assert score["metrics"]["fid"] > 0
+    assert score["extractor"]["name"] == "digits/classifier/default/seed0"
+    assert score["seconds"]["sampling"] > 0
+
+
+def test_real_images_against_themselves_score_perfectly(place, judge, tmp_path):
+    reference = place / "data/train/images.npy"
+    assert run("score", images=reference, reference=reference, extractor=judge, out=tmp_path / "s.json") == 0
+    metrics = json.loads((tmp_path / "s.json").read_text())["metrics"]
+    assert metrics["fid"] == pytest.approx(0, abs=1e-5)
+    assert metrics["precision"] == metrics["recall"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "problem", ["missing", "truncated", "floats", "three dimensions", "another size", "not a classifier"]
+)
+def test_bad_images_are_not_scored(place, model, judge, tmp_path, capsys, problem):
+    images, out = tmp_path / "images.npy", tmp_path / "s.json"
+    good = np.array(files.read_images(place / "data/test/images.npy"))
+    bad = {"floats": good / 255.0, "three dimensions": good[..., 0], "another size": np.zeros((50, 9, 9, 1), np.uint8)}
+    if problem != "missing":
+        files.write_array(images, bad.get(problem, good))
+    if problem == "truncated":
+        images.write_bytes(images.read_bytes()[:1000])
+    out.write_text("kept")
+    extractor = model if problem == "not a classifier" else judge
+    reference = place / "data/train/images.npy"
+    assert run("score", images=images, reference=reference, extractor=extractor, out=out) == 2
+    error = capsys.readouterr().err
+    assert str(model if problem == "not a classifier" else images) in error
+    assert error.count("\n") == 1
+    assert out.read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "onestp"}, "unknown sampler 'onestp'; known: heun, multistep, onestep, pd"),
+        ({"sampler": "heun,steps~0"}, "steps must be at least 2"),
+        ({"model": "absent.safetensors"}, "no file absent.safetensors"),
+        ({"device": "cuda:9"}, "device 'cuda:9'"),
+        ({"count": 0}, "count must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_bad_sampling_is_refused(model, tmp_path, capsys, options, message):
+    given = {"model": model, "sampler": "onestep", "out": tmp_path / "a.npy"} | options
+    assert run("sample", **given) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "a.npy").exists()
+
+
+def test_a_classifier_makes_no_images(judge, tmp_path, capsys):
+    assert run("sample", model=judge, sampler="onestep", out=tmp_path / "a.npy") == 2
+    assert "makes no images" in capsys.readouterr().err
+
+
+def test_an_unknown_dataset_is_refused(tmp_path, capsys):
+    assert run("prepare", dataset="digts", out=tmp_path / "data") == 2
+    assert "unknown dataset 'digts'; known: digits" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_mistake_is_told_before_torch_is_imported():
+    check = (
+        "import sys; from cm.__main__ import main\n"
+        "code = main(['train', '--run', 'digits/cd/solver~hune/seed0', '--data', 'd', '--out', 'o'])\n"
+        "sys.exit(0 if code == 2 and 'torch' not in sys.modules else 1)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert (
+        done.stderr.strip() == "cm train: error: digits/cd objective, solver: unknown solver 'hune'; known: euler, heun"
+    )
