@@ -23,7 +23,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from cm import checkpoints
 from cm.config import Training
 from cm.errors import UserError
-from cm.objectives.base import Clock, Networks, Objective
+from cm.objectives.base import Batch, Clock, Networks, Objective
 from cm.progress import Progress
 from cm.schedules import Karras
 
@@ -92,10 +92,10 @@ class Trainer:
         seed = int(np.random.SeedSequence([plan.seed, self.k]).generate_state(1, np.uint64)[0] >> 1)
         self._generator.manual_seed(seed)
         torch.manual_seed(seed)
-        x, labels = self._batches.at(self.k)
+        batch = Batch(*self._batches.at(self.k), plan.noise, clock, self._generator)
         nets = Networks(self.student, self.target, self.teacher)
         with _autocast(plan):
-            terms = plan.objective.loss(nets, x, labels, noise=plan.noise, clock=clock, generator=self._generator)
+            terms = plan.objective.loss(nets, batch)
         return terms.float().mean()
 
     def _set_rate(self, rate: float) -> None:

@@ -11,7 +11,7 @@ from goldens import assert_golden, load
 
 from cm import registry
 from cm.distances import LPIPS
-from cm.objectives.base import Networks
+from cm.objectives.base import Batch, Clock, Networks
 from cm.objectives.cd import ConsistencyDistillation
 from cm.objectives.ct import ConsistencyTraining
 from cm.objectives.edm import ScoreMatching
@@ -54,6 +54,10 @@ def images(array: np.ndarray, family: str, dtype: torch.dtype) -> torch.Tensor:
     return tensor.permute(0, 3, 1, 2) if family == "jcm" else tensor
 
 
+def batch_of(x: torch.Tensor) -> Batch:
+    return Batch(x, None, NOISE, Clock(0, 1), torch.Generator())
+
+
 def bound(cls: type, **names: str):
     """The objective with functions in the place of the given names."""
     distance = names.pop("distance", None)
@@ -69,7 +73,7 @@ def pair_inputs(file: str, steps: int, family: str, dtype: torch.dtype) -> dict:
     grid = torch.from_numpy(NOISE.times(steps)).to(dtype)
     index = torch.from_numpy(data["indices"]).long()
     return {
-        "x": images(data["x_start" if family == "cm" else "image"], family, dtype),
+        "batch": batch_of(images(data["x_start" if family == "cm" else "image"], family, dtype)),
         "z": images(data["noise"], family, dtype),
         "t": grid[index],
         "s": grid[index + 1],
@@ -98,7 +102,7 @@ def test_consistency_losses_of_the_pytorch_code(file, steps, weighting, solver, 
     )
     cls = ConsistencyDistillation if nets.teacher else ConsistencyTraining
     objective = bound(cls, solver=solver, weighting=weighting, distance=distance)
-    loss = objective.pair_loss(nets, given["x"], None, z=given["z"], t=given["t"], s=given["s"], sigma_data=0.5)
+    loss = objective.pair_loss(nets, **given)
     loss.mean().backward()
     name = {"l2-32": "l2_32", "lpips": "lpips_stub"}.get(distance, distance)
     assert_golden(file, f"loss_{name}_{bits}", loss.detach().numpy())
@@ -134,7 +138,7 @@ def test_consistency_losses_of_the_cifar10_code(file, steps, name, distance, sol
     cls = ConsistencyDistillation if teacher else ConsistencyTraining
     objective = bound(cls, solver=solver, weighting=weighting, distance=distance)
     nets = Networks(student, target, teacher)
-    loss = objective.pair_loss(nets, given["x"], None, z=given["z"], t=given["t"], s=given["s"], sigma_data=0.5)
+    loss = objective.pair_loss(nets, **given)
     loss.mean().backward()
     assert_golden(file, f"loss_{name}_{bits}", loss.detach().numpy())
     assert_golden(file, f"gradW_{name}_{bits}", student.gradient())
@@ -159,7 +163,7 @@ def test_progressive_distillation_losses(file, steps, family, distance, weightin
     nets = Networks(student, None, Tiny(data["teacher_W"], data["teacher_b"], "edm", family, dtype))
     objective = dataclasses.replace(bound(ProgressiveDistillation, weighting=weighting, distance=distance), steps=steps)
     index = torch.from_numpy(data["indices"]).double()
-    loss = objective.stage_loss(nets, x, None, z=images(data["noise"], family, dtype), index=index, noise=NOISE)
+    loss = objective.stage_loss(nets, batch_of(x), z=images(data["noise"], family, dtype), index=index)
     loss.mean().backward()
     name = "lpips_stub" if distance == "lpips" else distance
     assert_golden(file, f"loss_{name}_{bits}", loss.detach().numpy())
@@ -172,7 +176,7 @@ def test_edm_loss_of_the_pytorch_code(bits):
     data, dtype = load("edm_training_loss.npz"), TYPES[bits]
     nets = Networks(Tiny(data["W"], data["b"], "edm", "cm", dtype))
     x, z, t = (torch.from_numpy(data[name]).to(dtype) for name in ("x_start", "noise", "sigmas"))
-    loss = bound(ScoreMatching, weighting="karras").denoising_loss(nets, x, None, z=z, t=t, sigma_data=0.5)
+    loss = bound(ScoreMatching, weighting="karras").denoising_loss(nets, batch_of(x), z=z, t=t)
     loss.mean().backward()
     assert_golden("edm_training_loss.npz", f"loss_{bits}", loss.detach().numpy())
     assert_golden("edm_training_loss.npz", f"gradW_{bits}", nets.student.gradient())
@@ -184,7 +188,7 @@ def test_edm_loss_of_the_cifar10_code_is_the_sum_over_pixels(bits):
     nets = Networks(Tiny(data["W"], data["b"], "edm", "jcm", dtype))
     x, z = (images(data[name], "jcm", dtype) for name in ("image", "noise"))
     t = (-1.2 + 1.2 * torch.from_numpy(data["t_normal"]).to(dtype)).exp()
-    loss = bound(ScoreMatching, weighting="karras").denoising_loss(nets, x, None, z=z, t=t, sigma_data=0.5)
+    loss = bound(ScoreMatching, weighting="karras").denoising_loss(nets, batch_of(x), z=z, t=t)
     assert_golden("jcm_edm_loss.npz", f"loss_dsm_{bits}", loss.detach().numpy() * x[0].numel())
 
 
@@ -193,7 +197,7 @@ def test_edm_loss_of_nvidia_is_the_unreduced_map():
     nets = Networks(Tiny(data["W"], data["b"], "edm", "jcm_oihw", torch.float32))
     x, z = (torch.from_numpy(data[name]) for name in ("images", "noise"))
     t = (-1.2 + 1.2 * torch.from_numpy(data["rnd_normal"]).flatten()).exp()
-    loss = bound(ScoreMatching, weighting="karras").denoising_loss(nets, x, None, z=z, t=t, sigma_data=0.5)
+    loss = bound(ScoreMatching, weighting="karras").denoising_loss(nets, batch_of(x), z=z, t=t)
     np.testing.assert_allclose(loss.detach(), data["loss_map"].mean((1, 2, 3)), rtol=1e-4)
 
 

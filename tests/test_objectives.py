@@ -9,7 +9,7 @@ import torch
 
 from cm import registry
 from cm.distances import feature_distance
-from cm.objectives.base import Clock, Networks
+from cm.objectives.base import Batch, Clock, Networks
 from cm.schedules import Karras
 
 NOISE = Karras()
@@ -41,7 +41,7 @@ def objective_of(method: str, **settings):
 
 def loss_of(objective, nets, x, labels, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return objective.loss(nets, x, labels, noise=NOISE, clock=CLOCK, generator=generator)
+    return objective.loss(nets, Batch(x, labels, NOISE, CLOCK, generator))
 
 
 @pytest.mark.parametrize("method", registry.names("method"))

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
+from cm.lazy import torch
+
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
@@ -36,6 +38,28 @@ class Clock:
 
 
 @dataclasses.dataclass(frozen=True)
+class Batch:
+    """Images `x` [B, C, H, W] in [-1, 1], their `labels` [B] or None, and what a loss needs to know of the training.
+
+    `noise`: the time grid; `clock`: the iteration; `generator`: the source of all randomness.
+    """
+
+    x: Tensor
+    labels: Tensor | None
+    noise: Karras
+    clock: Clock
+    generator: Generator
+
+    def normal(self) -> Tensor:
+        """Unit Gaussian noise like the images."""
+        return torch.randn(self.x.shape, generator=self.generator, device=self.x.device, dtype=self.x.dtype)
+
+    def integers(self, below: int) -> Tensor:
+        """A uniform integer in 0..below-1 for each image, [B]."""
+        return torch.randint(below, (len(self.x),), generator=self.generator, device=self.x.device)
+
+
+@dataclasses.dataclass(frozen=True)
 class Objective(abc.ABC):
     """A loss. Sub-classes are final and add the settings of their YAML section as fields."""
 
@@ -51,14 +75,5 @@ class Objective(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def loss(
-        self,
-        nets: Networks,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        noise: Karras,
-        clock: Clock,
-        generator: Generator,
-    ) -> Tensor:
-        """The loss of each image of a batch: `x` [B, C, H, W] in [-1, 1] to [B]. `generator` gives all randomness."""
+    def loss(self, nets: Networks, batch: Batch) -> Tensor:
+        """The loss of each image of a batch, [B]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cm.objectives.base import Clock, Networks
+from cm.objectives.base import Batch, Clock, Networks
 from cm.objectives.consistency import Consistency
 from cm.registry import register, setting
 
@@ -30,5 +30,5 @@ class ConsistencyDistillation(Consistency):
     def steps_at(self, clock: Clock) -> int:
         return self.steps
 
-    def neighbour(self, nets: Networks, x: Tensor, x_t: Tensor, t: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
-        return self.solver(lambda y, time: nets.teacher(y, time, labels), x_t, t, s)
+    def neighbour(self, nets: Networks, batch: Batch, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.solver(lambda y, time: nets.teacher(y, time, batch.labels), x_t, t, s)

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from cm.lazy import torch
-from cm.objectives.base import Clock, Networks, Objective
+from cm.objectives.base import Batch, Networks, Objective
 from cm.registry import register, setting
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
-    from cm.schedules import Karras
+    from torch import Tensor
 
 
 @register("method", "classifier")
@@ -25,18 +23,8 @@ class Classification(Objective):
     jitter: float = setting(0.3, low=0.0)
     label_smoothing: float = setting(0.1, low=0.0, below=1.0)
 
-    def loss(
-        self,
-        nets: Networks,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        noise: Karras,
-        clock: Clock,
-        generator: Generator,
-    ) -> Tensor:
-        level = self.jitter * torch.rand((len(x), 1, 1, 1), generator=generator, device=x.device)
-        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        logits = nets.student(x + level * z)
+    def loss(self, nets: Networks, batch: Batch) -> Tensor:
+        level = self.jitter * torch.rand((len(batch.x), 1, 1, 1), generator=batch.generator, device=batch.x.device)
+        logits = nets.student(batch.x + level * batch.normal())
         cross_entropy = torch.nn.functional.cross_entropy
-        return cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+        return cross_entropy(logits, batch.labels, reduction="none", label_smoothing=self.label_smoothing)

@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from cm.errors import unknown
 from cm.lazy import torch
-from cm.objectives.base import Clock, Networks, Objective
+from cm.objectives.base import Batch, Clock, Networks, Objective
 from cm.registry import setting
 from cm.solvers import per_image
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
-    from cm.schedules import Karras
+    from torch import Tensor
 
 INITS = ("random", "teacher")
 
@@ -48,40 +46,20 @@ class Consistency(Objective):
         """N, the number of times on the grid, at iteration k."""
 
     @abc.abstractmethod
-    def neighbour(self, nets: Networks, x: Tensor, x_t: Tensor, t: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
+    def neighbour(self, nets: Networks, batch: Batch, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """x_s, the point at time s that is on one trajectory with x_t."""
 
-    def loss(
-        self,
-        nets: Networks,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        noise: Karras,
-        clock: Clock,
-        generator: Generator,
-    ) -> Tensor:
+    def loss(self, nets: Networks, batch: Batch) -> Tensor:
         """Algorithms 2 and 3: draw n and z, then `pair_loss` between neighbours."""
-        steps = self.steps_at(clock)
-        index = torch.randint(steps - 1, (len(x),), generator=generator, device=x.device)
-        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        grid = torch.from_numpy(noise.times(steps)).to(x.device)
-        return self.pair_loss(nets, x, labels, z=z, t=grid[index], s=grid[index + 1], sigma_data=noise.sigma_data)
+        steps = self.steps_at(batch.clock)
+        index, z = batch.integers(steps - 1), batch.normal()
+        grid = torch.from_numpy(batch.noise.times(steps)).to(batch.x.device)
+        return self.pair_loss(nets, batch, z=z, t=grid[index], s=grid[index + 1])
 
-    def pair_loss(
-        self,
-        nets: Networks,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        z: Tensor,
-        t: Tensor,
-        s: Tensor,
-        sigma_data: float,
-    ) -> Tensor:
+    def pair_loss(self, nets: Networks, batch: Batch, *, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Eq. 7 for given noise `z` [B, C, H, W] and times `t`, `s` [B], s < t; gives [B]."""
-        x_t = x + per_image(t, x) * z
+        x_t = batch.x + per_image(t, batch.x) * z
         with torch.no_grad():
-            x_s = self.neighbour(nets, x, x_t, t, s, labels)
-            target = nets.target(x_s, s, labels)
-        return self.weighting(t, sigma_data).to(x.dtype) * self.distance(nets.student(x_t, t, labels), target)
+            target = nets.target(self.neighbour(nets, batch, x_t, t, s), s, batch.labels)
+        weight = self.weighting(t, batch.noise.sigma_data).to(batch.x.dtype)
+        return weight * self.distance(nets.student(x_t, t, batch.labels), target)

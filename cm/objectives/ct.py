@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cm import schedules
 from cm.errors import UserError, unknown
-from cm.objectives.base import Clock, Networks
+from cm.objectives.base import Batch, Clock, Networks
 from cm.objectives.consistency import Consistency
 from cm.registry import register, setting
 
@@ -64,5 +64,5 @@ class ConsistencyTraining(Consistency):
             return self.target_mu
         return schedules.mu_at(self.steps_at(clock), s0=self.s0, mu0=self.mu0, exponent=self.mu_exponent)
 
-    def neighbour(self, nets: Networks, x: Tensor, x_t: Tensor, t: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
-        return self.solver(lambda y, time: x, x_t, t, s)
+    def neighbour(self, nets: Networks, batch: Batch, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.solver(lambda y, time: batch.x, x_t, t, s)

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cm.lazy import torch
-from cm.objectives.base import Clock, Networks, Objective
+from cm.objectives.base import Batch, Networks, Objective
 from cm.registry import register, setting
 from cm.solvers import per_image
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
-    from cm.schedules import Karras
+    from torch import Tensor
 
 
 @register("method", "edm")
@@ -26,24 +24,11 @@ class ScoreMatching(Objective):
     p_std: float = setting(1.2, low=0.0)
     weighting: Callable[[Tensor, float], Tensor] = setting("karras", kind="weighting")
 
-    def loss(
-        self,
-        nets: Networks,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        noise: Karras,
-        clock: Clock,
-        generator: Generator,
-    ) -> Tensor:
-        normal = torch.randn(len(x), generator=generator, device=x.device, dtype=x.dtype)
-        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        t = (self.p_mean + self.p_std * normal).exp()
-        return self.denoising_loss(nets, x, labels, z=z, t=t, sigma_data=noise.sigma_data)
+    def loss(self, nets: Networks, batch: Batch) -> Tensor:
+        normal = torch.randn(len(batch.x), generator=batch.generator, device=batch.x.device, dtype=batch.x.dtype)
+        return self.denoising_loss(nets, batch, z=batch.normal(), t=(self.p_mean + self.p_std * normal).exp())
 
-    def denoising_loss(
-        self, nets: Networks, x: Tensor, labels: Tensor | None, *, z: Tensor, t: Tensor, sigma_data: float
-    ) -> Tensor:
+    def denoising_loss(self, nets: Networks, batch: Batch, *, z: Tensor, t: Tensor) -> Tensor:
         """The weighted loss for given noise `z` [B, C, H, W] and times `t` [B]; gives [B]."""
-        error = nets.student(x + per_image(t, x) * z, t, labels) - x
-        return self.weighting(t, sigma_data) * error.square().flatten(1).mean(1)
+        error = nets.student(batch.x + per_image(t, batch.x) * z, t, batch.labels) - batch.x
+        return self.weighting(t, batch.noise.sigma_data) * error.square().flatten(1).mean(1)

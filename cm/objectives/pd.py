@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cm.lazy import torch
-from cm.objectives.base import Clock, Networks, Objective
+from cm.objectives.base import Batch, Networks, Objective
 from cm.registry import register, setting
 from cm.solvers import euler, per_image
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
-    from cm.schedules import Karras
+    from cm.solvers import Denoise
 
 
 @register("method", "pd")
@@ -33,35 +33,20 @@ class ProgressiveDistillation(Objective):
     def wants_teacher(self) -> bool:
         return True
 
-    def loss(
-        self,
-        nets: Networks,
-        x: Tensor,
-        labels: Tensor | None,
-        *,
-        noise: Karras,
-        clock: Clock,
-        generator: Generator,
-    ) -> Tensor:
-        index = torch.randint(self.steps, (len(x),), generator=generator, device=x.device)
-        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        return self.stage_loss(nets, x, labels, z=z, index=index.double(), noise=noise)
+    def loss(self, nets: Networks, batch: Batch) -> Tensor:
+        index, z = batch.integers(self.steps), batch.normal()
+        return self.stage_loss(nets, batch, z=z, index=index.double())
 
-    def stage_loss(
-        self, nets: Networks, x: Tensor, labels: Tensor | None, *, z: Tensor, index: Tensor, noise: Karras
-    ) -> Tensor:
+    def stage_loss(self, nets: Networks, batch: Batch, *, z: Tensor, index: Tensor) -> Tensor:
         """The loss at given noise `z` [B, C, H, W] and grid indices `index` [B] in 0..steps-1; gives [B]."""
-        t, middle, s = (noise.time((index + offset) / self.steps) for offset in (0.0, 0.5, 1.0))
-        x_t = x + per_image(t, x) * z
+        t, middle, s = (batch.noise.time((index + offset) / self.steps) for offset in (0.0, 0.5, 1.0))
+        x_t = batch.x + per_image(t, batch.x) * z
         with torch.no_grad():
-            target = self._target(nets, x_t, t, middle, s, labels)
-        return self.weighting(t, noise.sigma_data).to(x.dtype) * self.distance(nets.student(x_t, t, labels), target)
+            target = self._target(lambda y, time: nets.teacher(y, time, batch.labels), x_t, t, middle, s)
+        weight = self.weighting(t, batch.noise.sigma_data).to(batch.x.dtype)
+        return weight * self.distance(nets.student(x_t, t, batch.labels), target)
 
-    def _target(self, nets: Networks, x: Tensor, t: Tensor, middle: Tensor, s: Tensor, labels: Tensor | None) -> Tensor:
+    def _target(self, denoise: Denoise, x: Tensor, t: Tensor, middle: Tensor, s: Tensor) -> Tensor:
         """The clean image for which one Euler step from t lands where the teacher's two steps do."""
-
-        def denoise(y: Tensor, time: Tensor) -> Tensor:
-            return nets.teacher(y, time, labels)
-
         landed = euler(denoise, euler(denoise, x, t, middle), middle, s)
         return x - per_image(t, x) * (landed - x) / per_image(s - t, x)
