@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ OPTIMISERS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
 class Plan:
     """A training. `keep`: percentages of it at which the averaged weights become `out`/<percentage>.safetensors.
 
-    `images` uint8 [N, H, W, C]; `labels` [N] or None; `description` is stored with the weights.
+    `images` uint8 [N, H, W, C]; `labels` [N] or None; `description` is stored with the weights. `save_seconds`: time
+    between saved states. `stop_at`: pause after that many iterations, with the state saved.
     """
 
     name: str
@@ -51,12 +52,16 @@ class Plan:
     teacher: nn.Module | None = None
     device: str = "cpu"
     save_seconds: float = 60.0
-    stop_at: int | None = field(default=None, repr=False)
+    stop_at: int | None = None
 
     @property
     def partial(self) -> Path:
         """Where a training that is not finished keeps its state and the models written so far."""
         return self.out / "partial"
+
+    def mark(self, percentage: int) -> int:
+        """The iteration after which the model of that percentage is kept."""
+        return max(1, round(self.training.iterations * percentage / 100))
 
 
 class Trainer:
@@ -117,11 +122,11 @@ class Trainer:
         checkpoints.save(self._state_path, tensors, {"k": self.k, "of": self.plan.description})
 
     def resume(self) -> None:
-        """Take up the state that an earlier start left, if it is one of this very run."""
+        """Take up the state that an earlier start left, if it is one of this very run with all its models so far."""
         if not self._state_path.exists():
             return
         tensors, description = checkpoints.load(self._state_path)
-        if description["of"] != self.plan.description:
+        if _settings(description["of"]) != _settings(self.plan.description) or self._lacks_models(description["k"]):
             print(f"{self._state_path} is of a run with other settings: starting anew", flush=True)
             shutil.rmtree(self.plan.partial)
             return
@@ -146,6 +151,10 @@ class Trainer:
     @property
     def _state_path(self) -> Path:
         return self.plan.partial / "state.safetensors"
+
+    def _lacks_models(self, k: int) -> bool:
+        passed = [percentage for percentage in self.plan.keep if self.plan.mark(percentage) <= k]
+        return not all((self.plan.partial / f"{percentage}.safetensors").exists() for percentage in passed)
 
     def _tensors(self) -> Iterator[tuple[str, str, Tensor]]:
         modules = {"student": self.student, "average": self.average, "target": self.target}
@@ -181,19 +190,18 @@ def run(plan: Plan) -> None:
     trainer = Trainer(plan)
     trainer.resume()
     total = plan.training.iterations
-    marks = {round(total * percentage / 100): percentage for percentage in plan.keep}
     progress, saved = Progress(plan.name, total, start=trainer.k), time.monotonic()
     check_every = 1 if plan.device == "cpu" else 50
     while trainer.k < (plan.stop_at or total):
         loss = trainer.step()
-        mark = marks.get(trainer.k)
-        if trainer.k % check_every == 0 or mark:
+        due = [percentage for percentage in plan.keep if plan.mark(percentage) == trainer.k]
+        if trainer.k % check_every == 0 or due:
             value = loss.item()
             if not np.isfinite(value):
                 raise trainer.diverged(f"the loss is {value}")
             progress.update(trainer.k - progress.done, loss=value)
-        if mark:
-            trainer.keep(mark)
+        for percentage in due:
+            trainer.keep(percentage)
         if time.monotonic() - saved > plan.save_seconds:
             trainer.save()
             saved = time.monotonic()
@@ -209,6 +217,11 @@ def learning_rate(training: Training, k: int) -> float:
     rise = min(1.0, k / training.warmup) if training.warmup else 1.0
     fall = 1.0 - k / training.iterations if training.lr_decay == "linear" else 1.0
     return training.lr * rise * fall
+
+
+def _settings(description: dict[str, Any]) -> dict[str, Any]:
+    """A description without what may differ between two starts of one training."""
+    return {key: value for key, value in description.items() if key not in ("commit", "version")}
 
 
 class _Batches:
