@@ -68,33 +68,39 @@ def sample(
     model: Path,
     sampler: str,
     out: Path,
-    count: int | None,
+    count: int,
     seed: int | None,
+    batch: int,
+    rounding: str,
+    clamp: bool,
     preview: Path | None,
     threads: int | None,
     device: str | None,
 ) -> None:
     """Sample a model: uint8 images in OUT.npy and how they were made in OUT.json; a preview as .npy and .png."""
     call = config.sampler(sampler)
+    for path in (out, *([preview] if preview else [])):
+        if path.suffix != ".npy":
+            raise UserError(f"{path} must end in .npy: other files are written beside it")
     device = _device(device, threads)
     from cm import build, generate
 
     module, description = build.trained(model, device)
     if description["preconditioning"] is None:
         raise UserError(f"{model} holds {description['run']}, which makes no images")
-    evaluation, seed = description["evaluation"], _seed_of(description) if seed is None else seed
+    seed = _seed_of(description) if seed is None else seed
     began = time.monotonic()
     made = generate.images(
         module,
         call,
         noise=build.noise_of(description),
         shape=build.image_shape(description),
-        count=evaluation["images"] if count is None else count,
+        count=count,
         seed=seed,
         classes=description["network"].get("classes", 0),
-        batch=evaluation["batch"],
-        rounding=evaluation["rounding"],
-        clip=evaluation["clip"],
+        batch=batch,
+        rounding=rounding,
+        clamp=clamp,
     )
     about = {"run": description["run"], "progress": description["progress"], "sampler": sampler, "seed": seed}
     about |= {"nfe": call.evaluations, "seconds": {"sampling": round(time.monotonic() - began, 3)}}
@@ -117,16 +123,16 @@ def score(
     if sampled.shape[1:] != real.shape[1:]:
         raise UserError(f"{images} holds images of {list(sampled.shape[1:])}, {reference} of {list(real.shape[1:])}")
     device = _device(device, threads)
-    from cm import build, checkpoints, features
+    from cm import build, features
 
     began = time.monotonic()
-    judge = build.extractor(extractor, device)
+    _, height, width, channels = sampled.shape
+    judge, judge_name = build.extractor(extractor, (channels, height, width), device)
     pair = [features.extract(judge.features, these, batch=batch, device=device) for these in (sampled, real)]
     values = {name: metric(*pair) for name, metric in registry.known("metric").items()}
     about = files.read_json(images.with_suffix(".json")) if images.with_suffix(".json").exists() else {}
     seconds = {**about.pop("seconds", {}), "scoring": round(time.monotonic() - began, 3)}
     names = dict(zip(("dataset", "method", "variant"), about.get("run", "").split("/"), strict=False))
-    judge_name = checkpoints.load(extractor)[1]["run"]
     files.write_json(
         out,
         {
@@ -214,8 +220,11 @@ _OPTIONS = {
         "model": {**_PATH, "help": "model file"},
         "sampler": {"required": True, "help": "onestep, multistep,times~0.8 or heun,steps~18, ..."},
         "out": {**_PATH, "help": ".npy file to write"},
-        "count": {"type": int, "help": "how many images; by default as the run's evaluation says"},
+        "count": {"type": int, "default": 64, "help": "how many images"},
         "seed": {"type": int, "help": "of the noise; by default the run's"},
+        "batch": {"type": int, "default": 256, "help": "images at a time"},
+        "rounding": {"choices": ["round", "truncate"], "default": "truncate", "help": "of images to eight bits"},
+        "clamp": {"action": "store_true", "help": "clamp every estimate of the denoiser to [-1, 1]"},
         "preview": {"type": Path, "help": ".npy file for the first 64 images; a .png is written beside it"},
         **_COMPUTE,
     },

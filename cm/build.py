@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cm import __version__, checkpoints, files, registry
 from cm.config import Run, check
@@ -29,7 +29,7 @@ def plan(run: Run, *, data: Path, out: Path, keep: list[int], inputs: Mapping[st
     objective_ = objective(run, inputs.get("perceptual"), device)
     images, labels = _training_data(run, data, objective_)
     torch.manual_seed(run.seed)
-    description = run_description(run)
+    description = run_description(run) | {"made_from": _sources(data, inputs)}
     student = model(description)
     teacher = _teacher(run, inputs, description, student)
     return Plan(
@@ -42,7 +42,7 @@ def plan(run: Run, *, data: Path, out: Path, keep: list[int], inputs: Mapping[st
         teacher=teacher,
         images=images,
         labels=labels,
-        keep=sorted(keep),
+        keep=sorted(set(keep)),
         out=out,
         description=description,
         device=device,
@@ -55,10 +55,15 @@ def run_description(run: Run) -> dict[str, Any]:
         "run": run.name,
         **run.describe(),
         "preconditioning": run.sections["objective"].preconditioning,
-        "sampler": run.document.get("sampler", "").format(**run.settings),
         "version": __version__,
         "commit": files.commit(),
     }
+
+
+def _sources(data: Path, inputs: Mapping[str, Path]) -> dict[str, str]:
+    """Digests of the training images, as their manifest has it, and of the models a run starts from."""
+    manifest = files.read_json(data / "manifest.json")
+    return {"images": manifest["splits"]["train"]["sha256"]} | {role: files.sha256_of(inputs[role]) for role in inputs}
 
 
 def model(description: Mapping[str, Any]) -> nn.Module:
@@ -73,10 +78,17 @@ def model(description: Mapping[str, Any]) -> nn.Module:
 
 def trained(path: Path | str, device: str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
     """The model in a file, for evaluation, and its description."""
-    tensors, description = checkpoints.load(path)
+    tensors, description = _model_file(path)
     module = model(description)
     checkpoints.restore(module, tensors, path)
     return module.to(device).eval().requires_grad_(False), description
+
+
+def _model_file(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, description = checkpoints.load(path)
+    if "network" not in description:
+        raise UserError(f"{path} is the state of a training that is not finished, not a model")
+    return tensors, description
 
 
 def noise_of(description: Mapping[str, Any]) -> Karras:
@@ -90,12 +102,14 @@ def image_shape(description: Mapping[str, Any]) -> tuple[int, int, int]:
     return network["image_channels"], network["resolution"], network["resolution"]
 
 
-def extractor(path: Path | str, device: str = "cpu") -> nn.Module:
-    """The classifier in a file; UserError for any other model."""
+def extractor(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[nn.Module, str]:
+    """The classifier in a file, and its run; UserError for any other model or images not of `shape` [C, H, W]."""
     module, description = trained(path, device)
     if not hasattr(module, "features"):
         raise UserError(f"{path} holds {description['run']}, which is not a classifier: it gives no features")
-    return module
+    if image_shape(description) != shape:
+        raise UserError(f"{path} takes images of {list(image_shape(description))}, not of {list(shape)} (C, H, W)")
+    return module, description["run"]
 
 
 def objective(run: Run, perceptual: Path | str | None = None, device: str = "cpu") -> Objective:
@@ -106,12 +120,13 @@ def objective(run: Run, perceptual: Path | str | None = None, device: str = "cpu
     if getattr(found.get("distance"), "perceptual", False):
         if perceptual is None:
             raise UserError(f"{run.name}: distance '{named.distance}' needs the model of its features (--perceptual)")
-        found["distance"] = found["distance"](_backbone_metric(perceptual, device))
+        shape = image_shape(run.describe())
+        found["distance"] = found["distance"](_backbone_metric(perceptual, shape, device))
     return dataclasses.replace(named, **found)
 
 
-def _backbone_metric(path: Path | str, device: str) -> Any:
-    backbone = extractor(path, device)
+def _backbone_metric(path: Path | str, shape: tuple[int, int, int], device: str) -> Any:
+    backbone, _ = extractor(path, shape, device)
     return feature_distance(lambda x: backbone.maps(2 * x - 1))
 
 
@@ -138,7 +153,9 @@ def _teacher(run: Run, inputs: Mapping[str, Path], description: dict, student: n
         return None
     if "teacher" not in inputs:
         raise UserError(f"{run.name}: needs the weights of its teacher (--teacher)")
-    tensors, of_teacher = checkpoints.load(inputs["teacher"])
+    tensors, of_teacher = _model_file(inputs["teacher"])
+    if of_teacher["preconditioning"] != "edm":
+        raise UserError(f"{inputs['teacher']} holds {of_teacher['run']}, which is not a diffusion model: no teacher")
     teacher = model(of_teacher)
     checkpoints.restore(teacher, tensors, inputs["teacher"])
     if getattr(run.sections["objective"], "init", "teacher") == "teacher":

@@ -57,7 +57,7 @@ def read_json(path: Path | str) -> Any:
 def read_array(path: Path | str) -> np.ndarray:
     """The array of a .npy file, memory-mapped; UserError if it is missing, truncated or of another format."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
     except (ValueError, EOFError, OSError) as error:
@@ -67,7 +67,7 @@ def read_array(path: Path | str) -> np.ndarray:
 def read_images(path: Path | str) -> np.ndarray:
     """Images, uint8 [N, H, W, C], memory-mapped; UserError if the file holds something else."""
     images = read_array(path)
-    if images.dtype != np.uint8 or images.ndim != 4:
+    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
         raise UserError(f"{path}: expected uint8 images [N, H, W, C], not {images.dtype} {list(images.shape)}")
     return images
 
@@ -98,9 +98,12 @@ def sha256(data: bytes) -> str:
 
 @functools.cache
 def sha256_of(path: Path | str) -> str:
-    """Digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Digest of a file; UserError if it is missing."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
 
 
 @functools.cache

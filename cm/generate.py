@@ -23,11 +23,11 @@ def images(
     classes: int = 0,
     batch: int = 256,
     rounding: str = "truncate",
-    clip: bool = False,
+    clamp: bool = False,
 ) -> np.ndarray:
     """uint8 images [count, H, W, C]. Image i depends on `seed` and i only: its noise has its own generator.
 
-    With `classes`, image i has a label drawn uniformly, from its own generator too. `shape`: [C, H, W]. `clip`: clamp
+    With `classes`, image i has a label drawn uniformly, from its own generator too. `shape`: [C, H, W]. `clamp`:
     every estimate of the denoiser to [-1, 1], as the official code does for ImageNet and LSUN, not for CIFAR-10.
     """
     device = next(denoiser.parameters()).device
@@ -41,7 +41,7 @@ def images(
 
         def denoise(x: Tensor, t: Tensor, labels: Tensor | None = labels) -> Tensor:
             estimate = denoiser(x, t, labels)
-            return estimate.clamp(-1, 1) if clip else estimate
+            return estimate.clamp(-1, 1) if clamp else estimate
 
         with torch.inference_mode():
             parts.append(to_uint8(sampler(denoise, draw(), noise, draw), rounding))

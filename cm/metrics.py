@@ -15,10 +15,10 @@ from cm.registry import register
 
 @dataclass(frozen=True)
 class Features:
-    """`units` [N, D] float32, what FID, precision and recall compare; `logits` [N, K] or None, for IS."""
+    """`units` [N, D] float32, what FID, precision and recall compare; `logits` [N, K], for IS."""
 
     units: np.ndarray
-    logits: np.ndarray | None
+    logits: np.ndarray
 
 
 @register("metric", "fid")
@@ -45,9 +45,9 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
 
 @register("metric", "inception_score")
 def inception_score(samples: Features, reference: Features, splits: int = 10) -> float:
-    """exp of the mean KL(p(y|x) || p(y)), mean over splits (Salimans et al. 2016); NaN without logits."""
-    if samples.logits is None:
-        return float("nan")
+    """exp of the mean KL(p(y|x) || p(y)), mean over splits (Salimans et al. 2016)."""
+    if len(samples.logits) < splits:
+        raise UserError(f"the Inception Score needs at least {splits} images, not {len(samples.logits)}")
     chunks = np.array_split(_log_softmax(samples.logits), splits)
     return float(np.mean([np.exp(_mean_divergence(chunk)) for chunk in chunks]))
 

@@ -1,5 +1,5 @@
-"""Samplers: noise to images. A sampler is a frozen dataclass; its fields are its settings in a name such as
-`multistep,times~0.8+2.0`; calling it is one algorithm.
+"""Samplers: noise to images. A sampler is a frozen dataclass; its fields are its settings, which all stand in its name,
+such as `multistep,times~2.0+0.8`; calling it is one algorithm.
 
     sampler(denoise, z, noise, draw) -> x [B, C, H, W]
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING
 
 from cm.errors import UserError
@@ -45,7 +45,7 @@ class OneStep:
 class Multistep:
     """Multistep consistency sampling (paper, Algorithm 1): `times` tau_1 > tau_2 > ... after the first step from T."""
 
-    times: list[float] = setting([0.8], low=0.0)
+    times: list[float] = setting(MISSING, low=0.0)
 
     def check(self, where: str) -> None:
         """UserError unless the times decrease and are positive."""
@@ -70,7 +70,7 @@ class Multistep:
 class Heun:
     """The deterministic sampler of EDM (Algorithm 1): Heun over `steps` times from T to eps, then Euler to 0."""
 
-    steps: int = setting(18, low=2)
+    steps: int = setting(MISSING, low=2)
 
     @property
     def evaluations(self) -> int:
@@ -89,7 +89,7 @@ class Heun:
 class Progressive:
     """The sampler of progressive distillation: `steps` Euler intervals from T to eps, without a last denoising."""
 
-    steps: int = setting(1, low=1)
+    steps: int = setting(MISSING, low=1)
 
     @property
     def evaluations(self) -> int:

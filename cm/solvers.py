@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Denoise = Callable[[Tensor, Tensor], Tensor]
-    Solver = Callable[[Denoise, Tensor, Tensor, Tensor], Tensor]
 
 
 def per_image(t: Tensor, like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,11 +126,12 @@ class Trainer:
         if not self._state_path.exists():
             return
         tensors, description = checkpoints.load(self._state_path)
+        if description["of"]["run"] != self.plan.name:
+            raise UserError(f"{self._state_path} belongs to {description['of']['run']}, not to {self.plan.name}")
         if _settings(description["of"]) != _settings(self.plan.description) or self._lacks_models(description["k"]):
-            print(f"{self._state_path} is of a run with other settings: starting anew", flush=True)
-            shutil.rmtree(self.plan.partial)
+            self._set_aside()
             return
-        self._materialise_optimiser()
+        self._materialise_optimiser(tensors)
         for part, name, tensor in self._tensors():
             tensor.copy_(tensors[f"{part}.{name}"])
         self.k = description["k"]
@@ -152,6 +153,12 @@ class Trainer:
     def _state_path(self) -> Path:
         return self.plan.partial / "state.safetensors"
 
+    def _set_aside(self) -> None:
+        aside = self.plan.out / "superseded"
+        print(f"{self.plan.partial} is of other settings or inputs: starting anew, that is kept in {aside}", flush=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        self.plan.partial.replace(aside)
+
     def _lacks_models(self, k: int) -> bool:
         passed = [percentage for percentage in self.plan.keep if self.plan.mark(percentage) <= k]
         return not all((self.plan.partial / f"{percentage}.safetensors").exists() for percentage in passed)
@@ -165,11 +172,11 @@ class Trainer:
             for name, value in sorted(self.optimiser.state[parameter].items()):
                 yield f"optimiser.{index}", name, value
 
-    def _materialise_optimiser(self) -> None:
-        """Make the optimiser's buffers, so that stored ones can be copied into them."""
+    def _materialise_optimiser(self, stored: Mapping[str, Tensor]) -> None:
+        """Make the optimiser's buffers of the parameters that have `stored` ones, to copy those into them."""
         self._set_rate(0.0)
-        for parameter in self.student.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+        for index, parameter in enumerate(self.student.parameters()):
+            parameter.grad = torch.zeros_like(parameter) if f"optimiser.{index}.step" in stored else None
         self.optimiser.step()
 
     def _must_be_finite(self) -> None:
@@ -202,7 +209,7 @@ def run(plan: Plan) -> None:
             progress.update(trainer.k - progress.done, loss=value)
         for percentage in due:
             trainer.keep(percentage)
-        if time.monotonic() - saved > plan.save_seconds:
+        if due or time.monotonic() - saved > plan.save_seconds:
             trainer.save()
             saved = time.monotonic()
     progress.close()
@@ -236,8 +243,8 @@ class _Batches:
         places = np.array([self._place(position) for position in range(k * size, (k + 1) * size)])
         x = torch.from_numpy(plan.images[places]).to(plan.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         if plan.training.flip:
-            flipped = torch.rand(size, 1, 1, 1, generator=torch.Generator().manual_seed(k)) < 0.5
-            x = torch.where(flipped.to(plan.device), x.flip(3), x)
+            flipped = np.random.default_rng([plan.seed, k]).random((size, 1, 1, 1)) < 0.5
+            x = torch.where(torch.from_numpy(flipped).to(plan.device), x.flip(3), x)
         labels = None if plan.labels is None else torch.from_numpy(plan.labels[places]).to(plan.device)
         return x, labels
 

@@ -29,7 +29,10 @@ def run(verb: str, **options) -> int:
 
 
 def test_sample_and_score(place, model, judge, tmp_path):
-    assert run("sample", model=model, sampler="heun,steps~3", out=tmp_path / "a.npy", preview=tmp_path / "p.npy") == 0
+    assert (
+        run("sample", model=model, sampler="heun,steps~3", count=40, out=tmp_path / "a.npy", preview=tmp_path / "p.npy")
+        == 0
+    )
     images, about = files.read_images(tmp_path / "a.npy"), files.read_json(tmp_path / "a.json")
     assert images.shape == (40, 8, 8, 1)
     assert (about["nfe"], about["seed"], about["run"]) == (5, 0, "digits/edm/default/seed0")
@@ -53,23 +56,46 @@ def test_real_images_against_themselves_score_perfectly(place, judge, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "problem", ["missing", "truncated", "floats", "three dimensions", "another size", "not a classifier"]
+    "problem",
+    [
+        "missing",
+        "truncated",
+        "floats",
+        "three dimensions",
+        "another size",
+        "too few",
+        "an archive",
+        "none",
+        "not a classifier",
+    ],
 )
 def test_bad_images_are_not_scored(place, model, judge, tmp_path, capsys, problem):
     images, out = tmp_path / "images.npy", tmp_path / "s.json"
     good = np.array(files.read_images(place / "data/test/images.npy"))
-    bad = {"floats": good / 255.0, "three dimensions": good[..., 0], "another size": np.zeros((50, 9, 9, 1), np.uint8)}
+    bad = {
+        "floats": good / 255.0,
+        "three dimensions": good[..., 0],
+        "another size": np.zeros((50, 9, 9, 1), np.uint8),
+        "none": good[:0],
+    }
     if problem != "missing":
         files.write_array(images, bad.get(problem, good))
     if problem == "truncated":
         images.write_bytes(images.read_bytes()[:1000])
+    elif problem == "an archive":
+        with open(images, "wb") as file:
+            np.savez(file, good)
+    elif problem == "too few":
+        files.write_array(images, good[:5])
     out.write_text("kept")
     extractor = model if problem == "not a classifier" else judge
     reference = place / "data/train/images.npy"
     assert run("score", images=images, reference=reference, extractor=extractor, out=out) == 2
     error = capsys.readouterr().err
-    assert str(model if problem == "not a classifier" else images) in error
-    assert error.count("\n") == 1
+    named = {"not a classifier": str(model), "too few": "needs at least 10 images, not 5"}
+    assert named.get(problem, str(images)) in error
+    assert len([line for line in error.splitlines() if "error" in line]) == 1
+    assert "Traceback" not in error
     assert out.read_text() == "kept"
 
 
@@ -81,11 +107,12 @@ def test_bad_images_are_not_scored(place, model, judge, tmp_path, capsys, proble
         ({"model": "absent.safetensors"}, "no file absent.safetensors"),
         ({"device": "cuda:9"}, "device 'cuda:9'"),
         ({"count": 0}, "count must be at least 1"),
+        ({"out": "a.json"}, "a.json must end in .npy"),
         ({"seed": -1}, "seed must be at least 0"),
     ],
 )
 def test_bad_sampling_is_refused(model, tmp_path, capsys, options, message):
-    given = {"model": model, "sampler": "onestep", "out": tmp_path / "a.npy"} | options
+    given = {"model": model, "sampler": "onestep", "count": 4, "out": tmp_path / "a.npy"} | options
     assert run("sample", **given) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "a.npy").exists()

@@ -21,6 +21,11 @@ CHANGES = [
     ("cd", {"lr": 0.25, "attention": [4, 8], "clip": 2.0}),
     ("cd", {"attention": [8]}),
     ("cd", {"flip": True}),
+    ("cd", {"lr": 5.0e-5}),
+    ("cd", {"lr": 8.0e-6, "attention": [4]}),
+    *(("edm", {"weighting": name}) for name in registry.names("weighting") if name != "karras"),
+    *(("cd", {"solver": name}) for name in registry.names("solver") if name != "heun"),
+    *(("cd", {"distance": name}) for name in registry.names("distance") if name != "lpips"),
     ("ct", {"schedule": "fixed", "steps": 10, "target_mu": 0.0}),
     ("pd", {"steps": 4, "distance": "lpips"}),
     ("edm", {"p_mean": -0.5}),
@@ -89,6 +94,7 @@ def test_only_what_a_run_needs_is_asked_for():
     ("run", "message"),
     [
         ("digits/cd/default", "not of the form"),
+        ("digits/cd/default/seed007", "not of the form"),
         ("digits/cd/default/seed5000", "seed must be at most 4000"),
         ("digts/cd/default/seed0", "unknown dataset 'digts'; known: digits"),
         ("digits/cdd/default/seed0", "unknown method 'cdd'; known: cd, classifier, ct, edm, pd"),
@@ -140,6 +146,8 @@ def test_unknown_names_list_the_known(kind):
         ("multistep,times~0.8+2.0", "times must be positive and decrease"),
         ("multistep,times~0.0", "times must be positive"),
         ("onestep,steps~2", "unknown setting 'steps'"),
+        ("heun", "'steps' is missing"),
+        ("multistep,times~0.80", "must be written 'multistep,times~0.8'"),
     ],
 )
 def test_a_bad_sampler_is_refused(sampler, message):
@@ -187,6 +195,69 @@ def test_a_bad_suite_is_refused_when_it_is_read(tmp_path, document, message):
     with pytest.raises(UserError) as caught:
         config.load_suite(path)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"method": "cd", "vary": {"target_mu": 0.9}}, "target_mu must be a list of values to try, not 0.9"),
+        ({"method": "cd", "vary": {"solver": "euler"}}, "solver must be a list of values to try"),
+        ({"method": "cd", "vary": {"solver": []}}, "solver must be a list of values to try"),
+        ({"method": "cd", "variants": ["steps"]}, "expected a mapping"),
+        ({"method": "cd", "samplers": [5]}, "samplers must be names"),
+        ({"method": "cd", "vary": {"channels": [32]}}, "its network is another one"),
+        ({"method": "pd", "vary": {"steps": [3]}}, "not a halving"),
+    ],
+)
+def test_a_bad_entry_is_refused_when_the_suite_is_read(tmp_path, entry, message):
+    path = tmp_path / "suite.yaml"
+    document = {"experiments": str(EXPERIMENTS), "dataset": "digits", "artefacts": {"t": ENTRY | {"entries": [entry]}}}
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(UserError) as caught:
+        config.load_suite(path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("artefact", "message"),
+    [
+        ({"kind": "samples", "options": {"colums": 1}}, "unknown option 'colums'; known: columns"),
+        ({"kind": "comparison", "published": {"table": "tabel1", "dataset": "cifar10"}}, "unknown table 'tabel1'"),
+    ],
+)
+def test_what_a_kind_cannot_draw_is_refused_when_the_suite_is_read(tmp_path, artefact, message):
+    path = tmp_path / "suite.yaml"
+    document = {"experiments": str(EXPERIMENTS), "dataset": "digits", "artefacts": {"t": ENTRY | artefact}}
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(UserError) as caught:
+        config.load_suite(path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("noise: karras", "'noise' must be a mapping of settings, not 'karras'"),
+        ("chain: many", "'chain' must be a whole number"),
+        ("teacher: [edm]", "'teacher' must be text"),
+        ("trainign: {}", "unknown section 'trainign'"),
+    ],
+)
+def test_a_bad_experiment_file_is_named(tmp_path, text, message):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits/base.yaml").write_text("noise: {name: karras}\n")
+    (tmp_path / "digits/cd.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        config.load("digits/cd/default/seed0", tmp_path)
+    assert message in str(caught.value)
+    assert "cd.yaml" in str(caught.value)
+
+
+def test_only_training_settings_make_a_run_another_one():
+    run = config.load("digits/cd/default/seed0", EXPERIMENTS)
+    assert set(run.describe()) == set(run.recipe()) == {"objective", "training", "network", "noise"}
+    assert "warmup" in run.describe()["training"]
+    assert "warmup" not in run.recipe()["training"]
 
 
 def test_an_ablation_is_four_lines(tmp_path):

@@ -47,7 +47,7 @@ def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
     experiments = tmp_path / "experiments"
     (experiments / "digits").mkdir(parents=True)
     for name, document in FILES.items():
-        document = document | ({"training": TRAINING | {"iterations": 400}} if name == "ct" else {})
+        document = document | ({"training": TRAINING | {"iterations": 60}} if name == "ct" else {})
         (experiments / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
     code = (
         "import dataclasses, sys; from cm import build, __main__; plan = build.plan;"
@@ -87,11 +87,40 @@ def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
     assert same(weights(out["whole"]), weights(out["parts"]))
 
 
-def test_a_state_of_other_settings_is_not_taken_up(place, tmp_path):
-    train.run(plan_of(place, "digits/ct/default/seed0", tmp_path, stop_at=3))
-    train.run(plan_of(place, "digits/ct/s1~20/seed0", tmp_path))
-    train.run(plan_of(place, "digits/ct/s1~20/seed0", tmp_path / "fresh"))
+def test_a_state_of_other_settings_or_inputs_is_set_aside(place, tmp_path):
+    name = "digits/ct/default/seed0"
+    plan = plan_of(place, name, tmp_path, stop_at=3)
+    plan.description = plan.description | {"made_from": {"images": "others"}}
+    train.run(plan)
+    state = files.sha256_of(tmp_path / "partial/state.safetensors")
+    train.run(plan_of(place, name, tmp_path))
+    train.run(plan_of(place, name, tmp_path / "fresh"))
     assert same(weights(tmp_path), weights(tmp_path / "fresh"))
+    files.sha256_of.cache_clear()
+    assert files.sha256_of(tmp_path / "superseded/state.safetensors") == state
+
+
+def test_the_state_of_another_run_is_left_alone(place, tmp_path):
+    train.run(plan_of(place, "digits/ct/default/seed0", tmp_path, stop_at=3))
+    with pytest.raises(UserError, match="belongs to digits/ct/default/seed0, not to digits/ct/default/seed1"):
+        train.run(plan_of(place, "digits/ct/default/seed1", tmp_path))
+    assert (tmp_path / "partial/state.safetensors").exists()
+
+
+def test_a_model_says_what_it_was_made_from(place):
+    teacher = place / "models/digits/edm/default/seed0/100.safetensors"
+    description = plan_of(place, "digits/cd/distance~l1/seed0").description
+    manifest = files.read_json(place / "data/manifest.json")
+    images = manifest["splits"]["train"]["sha256"]
+    assert description["made_from"] == {"images": images, "teacher": files.sha256_of(teacher)}
+
+
+def test_a_state_is_resumed_though_some_weights_get_no_gradient(place, tmp_path):
+    name = "digits/ct/augment_dim~3/seed0"
+    train.run(plan_of(place, name, tmp_path / "whole"))
+    for stop in (5, None):
+        train.run(plan_of(place, name, tmp_path / "parts", stop_at=stop))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
 def test_a_training_that_diverges_writes_no_model_and_keeps_its_last_good_state(place, tmp_path):
@@ -120,31 +149,44 @@ def test_students_start_from_their_teacher_unless_told_otherwise(place):
         assert same(dict(student), teacher) is starts_there
 
 
-@pytest.mark.parametrize(
-    "problem", ["missing", "truncated", "foreign", "other network", "no classifier", "no data", "bad data"]
-)
+def other_network(teacher: Path, bad: Path) -> None:
+    tensors, description = checkpoints.load(teacher)
+    description["network"]["channels"] = 16
+    checkpoints.save(bad, tensors, description)
+
+
+def state_of_a_training(teacher: Path, bad: Path) -> None:
+    tensors, description = checkpoints.load(teacher)
+    checkpoints.save(bad, tensors, {"k": 3, "of": description})
+
+
+BAD_MODELS = {
+    "missing": lambda teacher, bad: None,
+    "truncated": lambda teacher, bad: bad.write_bytes(teacher.read_bytes()[:5000]),
+    "foreign": lambda teacher, bad: bad.write_text("hello"),
+    "other network": other_network,
+    "state": state_of_a_training,
+}
+
+
+@pytest.mark.parametrize("problem", [*BAD_MODELS, "no classifier", "no diffusion model", "no data", "bad data"])
 def test_a_bad_file_is_named_in_one_line_before_training(place, tmp_path, capsys, problem):
     teacher = place / "models/digits/edm/default/seed0/100.safetensors"
     judge = place / "models/digits/classifier/default/seed1/100.safetensors"
     folder, bad = place / "data", tmp_path / "bad.safetensors"
-    if problem == "truncated":
-        bad.write_bytes(teacher.read_bytes()[:5000])
-    elif problem == "foreign":
-        bad.write_text("hello")
-    elif problem == "other network":
-        tensors, description = checkpoints.load(teacher)
-        description["network"]["channels"] = 16
-        checkpoints.save(bad, tensors, description)
+    if problem in BAD_MODELS:
+        BAD_MODELS[problem](teacher, bad)
+        teacher = bad
     elif problem == "no classifier":
         judge = bad = teacher
-    elif problem in ("no data", "bad data"):
+    elif problem == "no diffusion model":
+        teacher = bad = judge
+    elif problem == "no data":
         folder = bad = tmp_path / "data"
-        if problem == "bad data":
-            (folder / "train").mkdir(parents=True)
-            bad = folder / "train" / "images.npy"
-            bad.write_bytes((place / "data/train/images.npy").read_bytes()[:3000])
-    if problem in ("missing", "truncated", "foreign", "other network"):
-        teacher = bad
+    elif problem == "bad data":
+        folder, bad = tmp_path / "data", tmp_path / "data/train/images.npy"
+        bad.parent.mkdir(parents=True)
+        bad.write_bytes((place / "data/train/images.npy").read_bytes()[:3000])
     arguments = ["train", "--run", "digits/cd/default/seed0", "--experiments", str(place / "experiments")]
     arguments += ["--data", str(folder), "--out", str(tmp_path / "out")]
     code = main([*arguments, "--teacher", str(teacher), "--perceptual", str(judge)])

@@ -1,4 +1,4 @@
-"""Configuration: what a run is (`experiments`), what a suite asks for (`suites`), where its files are (`paths`)."""
+"""Configuration: what a run is (`experiments`), what a suite asks for (`suites`)."""
 
 from cm.config.checking import check
 from cm.config.experiments import (

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from cm import registry
 from cm.errors import UserError, unknown
 
@@ -77,6 +79,8 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def as_field(cls: type, key: str, value: Any) -> Any:
-    """A scalar read from a name becomes a list where the field is one: `times~0.8`."""
+    """A value read from a name becomes a list where the field is one: `times~0.8`, `times~2.0+0.8`."""
     types = {field.name: str(field.type) for field in dataclasses.fields(cls)}
-    return _as_list(value) if types.get(key, "").startswith("list") else value
+    if not types.get(key, "").startswith("list"):
+        return value
+    return [yaml.safe_load(part) for part in value.split("+")] if isinstance(value, str) else _as_list(value)

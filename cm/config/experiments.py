@@ -23,7 +23,7 @@ from cm.errors import UserError, unknown
 EXPERIMENTS = Path("config/experiments")
 MAX_SEED = 4000  # the noise of image i is seeded with 10^6 seed + i, of which generators use 32 bits
 SECTIONS = ("objective", "training", "network", "noise")
-_RUN = re.compile(r"(?P<dataset>[^/]+)/(?P<method>[^/]+)/(?P<variant>[^/]+)/seed(?P<seed>\d+)")
+_RUN = re.compile(r"(?P<dataset>[^/]+)/(?P<method>[^/]+)/(?P<variant>[^/]+)/seed(?P<seed>0|[1-9]\d*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +51,20 @@ class Evaluation:
     """The `evaluation:` section. `images`: samples of a score. `extractor`: the run whose features are compared.
 
     `reference`: the split of real images compared with. `rounding` to eight bits: `truncate` as the official code, or
-    `round` as EDM. `clip`: clamp the denoiser's estimates while sampling. `batch`: images at a time.
+    `round` as EDM. `clamp` the denoiser's estimates while sampling. `batch`: images at a time.
     """
 
     extractor: str
     images: int = registry.setting(50_000, low=2)
     reference: str = registry.setting("train")
     rounding: str = registry.setting("truncate", kind="rounding")
-    clip: bool = registry.setting(False)
+    clamp: bool = registry.setting(False)
     batch: int = registry.setting(256, low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training, fully specified. `sections`: section name to its checked dataclass; `resolved` for reading."""
+    """One training, fully specified. `sections`: section name to its checked dataclass; `document`: the merged YAML."""
 
     dataset: str
     method: str
@@ -84,9 +84,25 @@ class Run:
         return {key: value for section in SECTIONS for key, value in dataclasses.asdict(self.sections[section]).items()}
 
     def describe(self) -> dict[str, Any]:
-        """The sections as plain data: what is stored beside the weights, and what a changed file is told from."""
-        names = {key: {"name": self.document[key]["name"]} for key in self.sections if "name" in self.document[key]}
-        return {key: {**names.get(key, {}), **dataclasses.asdict(one)} for key, one in self.sections.items()}
+        """What training depends on, every setting of every section, as plain data to be stored beside the weights."""
+        return {key: {**self._name(key), **dataclasses.asdict(self.sections[key])} for key in SECTIONS}
+
+    def recipe(self) -> dict[str, Any]:
+        """`describe` without what is at the code's defaults: it changes when the experiment file means another run."""
+        return {key: {**self._name(key), **_changed(self.sections[key])} for key in SECTIONS}
+
+    def _name(self, section: str) -> dict[str, str]:
+        document = self.document[section]
+        return {"name": document["name"]} if "name" in document else {}
+
+
+def _changed(section: Any) -> dict[str, Any]:
+    fields = {field.name: field for field in dataclasses.fields(section)}
+    defaults = {
+        name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for name, field in fields.items()
+    }
+    return {key: value for key, value in dataclasses.asdict(section).items() if value != defaults[key]}
 
 
 def load(run: str, experiments: Path = EXPERIMENTS) -> Run:
@@ -108,7 +124,8 @@ def load(run: str, experiments: Path = EXPERIMENTS) -> Run:
     document = _merged(dataset, method, Path(experiments))
     for key, value in changes.items():
         section = _section_of(key, f"{dataset}/{method}", document)
-        document[section] = {**document[section], key: value}
+        cls = _section_class(section, document, f"{dataset}/{method}")
+        document[section] = {**document[section], key: as_field(cls, key, value)}
     return Run(dataset, method, text, seed, _check_sections(document, f"{dataset}/{method} {text}"), document)
 
 
@@ -128,27 +145,23 @@ def variant(dataset: str, method: str, changes: Mapping[str, Any], experiments: 
 
 
 def parse_variant(text: str) -> dict[str, Any]:
-    """`solver~euler,steps~9` to `{"solver": "euler", "steps": 9}`; a list is written `0.8+2.0`."""
+    """`solver~euler,steps~9` to `{"solver": "euler", "steps": 9}`; a list, `4+8`, is text still."""
     if text == "default":
         return {}
     pairs = [part.partition("~") for part in text.split(",")]
     if any(not (key and tilde and value) for key, tilde, value in pairs):
         raise UserError(f"'{text}' is not of the form setting~value,setting~value")
-    return {key: _read(value) for key, _, value in pairs}
-
-
-def _read(text: str) -> Any:
-    return [yaml.safe_load(part) for part in text.split("+")] if "+" in text.strip("+") else yaml.safe_load(text)
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
 
 
 def _write(value: Any) -> str:
+    """A value as `parse_variant` and `as_field` read it."""
     if isinstance(value, list | tuple):
         return "+".join(map(_write, value)) or "[]"
-    return {True: "true", False: "false", None: "null"}.get(value, str(value)) if not _is_number(value) else str(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, float):
+        mantissa, exponent, power = repr(value).partition("e")
+        return mantissa + (".0" if exponent and "." not in mantissa else "") + exponent + power
+    return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 
 def evaluation_of(dataset: str, experiments: Path = EXPERIMENTS) -> Evaluation:
@@ -172,7 +185,15 @@ def teacher(run: Run, experiments: Path = EXPERIMENTS) -> Run | None:
         return load(f"{run.dataset}/{run.method}/{name}/seed{run.seed}", experiments)
     if "teacher" not in run.document:
         raise UserError(f"{run.dataset}/{run.method}: needs a 'teacher:' in its experiment file")
-    return load(f"{run.dataset}/{run.document['teacher']}/default/seed{run.seed}", experiments)
+    found = load(f"{run.dataset}/{run.document['teacher']}/default/seed{run.seed}", experiments)
+    if getattr(run.sections["objective"], "init", "teacher") == "teacher" and _weights(run) != _weights(found):
+        raise UserError(f"{run.name}: starts from the weights of {found.name}, but its network is another one")
+    return found
+
+
+def _weights(run: Run) -> dict[str, Any]:
+    """What the shapes of the weights of a run depend on."""
+    return {key: value for key, value in run.describe()["network"].items() if key != "dropout"}
 
 
 def _doubled(run: Run, steps: int, chain: int) -> int:
@@ -202,10 +223,19 @@ def sampler(text: str, where: str = "") -> Any:
     name, _, rest = text.partition(",")
     cls = registry.get("sampler", name, where)
     changes = parse_variant(rest) if rest else {}
-    return check(cls, {key: as_field(cls, key, value) for key, value in changes.items()}, f"sampler '{text}'")
+    made = check(cls, {key: as_field(cls, key, value) for key, value in changes.items()}, f"sampler '{text}'")
+    written = ",".join([name, *(f"{key}~{_write(value)}" for key, value in sorted(dataclasses.asdict(made).items()))])
+    if written != text:
+        raise UserError(f"sampler '{text}' must be written '{written}'")
+    return made
 
 
-_KEYS = {*SECTIONS, "evaluation", "teacher", "chain", "perceptual", "sampler"}
+_KEYS = {
+    **dict.fromkeys((*SECTIONS, "evaluation"), dict),
+    **dict.fromkeys(("teacher", "perceptual", "sampler"), str),
+    "chain": int,
+}
+_WORDS = {dict: "a mapping of settings", str: "text", int: "a whole number"}
 
 
 def _merged(dataset: str, method: str, experiments: Path) -> dict[str, Any]:
@@ -233,9 +263,11 @@ def _method_document(dataset: str, method: str, experiments: Path) -> dict[str, 
 @functools.cache
 def _document(path: Path) -> dict[str, Any]:
     document = read_yaml(path)
-    for key in document:
+    for key, value in document.items():
         if key not in _KEYS:
             raise unknown("section", key, _KEYS, str(path))
+        if not isinstance(value, _KEYS[key]) or isinstance(value, bool):
+            raise UserError(f"{path}: '{key}' must be {_WORDS[_KEYS[key]]}, not {value!r}")
     return document
 
 
@@ -245,6 +277,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):

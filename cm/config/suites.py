@@ -47,7 +47,6 @@ class Cell:
     sampler: str
     label: str
     varied: tuple[tuple[str, Any], ...]
-    entry: int
 
     @property
     def path(self) -> str:
@@ -94,10 +93,9 @@ class Suite:
 
     def cells(self, artefact: Artefact) -> list[Cell]:
         """Every cell the artefact needs, in the order of its file."""
-        numbered = enumerate(artefact.entries)
-        return [cell for index, entry in numbered for cell in self._entry_cells(artefact, index, entry)]
+        return [cell for entry in artefact.entries for cell in self._entry_cells(artefact, entry)]
 
-    def _entry_cells(self, artefact: Artefact, index: int, entry: Entry) -> list[Cell]:
+    def _entry_cells(self, artefact: Artefact, entry: Entry) -> list[Cell]:
         cells = []
         for changes, seed, progress in itertools.product(_combinations(entry), artefact.seeds, artefact.progress):
             dataset = entry.dataset or self.dataset
@@ -107,7 +105,7 @@ class Suite:
                 name = _filled(sampler, words, artefact.name)
                 exp.sampler(name, f"artefact {artefact.name}")
                 label = _filled(entry.label or _legend(entry.method, changes), words, artefact.name)
-                cells.append(Cell(run, progress, name, label, tuple(changes.items()), index))
+                cells.append(Cell(run, progress, name, label, tuple(changes.items())))
         return cells
 
 
@@ -183,26 +181,50 @@ def load_suite(path: Path | str) -> Suite:
     if 100 not in file.progress:
         raise UserError(f"{path}: progress must hold 100, the end of training")
     folder = Path(os.path.normpath(path.parent / file.experiments))
-    suite = Suite(path.stem, file.dataset, folder, tuple(file.seeds), tuple(file.progress), file.threads, {}, {})
+    seeds, progress = tuple(dict.fromkeys(file.seeds)), tuple(dict.fromkeys(file.progress))
+    suite = Suite(path.stem, file.dataset, folder, seeds, progress, file.threads, {}, {})
     for name, document in file.artefacts.items():
         suite.artefacts[name] = _artefact(name, document, suite, str(path))
     for name, document in file.ablations.items():
         suite.ablations[f"ablation_{name}"] = _ablation(name, document, suite, str(path))
     for artefact in (*suite.artefacts.values(), *suite.ablations.values()):
-        suite.cells(artefact)
+        for cell in suite.cells(artefact):
+            _check_inputs(cell.run, folder)
     return suite
+
+
+@functools.cache
+def _check_inputs(run: exp.Run, experiments: Path) -> None:
+    """Expand everything a run starts from and is scored with."""
+    exp.load(run.sections["evaluation"].extractor, experiments)
+    for other in exp.inputs(run, experiments).values():
+        _check_inputs(other, experiments)
 
 
 def _artefact(name: str, document: Any, suite: Suite, path: str) -> Artefact:
     where = f"{path}, artefact {name}"
     file = check(_ArtefactFile, _mapping(document, where), where)
-    progress = tuple(file.progress or (100,))
+    progress = tuple(dict.fromkeys(file.progress or (100,)))
     for percentage in progress:
         if percentage not in suite.progress:
             raise unknown("progress", percentage, suite.progress, where)
-    entries = tuple(check(Entry, _mapping(entry, where), where) for entry in file.entries)
-    seeds = tuple(suite.seeds if file.seeds is None else file.seeds)
-    return Artefact(name, file.kind, file.caption, entries, seeds, progress, file.published, file.options)
+    entries = tuple(_entry(entry, where) for entry in file.entries)
+    seeds = tuple(suite.seeds if file.seeds is None else dict.fromkeys(file.seeds))
+    artefact = Artefact(name, file.kind, file.caption, entries, seeds, progress, file.published, file.options)
+    registry.get("artefact", file.kind).check(artefact)
+    return artefact
+
+
+def _entry(document: Any, where: str) -> Entry:
+    entry = check(Entry, _mapping(document, where), where)
+    for setting, values in entry.vary.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{where}: vary: {setting} must be a list of values to try, not {values!r}")
+    for changes in entry.variants:
+        _mapping(changes, f"{where}, variants")
+    if not all(isinstance(sampler, str) for sampler in entry.samplers):
+        raise UserError(f"{where}: samplers must be names, not {entry.samplers}")
+    return entry
 
 
 def _ablation(name: str, document: Any, suite: Suite, path: str) -> Artefact:

@@ -15,20 +15,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm import registry
+from cm.errors import unknown
 
 if TYPE_CHECKING:
-    from cm.config import Suite
+    from cm.config import Artefact, Suite
 
 
-def kind(name: str, *, form: str, needs: str, floor: bool = False) -> Callable[[Callable], Callable]:
+def kind(
+    name: str,
+    *,
+    form: str,
+    needs: str,
+    floor: bool = False,
+    options: tuple[str, ...] = (),
+    check: Callable[[Artefact], Any] = lambda artefact: None,
+) -> Callable[[Callable], Callable]:
     """A decorator that registers a drawing function as the artefact kind `name` and tells the workflow, as attributes:
 
     `form`: what it gives, `table`, `figure` or `both` (the pair of them); `needs`: the files it reads of each cell,
-    `scores`, `samples`, `benchmarks` or `nothing`; `floor`: whether it also reads the score of real test images.
+    `scores`, `samples`, `benchmarks` or `nothing`; `floor`: whether it also reads the score of real test images;
+    `check`: called with each artefact of the kind when a suite is read, to refuse what could not be drawn, such as
+    `options` that it does not know.
     """
 
+    def checked(artefact: Artefact) -> None:
+        for option in artefact.options:
+            if option not in options:
+                raise unknown("option", option, options, f"artefact {artefact.name}")
+        check(artefact)
+
     def decorate(function: Callable) -> Callable:
-        function.form, function.needs, function.floor = form, needs, floor
+        function.form, function.needs, function.floor, function.check = form, needs, floor, checked
         return registry.register("artefact", name)(function)
 
     return decorate

@@ -53,7 +53,7 @@ def sampling_steps(suite: Suite, artefact: Artefact, root: Path) -> Figure:
     return _finished(figure, axes, found, sorted({score.nfe for score in found}))
 
 
-@report.kind("samples", form="figure", needs="samples")
+@report.kind("samples", form="figure", needs="samples", options=("columns",))
 def samples(suite: Suite, artefact: Artefact, root: Path) -> Figure:
     """Figure 5 of the paper: a row of images per model and sampler; those of a column start from the same noise."""
     cells = [cell for cell in suite.cells(artefact) if cell.run.seed == artefact.seeds[0]]

@@ -97,7 +97,7 @@ def notes(frame: DataFrame | Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def floor(suite: Suite, found: Sequence[Score], root: Path) -> Score:
-    """The score of real test images, the value a perfect model would have; UserError if its protocol is another one."""
+    """The score of real test images; UserError if its extractor or reference is another one."""
     path = Path(root) / "scores" / suite.dataset / "real" / "test.json"
     known = {"dataset": suite.dataset, "label": "real images (test)", "varied": {}}
     known |= dict.fromkeys(("method", "variant", "seed", "progress", "sampler", "nfe"))

@@ -26,7 +26,7 @@ DATASETS = {
 }
 
 
-@report.kind("comparison", form="table", needs="scores", floor=True)
+@report.kind("comparison", form="table", needs="scores", floor=True, check=lambda artefact: published(artefact))
 def comparison(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     """Tables 1 and 2 of the paper: a row per label and NFE, measured beside published; then the paper's other rows."""
     found = scores.load(suite, artefact, root)

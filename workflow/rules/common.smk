@@ -1,3 +1,4 @@
+import functools
 import os
 import sys
 from pathlib import Path
@@ -9,8 +10,6 @@ sys.path.insert(0, workflow.basedir)
 from cm import config as settings
 from cm import registry
 from cm.errors import UserError, unknown
-
-RESULTS = Path("results")
 
 
 def read_suite():
@@ -33,6 +32,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 ARTEFACTS = {**SUITE.artefacts, **SUITE.ablations}
+KEEP = " ".join(map(str, SUITE.progress))
 
 
 def named(form):
@@ -67,12 +67,23 @@ def pattern(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+def told(function):
+    """The function, with a user's mistake as the workflow's one-line error."""
+
+    @functools.wraps(function)
+    def telling(*arguments, **named):
+        try:
+            return function(*arguments, **named)
+        except UserError as error:
+            raise WorkflowError(str(error)) from None
+
+    return telling
+
+
+@told
 def run_of(wildcards):
-    """The run a job trains; the workflow's error for a name that is none."""
-    try:
-        return settings.load(wildcards.run, SUITE.experiments)
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
+    """The run a job is about."""
+    return settings.load(wildcards.run, SUITE.experiments)
 
 
 def model_of(run, progress=100):
@@ -80,6 +91,7 @@ def model_of(run, progress=100):
     return f"results/models/{run.name}/{progress}.safetensors"
 
 
+@told
 def train_inputs(wildcards):
     """The data and the models that a training reads."""
     run = run_of(wildcards)
@@ -94,8 +106,22 @@ def train_options(wildcards, input):
 
 
 def run_settings(wildcards):
-    """What a run is made of, so that a changed experiment file trains anew."""
-    return run_of(wildcards).describe() | {"keep": SUITE.progress}
+    """What a run is made of, so that an experiment file that means another run trains anew."""
+    return run_of(wildcards).recipe()
+
+
+@told
+def sampled_model(wildcards):
+    """The model to sample, once its sampler is known to be one."""
+    settings.sampler(wildcards.sampler)
+    return model_of(run_of(wildcards), wildcards.progress)
+
+
+def sample_options(wildcards):
+    """How the samples of a run are made for its score."""
+    evaluation = run_of(wildcards).sections["evaluation"]
+    options = f"--count {evaluation.images} --rounding {evaluation.rounding} --batch {evaluation.batch}"
+    return options + " --clamp" * evaluation.clamp
 
 
 def score_inputs(wildcards):
@@ -103,12 +129,14 @@ def score_inputs(wildcards):
     return judge_inputs(run_of(wildcards).sections["evaluation"], run_of(wildcards).dataset)
 
 
+@told
 def floor_inputs(wildcards):
     """The same judge for real test images."""
     evaluation = settings.evaluation_of(wildcards.dataset, SUITE.experiments)
     return judge_inputs(evaluation, wildcards.dataset)
 
 
+@told
 def judge_inputs(evaluation, dataset):
     """Reference images and extractor of an evaluation."""
     judge = settings.load(evaluation.extractor, SUITE.experiments)

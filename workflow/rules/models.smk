@@ -33,8 +33,7 @@ rule train:
         experiments=SUITE.experiments,
         data=subpath(input.images, ancestor=2),
         out=subpath(output[0], parent=True),
-        keep=SUITE.progress,
         models=train_options,
     shell:
         "python -m cm train --run {wildcards.run} --experiments {params.experiments} --data {params.data}"
-        " {params.models} --keep {params.keep} --out {params.out} --threads {threads} > {log} 2>&1"
+        f" {{params.models}} --keep {KEEP} --out {{params.out}} --threads {{threads}} > {{log}} 2>&1"

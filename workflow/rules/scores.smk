@@ -1,6 +1,6 @@
 rule sample:
     input:
-        model="results/models/{run}/{progress}.safetensors",
+        model=sampled_model,
     output:
         images=temp("results/images/{run}/{progress}/{sampler}.npy"),
         about=temp("results/images/{run}/{progress}/{sampler}.json"),
@@ -13,9 +13,11 @@ rule sample:
     conda:
         "../../environment.yml"
     threads: SUITE.threads
+    params:
+        evaluation=sample_options,
     shell:
-        "python -m cm sample --model {input.model} --sampler {wildcards.sampler:q} --out {output.images:q}"
-        " --preview {output.preview:q} --threads {threads} > {log:q} 2>&1"
+        "python -m cm sample --model {input.model} --sampler {wildcards.sampler:q} {params.evaluation}"
+        " --out {output.images:q} --preview {output.preview:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule score:
