@@ -76,6 +76,7 @@ class Trainer:
         self.teacher = _frozen(plan.teacher.to(plan.device)) if plan.teacher is not None else None
         self.optimiser = _optimiser(plan.training, self.student)
         self._generator = torch.Generator(plan.device)
+        self._generators = [self._generator, _default_generator(plan.device)]
         self._batches = _Batches(plan)
 
     def step(self) -> Tensor:
@@ -95,8 +96,8 @@ class Trainer:
     def _loss(self, clock: Clock) -> Tensor:
         plan = self.plan
         seed = int(np.random.SeedSequence([plan.seed, self.k]).generate_state(1, np.uint64)[0] >> 1)
-        self._generator.manual_seed(seed)
-        torch.manual_seed(seed)
+        for generator in self._generators:
+            generator.manual_seed(seed)
         batch = Batch(*self._batches.at(self.k), plan.noise, clock, self._generator)
         nets = Networks(self.student, self.target, self.teacher)
         with _autocast(plan):
@@ -259,6 +260,15 @@ class _Batches:
 def _optimiser(training: Training, module: nn.Module) -> torch.optim.Optimizer:
     extra = {"fused": True} if training.optimiser == "adam" else {"foreach": True}
     return OPTIMISERS[training.optimiser](module.parameters(), lr=training.lr, betas=(0.9, 0.999), eps=1e-8, **extra)
+
+
+def _default_generator(device: str) -> torch.Generator:
+    """The source of dropout on that device (seeding it alone is much cheaper than `torch.manual_seed`)."""
+    place = torch.device(device)
+    if place.type != "cuda":
+        return torch.default_generator
+    torch.cuda.init()
+    return torch.cuda.default_generators[torch.cuda.current_device() if place.index is None else place.index]
 
 
 def _autocast(plan: Plan) -> AbstractContextManager:
