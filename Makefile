@@ -1,4 +1,4 @@
-# Every target does its own set-up, in .venv beside this file; only pip's cache is shared with the rest of the machine.
+# Every target does its own set-up, in .venv beside this file, and writes nothing outside this folder.
 
 PYTHON ?= python3
 CORES ?= all
@@ -12,6 +12,7 @@ ENVIRONMENT := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV
 SNAKEMAKE_TARGETS := all_tables all_figures all report
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_CACHE_DIR := 1
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
@@ -40,6 +41,8 @@ test: $(STAMP)
 lint: $(STAMP)
 	@$(ENVIRONMENT) ruff check
 	@$(ENVIRONMENT) ruff format --check
+	@$(ENVIRONMENT) snakefmt --check Snakefile workflow
+	@$(ENVIRONMENT) snakemake --lint
 
 setup: $(STAMP)
 
