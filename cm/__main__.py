@@ -53,7 +53,7 @@ def train(
     threads: int | None,
     device: str | None,
 ) -> None:
-    """Train a run; goes on from where an earlier start of it was stopped."""
+    """Train a run; goes on from where an earlier start of it was stopped. Leaves models, and a grid of samples."""
     spec = config.load(run, experiments)
     device = _device(device, threads)
     from cm import build
@@ -61,6 +61,10 @@ def train(
 
     inputs = {role: path for role, path in {"teacher": teacher, "perceptual": perceptual}.items() if path}
     loop.run(build.plan(spec, data=data, out=out, keep=keep, inputs=inputs, device=device))
+    if "sampler" in spec.document:
+        module, description = build.trained(out / f"{max(keep)}.safetensors", device)
+        call = config.sampler(spec.document["sampler"].format(**spec.settings))
+        files.write_grid(out / "samples.png", build.samples(module, description, call, count=64, seed=spec.seed))
 
 
 @verb
@@ -83,25 +87,15 @@ def sample(
         if path.suffix != ".npy":
             raise UserError(f"{path} must end in .npy: other files are written beside it")
     device = _device(device, threads)
-    from cm import build, generate
+    from cm import build
 
     module, description = build.trained(model, device)
     if description["preconditioning"] is None:
         raise UserError(f"{model} holds {description['run']}, which makes no images")
     seed = _seed_of(description) if seed is None else seed
     began = time.monotonic()
-    made = generate.images(
-        module,
-        call,
-        noise=build.noise_of(description),
-        shape=build.image_shape(description),
-        count=count,
-        seed=seed,
-        classes=description["network"].get("classes", 0),
-        batch=batch,
-        rounding=rounding,
-        clamp=clamp,
-    )
+    how = {"batch": batch, "rounding": rounding, "clamp": clamp}
+    made = build.samples(module, description, call, count=count, seed=seed, **how)
     about = {"run": description["run"], "progress": description["progress"], "sampler": sampler, "seed": seed}
     about |= {"nfe": call.evaluations, "seconds": {"sampling": round(time.monotonic() - began, 3)}}
     about |= {"model_sha256": files.sha256_of(model), "trained_at": description["commit"]}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cm import __version__, checkpoints, files, registry
+from cm import __version__, checkpoints, files, generate, registry
 from cm.config import Run, check
 from cm.distances import feature_distance
 from cm.errors import UserError
@@ -89,6 +89,13 @@ def _model_file(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if "network" not in description:
         raise UserError(f"{path} is the state of a training that is not finished, not a model")
     return tensors, description
+
+
+def samples(module: nn.Module, description: Mapping[str, Any], sampler: Any, **how: Any) -> np.ndarray:
+    """uint8 images [count, H, W, C] of a trained model; `how`: the other arguments of `generate.images`."""
+    classes = description["network"].get("classes", 0)
+    about = {"noise": noise_of(description), "shape": image_shape(description), "classes": classes}
+    return generate.images(module, sampler, **about, **how)
 
 
 def noise_of(description: Mapping[str, Any]) -> Karras:

@@ -83,9 +83,13 @@ def test_every_artefact_exists_with_finite_numbers(place):
 
 def test_every_run_leaves_a_grid_and_no_pile_of_images(place):
     runs = {path.parent for path in (place / "results/models").rglob("100.safetensors")}
-    drawn = {path.parents[1] for path in (place / "results/samples").rglob("*.png")}
-    generative = {run.relative_to(place / "results/models") for run in runs if "classifier" not in run.parts}
-    assert generative == {run.relative_to(place / "results/samples") for run in drawn}
+    assert len(runs) > 10
+    assert {run for run in runs if "classifier" not in run.parts} == {
+        run for run in runs if (run / "samples.png").exists()
+    }
+    scores = {path.relative_to(place / "results/scores") for path in (place / "results/scores").rglob("seed*/*/*.json")}
+    grids = {path.relative_to(place / "results/samples") for path in (place / "results/samples").rglob("*.png")}
+    assert {path.with_suffix("") for path in scores} <= {path.with_suffix("") for path in grids}
     assert not list((place / "results/images").rglob("*.npy"))
 
 

@@ -119,8 +119,8 @@ def _floor_notes(found: Sequence[Score], real: Score) -> list[str]:
     if real.images >= found[0].images:
         return []
     return [
-        f"The row of real images has {real.images} of them, models {found[0].images}: FID falls with the number, so that "
-        "row is no lower bound."
+        f"The row of real images has {real.images} of them, models {found[0].images}: FID falls with their number, so "
+        "that row is no lower bound."
     ]
 
 
