@@ -20,18 +20,17 @@ localrules:
 rule all:
     default_target: True
     input:
-        tables(),
-        figures(),
+        wanted(ARTEFACTS),
 
 
 rule all_tables:
     input:
-        tables(ablations=False),
+        wanted(SUITE.artefacts, "table"),
 
 
 rule all_figures:
     input:
-        figures(ablations=False),
+        wanted(SUITE.artefacts, "figure"),
 
 
 rule report:

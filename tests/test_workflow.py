@@ -28,7 +28,7 @@ def call(*command: str, cwd: Path = ROOT, check: bool = True) -> str:
     environment = os.environ | {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return f"{done.stdout}\n{done.stderr}\nexit {done.returncode}"
+    return f"{done.stdout}\n{done.stderr}\nexit status {done.returncode}"
 
 
 def snakemake(place: Path, *arguments: str, suite: str = "micro.yaml", check: bool = True) -> str:
@@ -167,7 +167,7 @@ def test_a_mistake_is_told_before_any_job_starts(tmp_path, suite, target, messag
     (tmp_path / "bad.yaml").write_text(text.replace("vary: {solver:", "vary: {solvr:"))
     output = snakemake(tmp_path, target, suite=suite, check=False)
     assert message in output
-    assert "exit 1" in output
+    assert "exit status 1" in output
     assert "Traceback" not in output
     assert not (tmp_path / "results" / "models").exists()
 

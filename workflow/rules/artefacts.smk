@@ -62,6 +62,5 @@ for ablation in SUITE.ablations:
         name:
             ablation
         input:
-            f"reports/tables/{ablation}.csv",
-            f"reports/figures/{ablation}.svg",
+            wanted([ablation]),
         localrule: True

@@ -46,20 +46,12 @@ def forms(artefact):
     return ("table", "figure") if form == "both" else (form,)
 
 
-def tables(ablations=True):
-    """The CSV of every table."""
-    return drawn("table", "reports/tables/{name}.csv", ablations)
-
-
-def figures(ablations=True):
-    """The SVG of every figure."""
-    return drawn("figure", "reports/figures/{name}.svg", ablations)
-
-
-def drawn(form, pattern, ablations):
-    """The files of every artefact of that form."""
-    wanted = ARTEFACTS if ablations else SUITE.artefacts
-    return [pattern.format(name=name) for name, artefact in wanted.items() if form in forms(artefact)]
+def wanted(artefacts, form="both"):
+    """The tables and, or, figures of artefacts, and what they are drawn from: a score that is missing is made again."""
+    drawn = {"table": "reports/tables/{}.csv", "figure": "reports/figures/{}.svg"}
+    names = [name for name in artefacts if form == "both" or form in forms(ARTEFACTS[name])]
+    files = [drawn[one].format(name) for name in names for one in forms(ARTEFACTS[name]) if form in (one, "both")]
+    return files + list(dict.fromkeys(path for name in names for path in drawn_from(name)))
 
 
 def pattern(names):
@@ -120,8 +112,8 @@ def sampled_model(wildcards):
 def sample_options(wildcards):
     """How the samples of a run are made for its score."""
     evaluation = run_of(wildcards).sections["evaluation"]
-    options = f"--count {evaluation.images} --rounding {evaluation.rounding} --batch {evaluation.batch}"
-    return options + " --clamp" * evaluation.clamp
+    clamp = " --clamp" if evaluation.clamp else ""
+    return f"--count {evaluation.images} --rounding {evaluation.rounding} --batch {evaluation.batch}{clamp}"
 
 
 def score_inputs(wildcards):
@@ -148,7 +140,12 @@ def judge_inputs(evaluation, dataset):
 
 def artefact_inputs(wildcards):
     """The files that a table or figure is drawn from."""
-    artefact = ARTEFACTS[wildcards.name]
+    return drawn_from(wildcards.name)
+
+
+def drawn_from(name):
+    """The files that the artefact of that name is drawn from."""
+    artefact = ARTEFACTS[name]
     kind, cells = registry.get("artefact", artefact.kind), SUITE.cells(artefact)
     scores = [f"results/scores/{cell.path}.json" for cell in cells]
     files = {
