@@ -1,5 +1,6 @@
 import functools
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -26,8 +27,18 @@ def read_suite():
     return path, settings.load_suite(path)
 
 
+def check_targets(arguments):
+    """Refuse a misspelt run or sampler in a file that is asked for by name, before any job starts."""
+    named = re.compile(r"results/(?:images|models|samples|scores)/(?P<run>.+/seed\d+)/\d+(/(?P<sampler>.+))?\.\w+")
+    for target in filter(None, map(named.fullmatch, arguments)):
+        settings.load(target["run"], SUITE.experiments)
+        if target["sampler"]:
+            settings.sampler(target["sampler"])
+
+
 try:
     SUITE_PATH, SUITE = read_suite()
+    check_targets(sys.argv)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
