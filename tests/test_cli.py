@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from cm import files
+from cm import files, registry
 from cm.__main__ import main
 
 
@@ -102,7 +102,7 @@ def test_bad_images_are_not_scored(place, model, judge, tmp_path, capsys, proble
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": "onestp"}, "unknown sampler 'onestp'; known: heun, multistep, onestep, pd"),
+        ({"sampler": "onestp"}, f"unknown sampler 'onestp'; known: {', '.join(registry.names('sampler'))}"),
         ({"sampler": "heun,steps~0"}, "steps must be at least 2"),
         ({"model": "absent.safetensors"}, "no file absent.safetensors"),
         ({"device": "cuda:9"}, "device 'cuda:9'"),
@@ -125,7 +125,7 @@ def test_a_classifier_makes_no_images(judge, tmp_path, capsys):
 
 def test_an_unknown_dataset_is_refused(tmp_path, capsys):
     assert run("prepare", dataset="digts", out=tmp_path / "data") == 2
-    assert "unknown dataset 'digts'; known: digits" in capsys.readouterr().err
+    assert f"unknown dataset 'digts'; known: {', '.join(registry.names('dataset'))}" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
 
 

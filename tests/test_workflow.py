@@ -146,11 +146,11 @@ def test_a_dry_run_of_every_shipped_suite(tmp_path, suite):
 @pytest.mark.parametrize(
     ("suite", "target", "message"),
     [
-        ("dmeo", "all", "unknown suite 'dmeo'; known: demo"),
+        ("dmeo", "all", "unknown suite 'dmeo'; known: "),
         (
             "micro.yaml",
             "results/models/digits/cd/solver~rk4/seed0/100.safetensors",
-            "unknown solver 'rk4'; known: euler, heun",
+            "unknown solver 'rk4'",
         ),
         ("micro.yaml", "ablation_nu", "ablation_nu"),
         (
