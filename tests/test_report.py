@@ -79,7 +79,9 @@ def suite(tmp_path_factory) -> config.Suite:
     """The demo suite with all seeds in Figure 4, and an ablation over two samplers."""
     lr = "  lr: {method: cd, vary: {lr: [5.0e-4, 1.0e-3]}, samplers: [onestep, 'multistep,times~0.8']}\n"
     path = tmp_path_factory.mktemp("suite") / "all.yaml"
-    return demo(path, lambda text: text.replace("steps.\n    seeds: [0]\n", "steps.\n") + lr)
+    return demo(
+        path, lambda text: re.sub(r"(  fig4:.*?)    seeds: \[0\]\n", r"\1", text, count=1, flags=re.DOTALL) + lr
+    )
 
 
 @pytest.fixture(scope="module")
