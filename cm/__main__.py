@@ -55,16 +55,16 @@ def train(
 ) -> None:
     """Train a run; goes on from where an earlier start of it was stopped. Leaves models, and a grid of samples."""
     spec = config.load(run, experiments)
+    sampler = config.sampler_of(spec)
     device = _device(device, threads)
     from cm import build
     from cm import train as loop
 
     inputs = {role: path for role, path in {"teacher": teacher, "perceptual": perceptual}.items() if path}
     loop.run(build.plan(spec, data=data, out=out, keep=keep, inputs=inputs, device=device))
-    if "sampler" in spec.document:
+    if sampler:
         module, description = build.trained(out / f"{max(keep)}.safetensors", device)
-        call = config.sampler(spec.document["sampler"].format(**spec.settings))
-        files.write_grid(out / "samples.png", build.samples(module, description, call, count=64, seed=spec.seed))
+        files.write_grid(out / "samples.png", build.samples(module, description, sampler, count=64, seed=spec.seed))
 
 
 @verb

@@ -254,6 +254,16 @@ def test_a_bad_experiment_file_is_named(tmp_path, text, message):
     assert "cd.yaml" in str(caught.value)
 
 
+def test_the_sampler_of_a_run_knows_its_settings(tmp_path):
+    assert config.sampler_of(config.load("digits/pd/steps~4/seed0", EXPERIMENTS)).steps == 4
+    assert config.sampler_of(config.load("digits/classifier/default/seed0", EXPERIMENTS)) is None
+    (tmp_path / "digits").mkdir()
+    for path in (EXPERIMENTS / "digits").glob("*.yaml"):
+        (tmp_path / "digits" / path.name).write_text(path.read_text().replace("pd,steps~{steps}", "pd,steps~{stepz}"))
+    with pytest.raises(UserError, match="stepz"):
+        config.sampler_of(config.load("digits/pd/steps~4/seed0", tmp_path))
+
+
 def test_only_training_settings_make_a_run_another_one():
     run = config.load("digits/cd/default/seed0", EXPERIMENTS)
     assert set(run.describe()) == set(run.recipe()) == {"objective", "training", "network", "noise"}

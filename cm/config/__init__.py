@@ -13,6 +13,7 @@ from cm.config.experiments import (
     parse_variant,
     perceptual,
     sampler,
+    sampler_of,
     teacher,
     variant,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "parse_variant",
     "perceptual",
     "sampler",
+    "sampler_of",
     "teacher",
     "variant",
 ]

@@ -230,6 +230,15 @@ def sampler(text: str, where: str = "") -> Any:
     return made
 
 
+def sampler_of(run: Run) -> Any:
+    """The sampler that the experiment file of a run names, None if it names none."""
+    template = run.document.get("sampler")
+    try:
+        return sampler(template.format(**run.settings), run.name) if template else None
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(f"{run.name}: sampler '{template}' names {error}, which is no setting of the run") from None
+
+
 _KEYS = {
     **dict.fromkeys((*SECTIONS, "evaluation"), dict),
     **dict.fromkeys(("teacher", "perceptual", "sampler"), str),
