@@ -17,6 +17,7 @@ from conftest import FILES, TRAINING, plan_of
 from cm import build, checkpoints, config, files, train
 from cm.__main__ import main
 from cm.errors import UserError
+from cm.objectives.base import Clock
 
 
 def weights(folder: Path, progress: int = 100) -> dict[str, torch.Tensor]:
@@ -135,6 +136,19 @@ def test_a_training_that_diverges_writes_no_model_and_keeps_its_last_good_state(
     tensors, description = checkpoints.load(tmp_path / "partial" / "state.safetensors")
     assert all(t.isfinite().all() for t in tensors.values())
     assert description["k"] >= 3 and before
+
+
+@pytest.mark.parametrize(("name", "mu"), [("cd/default", 0.0), ("cd/target_mu~0.9", 0.9), ("ct/default", None)])
+def test_target_and_average_follow_the_student(place, name, mu):
+    """theta-minus <- mu theta-minus + (1 - mu) theta after each iteration (Eq. 8), with mu(k) of that iteration."""
+    trainer = train.Trainer(plan_of(place, f"digits/{name}/seed0"))
+    for k in range(3):
+        before = [[p.clone() for p in net.parameters()] for net in (trainer.target, trainer.average)]
+        decays = [trainer.plan.objective.mu_at(Clock(k, 12)) if mu is None else mu, 0.9]
+        trainer.step()
+        for old, net, decay in zip(before, (trainer.target, trainer.average), decays, strict=True):
+            for then, now, student in zip(old, net.parameters(), trainer.student.parameters(), strict=True):
+                torch.testing.assert_close(now, decay * then + (1 - decay) * student)
 
 
 def test_students_start_from_their_teacher_unless_told_otherwise(place):
