@@ -21,6 +21,7 @@ from cm.registry import register, setting
 from cm.solvers import euler, heun
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from cm.schedules import Karras
@@ -77,11 +78,8 @@ class Heun:
         return 2 * self.steps - 1
 
     def __call__(self, denoise: Denoise, z: Tensor, noise: Karras, draw: Callable[[], Tensor]) -> Tensor:
-        grid = noise.times(self.steps)
-        x = noise.sigma_max * z
-        for t, s in itertools.pairwise(grid):
-            x = heun(denoise, x, _times(t, z), _times(s, z))
-        return denoise(x, _times(grid[-1], z))
+        x = _along(noise.times(self.steps), heun, denoise, z)
+        return denoise(x, _times(noise.sigma_min, z))
 
 
 @register("sampler", "pd")
@@ -96,11 +94,15 @@ class Progressive:
         return self.steps
 
     def __call__(self, denoise: Denoise, z: Tensor, noise: Karras, draw: Callable[[], Tensor]) -> Tensor:
-        grid = noise.times(self.steps + 1)
-        x = noise.sigma_max * z
-        for t, s in itertools.pairwise(grid):
-            x = euler(denoise, x, _times(t, z), _times(s, z))
-        return x
+        return _along(noise.times(self.steps + 1), euler, denoise, z)
+
+
+def _along(grid: np.ndarray, solver: Callable[..., Tensor], denoise: Denoise, z: Tensor) -> Tensor:
+    """From unit noise `z` at the first time of the grid to its last, one step of the solver for each interval."""
+    x = float(grid[0]) * z
+    for t, s in itertools.pairwise(grid):
+        x = solver(denoise, x, _times(t, z), _times(s, z))
+    return x
 
 
 def _times(t: float, z: Tensor) -> Tensor:

@@ -210,7 +210,7 @@ def run(plan: Plan) -> None:
             progress.update(trainer.k - progress.done, loss=value)
         for percentage in due:
             trainer.keep(percentage)
-        if due or time.monotonic() - saved > plan.save_seconds:
+        if trainer.k < total and (due or time.monotonic() - saved > plan.save_seconds):
             trainer.save()
             saved = time.monotonic()
     progress.close()

@@ -157,6 +157,15 @@ def test_a_bad_sampler_is_refused(sampler, message):
     assert message in str(caught.value)
 
 
+def refusal(folder: Path, document: dict) -> str:
+    """The one line with which a suite file of these contents is refused."""
+    path = folder / "suite.yaml"
+    path.write_text(yaml.safe_dump({"experiments": str(EXPERIMENTS)} | document))
+    with pytest.raises(UserError) as caught:
+        config.load_suite(path)
+    return str(caught.value)
+
+
 ENTRY = {"kind": "curves", "caption": "c", "entries": [{"method": "cd"}]}
 
 
@@ -191,11 +200,7 @@ ENTRY = {"kind": "curves", "caption": "c", "entries": [{"method": "cd"}]}
     ],
 )
 def test_a_bad_suite_is_refused_when_it_is_read(tmp_path, document, message):
-    path = tmp_path / "suite.yaml"
-    path.write_text(yaml.safe_dump({"experiments": str(EXPERIMENTS)} | document))
-    with pytest.raises(UserError) as caught:
-        config.load_suite(path)
-    assert message in str(caught.value)
+    assert message in refusal(tmp_path, document)
 
 
 @pytest.mark.parametrize(
@@ -211,12 +216,7 @@ def test_a_bad_suite_is_refused_when_it_is_read(tmp_path, document, message):
     ],
 )
 def test_a_bad_entry_is_refused_when_the_suite_is_read(tmp_path, entry, message):
-    path = tmp_path / "suite.yaml"
-    document = {"experiments": str(EXPERIMENTS), "dataset": "digits", "artefacts": {"t": ENTRY | {"entries": [entry]}}}
-    path.write_text(yaml.safe_dump(document))
-    with pytest.raises(UserError) as caught:
-        config.load_suite(path)
-    assert message in str(caught.value)
+    assert message in refusal(tmp_path, {"dataset": "digits", "artefacts": {"t": ENTRY | {"entries": [entry]}}})
 
 
 @pytest.mark.parametrize(
@@ -227,12 +227,7 @@ def test_a_bad_entry_is_refused_when_the_suite_is_read(tmp_path, entry, message)
     ],
 )
 def test_what_a_kind_cannot_draw_is_refused_when_the_suite_is_read(tmp_path, artefact, message):
-    path = tmp_path / "suite.yaml"
-    document = {"experiments": str(EXPERIMENTS), "dataset": "digits", "artefacts": {"t": ENTRY | artefact}}
-    path.write_text(yaml.safe_dump(document))
-    with pytest.raises(UserError) as caught:
-        config.load_suite(path)
-    assert message in str(caught.value)
+    assert message in refusal(tmp_path, {"dataset": "digits", "artefacts": {"t": ENTRY | artefact}})
 
 
 @pytest.mark.parametrize(
