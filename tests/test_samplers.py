@@ -10,7 +10,7 @@ import torch
 from goldens import GOLDEN, assert_golden, load
 from test_losses import Tiny
 
-from cm.samplers import Heun, Multistep, OneStep, Progressive
+from cm.samplers import Heun, Multistep, OneStep, Progressive, Stochastic
 from cm.schedules import Karras
 
 NOISE = Karras()
@@ -109,7 +109,21 @@ def test_the_sampler_of_edm(denoise, name, steps):
     assert_golden("edm_sampler.npz", stored, run(Heun(steps), denoise, z))
 
 
-@pytest.mark.parametrize("sampler", [*SAMPLERS.values(), Multistep([5.0, 0.5, 0.1])], ids=str)
+@pytest.mark.parametrize("denoise", [gauss, mixture])
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [("churn", Stochastic(12, 4.0, 0.05, 50.0, 1.003)), ("churn_max", Stochastic(8, 40.0, 0.0, 1e9, 1.0))],
+)
+def test_the_stochastic_sampler_of_edm(denoise, name, sampler):
+    data = load("edm_sampler.npz")
+    stored = f"{'gauss' if denoise is gauss else 'gmm'}_{name}"
+    z, noises = torch.from_numpy(data["latents"]).double(), torch.from_numpy(data["noise"]).double()
+    assert_golden("edm_sampler.npz", stored, run(sampler, denoise, z, noises))
+
+
+@pytest.mark.parametrize(
+    "sampler", [*SAMPLERS.values(), Multistep([5.0, 0.5, 0.1]), Stochastic(5, 9.0, 0.1, 50.0, 1.0)], ids=str
+)
 def test_evaluations_counts_the_calls_of_the_network(sampler):
     calls = []
 

@@ -47,7 +47,8 @@ def _checked(field: dataclasses.Field, value: Any, where: str) -> Any:
 _WORDS = {
     "optimiser": ("adam", "radam"),
     "lr_decay": ("linear", "none"),
-    "precision": ("bfloat16", "float32"),
+    "average": ("ema", "online", "target"),
+    "precision": ("bfloat16", "float16", "float32"),
     "rounding": ("round", "truncate"),
 }
 

@@ -3,6 +3,9 @@
 A **run** is `<dataset>/<method>/<variant>/seed<seed>`. Its settings are `config/experiments/<dataset>/base.yaml`, then
 `<method>.yaml`, then what the variant changes. A **variant** is named by what it changes and nothing else:
 `solver~euler,steps~9`; `default` changes nothing. `variant` and `load` are inverses.
+
+Settings that hang on others stand under `when:`, as `{setting: {value: {other setting: its value}}}`: with
+`when: {distance: {l1: {lr: 2.0e-4}}}` the variant `distance~l1` has that rate, and its name need not say so.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ class Training:
     """The `training:` section. `ema`: decay of the averaged weights per iteration. `lr_decay`: `none` or `linear` to 0.
 
     `warmup`: iterations over which the learning rate rises linearly. `clip`: largest gradient norm, none if absent.
-    `precision`: `float32`, or the type of autocast.
+    `precision`: `float32`, or the type of autocast. `checkpointing`: compute activations twice rather than keep them.
+    `compile` the networks with torch.compile. `released`: take the weights of that entry of the experiment's
+    `released:` in place of training.
     """
 
     iterations: int = registry.setting(dataclasses.MISSING, low=1)
@@ -44,11 +49,14 @@ class Training:
     ema: float = registry.setting(0.999, low=0.0, below=1.0)
     flip: bool = registry.setting(False)
     precision: str = registry.setting("float32", kind="precision")
+    checkpointing: bool = registry.setting(False)
+    compile: bool = registry.setting(False)
+    released: str | None = registry.setting(None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The `evaluation:` section. `images`: samples of a score. `extractor`: the run whose features are compared.
+    """The `evaluation:` section. `images`: samples of a score. `extractor`: the run or weights whose features compare.
 
     `reference`: the split of real images compared with. `rounding` to eight bits: `truncate` as the official code, or
     `round` as EDM. `clamp` the denoiser's estimates while sampling. `batch`: images at a time.
@@ -60,6 +68,36 @@ class Evaluation:
     rounding: str = registry.setting("truncate", kind="rounding")
     clamp: bool = registry.setting(False)
     batch: int = registry.setting(256, low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+    """An entry of `released:`, a checkpoint somebody published. `size` in bytes and `sha256` where they are known.
+
+    `weights`: which of the networks in the file, `ema` (default), `online` or `target`.
+    """
+
+    url: str = registry.setting(dataclasses.MISSING)
+    licence: str = registry.setting(dataclasses.MISSING)
+    size: int | None = registry.setting(None, low=1)
+    sha256: str | None = registry.setting(None)
+    weights: str = registry.setting("ema", kind="average")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The `data:` section: the registered data set `name` (by default the folder's), where it is, and its settings."""
+
+    name: str = registry.setting(dataclasses.MISSING, kind="dataset")
+    source: str | None = registry.setting(None)
+    settings: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A pretrained network that is fetched, not trained: it judges or compares images where a run of a suite could."""
+
+    name: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +124,12 @@ class Run:
     def describe(self) -> dict[str, Any]:
         """What training depends on, every setting of every section, as plain data to be stored beside the weights."""
         return {key: {**self._name(key), **dataclasses.asdict(self.sections[key])} for key in SECTIONS}
+
+    @property
+    def released(self) -> Released | None:
+        """The published checkpoint that the run takes its weights from, None if it is trained."""
+        name = self.sections["training"].released
+        return self.sections["released"][name] if name else None
 
     def recipe(self) -> dict[str, Any]:
         """`describe` without what is at the code's defaults: it changes when the experiment file means another run."""
@@ -121,18 +165,14 @@ def load(run: str, experiments: Path = EXPERIMENTS) -> Run:
     written = variant(dataset, method, changes, experiments)
     if written != text:
         raise UserError(f"variant '{text}' of {dataset}/{method} must be written '{written}'")
-    document = _merged(dataset, method, Path(experiments))
-    for key, value in changes.items():
-        section = _section_of(key, f"{dataset}/{method}", document)
-        cls = _section_class(section, document, f"{dataset}/{method}")
-        document[section] = {**document[section], key: as_field(cls, key, value)}
+    document = _changed_document(_resolved(dataset, method, changes, Path(experiments)), changes, f"{dataset}/{method}")
     return Run(dataset, method, text, seed, _check_sections(document, f"{dataset}/{method} {text}"), document)
 
 
 def variant(dataset: str, method: str, changes: Mapping[str, Any], experiments: Path = EXPERIMENTS) -> str:
     """The name of what `changes` changes: sorted by setting, settings at their default left out."""
     where = f"{dataset}/{method}"
-    document = _merged(dataset, method, Path(experiments))
+    document = _resolved(dataset, method, changes, Path(experiments))
     homes = {key: _section_of(key, where, document) for key in changes}
     written = {}
     for section in set(homes.values()):
@@ -142,6 +182,41 @@ def variant(dataset: str, method: str, changes: Mapping[str, Any], experiments: 
         changed = check(cls, {**_settings_of(document[section]), **own}, f"{where} {section}")
         written |= {key: getattr(changed, key) for key in own if getattr(changed, key) != getattr(default, key)}
     return ",".join(f"{key}~{_write(written[key])}" for key in sorted(written)) or "default"
+
+
+def _resolved(dataset: str, method: str, changes: Mapping[str, Any], experiments: Path) -> dict[str, Any]:
+    """The document of a method with the settings that its `when:` gives to these changes."""
+    document, where, chosen = _merged(dataset, method, experiments), f"{dataset}/{method}", {}
+    rules = document.get("when", {})
+    for key, cases in rules.items():
+        section = _section_of(key, where, document)
+        value = changes.get(key, _default(key, section, document, where))
+        chosen |= _mapping(_mapping(cases, f"{where}, when {key}").get(value, {}), f"{where}, when {key} is {value}")
+    for key in chosen:
+        if key in rules:
+            raise UserError(f"{where}: 'when:' gives {key}, which it also asks for")
+    return _changed_document(document, chosen, where)
+
+
+def _default(key: str, section: str, document: Mapping[str, Any], where: str) -> Any:
+    fields = {field.name: field.default for field in dataclasses.fields(_section_class(section, document, where))}
+    return document[section].get(key, fields[key])
+
+
+def _mapping(value: Any, where: str) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a mapping of settings, not {value!r}")
+    return value
+
+
+def _changed_document(document: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The document with every change in its section."""
+    changed = dict(document)
+    for key, value in changes.items():
+        section = _section_of(key, where, document)
+        cls = _section_class(section, document, where)
+        changed[section] = {**changed[section], key: as_field(cls, key, value)}
+    return changed
 
 
 def parse_variant(text: str) -> dict[str, Any]:
@@ -170,13 +245,36 @@ def evaluation_of(dataset: str, experiments: Path = EXPERIMENTS) -> Evaluation:
     return check(Evaluation, _document(path).get("evaluation", {}), str(path))
 
 
+def data_of(dataset: str, experiments: Path = EXPERIMENTS) -> Data:
+    """What a data set is made from, as its base.yaml says: by default the registered data set of the same name."""
+    path = Path(experiments) / dataset / "base.yaml"
+    section = {"name": dataset, **_document(path).get("data", {})}
+    own = {key: section.pop(key) for key in ("name", "source") if key in section}
+    return check(Data, {**own, "settings": section}, f"{path}, data")
+
+
+def splits_of(dataset: str, experiments: Path = EXPERIMENTS) -> tuple[str, ...]:
+    """The splits that a data set has, `train` among them."""
+    return registry.get("dataset", data_of(dataset, experiments).name).splits
+
+
+def judge(name: str, experiments: Path = EXPERIMENTS) -> Run | Weights:
+    """What gives features of images: the run of that name, or, for a name without slashes, pretrained weights."""
+    if "/" in name:
+        return load(name, experiments)
+    registry.get("weights", name)
+    return Weights(name)
+
+
 def teacher(run: Run, experiments: Path = EXPERIMENTS) -> Run | None:
-    """The run whose weights `run` distils or starts from, or None.
+    """The run whose weights `run` distils or starts from, or None; a released run starts from nothing.
+
+    `teacher:` names a method of the same data set and, behind a slash, a variant of it: `edm`, `edm/released~edm_ema`.
 
     With a `chain:` of n in the experiment, a run of fewer steps than n has the run of twice its steps as its teacher
     (progressive distillation is a chain of runs), and the run of n steps has the `teacher:` of the file.
     """
-    if not run.sections["objective"].wants_teacher():
+    if run.released or not run.sections["objective"].wants_teacher():
         return None
     chain, steps = run.document.get("chain"), run.settings.get("steps")
     if chain and steps != chain:
@@ -185,7 +283,8 @@ def teacher(run: Run, experiments: Path = EXPERIMENTS) -> Run | None:
         return load(f"{run.dataset}/{run.method}/{name}/seed{run.seed}", experiments)
     if "teacher" not in run.document:
         raise UserError(f"{run.dataset}/{run.method}: needs a 'teacher:' in its experiment file")
-    found = load(f"{run.dataset}/{run.document['teacher']}/default/seed{run.seed}", experiments)
+    method, _, text = run.document["teacher"].partition("/")
+    found = load(f"{run.dataset}/{method}/{text or 'default'}/seed{run.seed}", experiments)
     if getattr(run.sections["objective"], "init", "teacher") == "teacher" and _weights(run) != _weights(found):
         raise UserError(f"{run.name}: starts from the weights of {found.name}, but its network is another one")
     return found
@@ -202,18 +301,18 @@ def _doubled(run: Run, steps: int, chain: int) -> int:
     return 2 * steps
 
 
-def perceptual(run: Run, experiments: Path = EXPERIMENTS) -> Run | None:
-    """The run whose features the `distance` of `run` compares, or None if it compares pixels."""
+def perceptual(run: Run, experiments: Path = EXPERIMENTS) -> Run | Weights | None:
+    """What gives the features that the `distance` of `run` compares, or None if it compares pixels."""
     name = run.settings.get("distance")
-    if name is None or not getattr(registry.get("distance", name), "perceptual", False):
+    if run.released or name is None or not getattr(registry.get("distance", name), "perceptual", False):
         return None
     if "perceptual" not in run.document:
-        raise UserError(f"{run.dataset}/{run.method}: distance '{name}' needs a 'perceptual:' run in base.yaml")
-    return load(run.document["perceptual"], experiments)
+        raise UserError(f"{run.dataset}/{run.method}: distance '{name}' needs a 'perceptual:' in base.yaml")
+    return judge(run.document["perceptual"], experiments)
 
 
-def inputs(run: Run, experiments: Path = EXPERIMENTS) -> dict[str, Run]:
-    """The runs that must be trained before `run`, by role: `teacher`, `perceptual`."""
+def inputs(run: Run, experiments: Path = EXPERIMENTS) -> dict[str, Run | Weights]:
+    """The models that there must be before `run` is trained, by role: `teacher`, `perceptual`."""
     roles = {"teacher": teacher(run, experiments), "perceptual": perceptual(run, experiments)}
     return {role: other for role, other in roles.items() if other}
 
@@ -240,7 +339,7 @@ def sampler_of(run: Run) -> Any:
 
 
 _KEYS = {
-    **dict.fromkeys((*SECTIONS, "evaluation"), dict),
+    **dict.fromkeys((*SECTIONS, "evaluation", "data", "when", "released"), dict),
     **dict.fromkeys(("teacher", "perceptual", "sampler"), str),
     "chain": int,
 }
@@ -317,7 +416,15 @@ def _section_of(key: str, where: str, document: Mapping[str, Any]) -> str:
 
 
 def _check_sections(document: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return {
+    sections = {
         name: check(_section_class(name, document, where), _settings_of(document[name]), f"{where}, {name}")
         for name in (*SECTIONS, "evaluation")
     }
+    entries = {
+        name: check(Released, _mapping(entry, f"{where}, released {name}"), f"{where}, released {name}")
+        for name, entry in document.get("released", {}).items()
+    }
+    wanted = sections["training"].released
+    if wanted is not None and wanted not in entries:
+        raise unknown("released checkpoint", wanted, entries, where)
+    return {**sections, "released": entries}

@@ -100,6 +100,8 @@ class Suite:
         for changes, seed, progress in itertools.product(_combinations(entry), artefact.seeds, artefact.progress):
             dataset = entry.dataset or self.dataset
             run = _run(dataset, entry.method, {**entry.settings, **changes}, seed, self.experiments)
+            if run.released and progress != 100:
+                raise UserError(f"artefact {artefact.name}: {run.name} is released: it has no model at {progress} %")
             words = {**run.settings, **changes, "method": entry.method.upper()}
             for sampler in _samplers(entry, run):
                 name = _filled(sampler, words, artefact.name)
@@ -196,9 +198,10 @@ def load_suite(path: Path | str) -> Suite:
 @functools.cache
 def _check_inputs(run: exp.Run, experiments: Path) -> None:
     """Expand everything a run starts from and is scored with."""
-    exp.load(run.sections["evaluation"].extractor, experiments)
+    exp.judge(run.sections["evaluation"].extractor, experiments)
     for other in exp.inputs(run, experiments).values():
-        _check_inputs(other, experiments)
+        if isinstance(other, exp.Run):
+            _check_inputs(other, experiments)
 
 
 def _artefact(name: str, document: Any, suite: Suite, path: str) -> Artefact:

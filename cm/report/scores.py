@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cm import config
 from cm.errors import UserError
 
 if TYPE_CHECKING:
@@ -96,10 +97,13 @@ def notes(frame: DataFrame | Mapping[str, Sequence[str]]) -> list[str]:
     return found
 
 
-def floor(suite: Suite, found: Sequence[Score], root: Path) -> Score:
-    """The score of real test images; UserError if its extractor or reference is another one."""
-    path = Path(root) / "scores" / suite.dataset / "real" / "test.json"
-    known = {"dataset": suite.dataset, "label": "real images (test)", "varied": {}}
+def floor(suite: Suite, found: Sequence[Score], root: Path) -> Score | None:
+    """The score of real test images, None for data without; UserError if its extractor or reference is another one."""
+    dataset = found[0].dataset
+    if "test" not in config.splits_of(dataset, suite.experiments):
+        return None
+    path = Path(root) / "scores" / dataset / "real" / "test.json"
+    known = {"dataset": dataset, "label": "real images (test)", "varied": {}}
     known |= dict.fromkeys(("method", "variant", "seed", "progress", "sampler", "nfe"))
     real = _score(path, _content(path), known)
     for part in ("extractor", "reference"):

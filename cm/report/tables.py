@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm import report
+from cm import config, report
 from cm.errors import UserError, unknown
 from cm.report import figures, scores
 from cm.report.scores import Score
@@ -32,12 +32,14 @@ def comparison(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     found = scores.load(suite, artefact, root)
     real = scores.floor(suite, found, root)
     paper = published(artefact)
-    rows = [{"Method": real.label, "NFE": None, **_measured([real]), "seeds": None}]
+    rows = [{"Method": real.label, "NFE": None, **_measured([real]), "seeds": None}] if real else []
+    floors = len(rows)
     for (label, nfe), group in scores.groups(found, lambda score: (score.label, score.nfe)).items():
         rows.append({"Method": label, "NFE": nfe, **_measured(group), **paper.pop((label, nfe), {})})
-    best = _best(rows, found[0].heading("fid"), start=1)
+    best = _best(rows, found[0].heading("fid"), start=floors)
     rows += [{"Method": method, "NFE": nfe, **row} for (method, nfe), row in paper.items()]
-    return table(rows, [*_notes([*found, real]), *_floor_notes(found, real), *_paper_notes(artefact)], best)
+    notes = [*_notes([*found, *([real] if real else [])]), *_floor_notes(found, real)]
+    return table(rows, [*notes, *_paper_notes(suite, artefact, found)], best)
 
 
 @report.kind("ablation", form="both", needs="scores")
@@ -115,8 +117,8 @@ def _paper_titles(dataset: str) -> dict[str, str]:
     return {**measures, "group": "group in the paper", "note": "note in the paper"}
 
 
-def _floor_notes(found: Sequence[Score], real: Score) -> list[str]:
-    if real.images >= found[0].images:
+def _floor_notes(found: Sequence[Score], real: Score | None) -> list[str]:
+    if real is None or real.images >= found[0].images:
         return []
     return [
         f"The row of real images has {real.images} of them, models {found[0].images}: FID falls with their number, so "
@@ -124,10 +126,14 @@ def _floor_notes(found: Sequence[Score], real: Score) -> list[str]:
     ]
 
 
-def _paper_notes(artefact: Artefact) -> list[str]:
+def _paper_notes(suite: Suite, artefact: Artefact, found: Sequence[Score]) -> list[str]:
     if not artefact.published:
         return []
-    return ["Published numbers are the paper's (Song et al. 2023), of other data and another extractor."]
+    data = config.data_of(found[0].dataset, suite.experiments).name
+    other = [] if data == artefact.published["dataset"] else ["other data"]
+    other += [] if found[0].extractor["name"] == "inception" else ["another extractor"]
+    apart = f", of {' and '.join(other)}" if other else ""
+    return [f"Published numbers are the paper's (Song et al. 2023){apart}."]
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, Any]:

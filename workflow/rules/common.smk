@@ -1,6 +1,7 @@
 import functools
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -43,7 +44,9 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 ARTEFACTS = {**SUITE.artefacts, **SUITE.ablations}
-KEEP = " ".join(map(str, SUITE.progress))
+CURVED = sorted({cell.run.name for one in ARTEFACTS.values() for cell in SUITE.cells(one) if cell.progress != 100})
+ANY_RUN = r"[^/]+/[^/]+/[^/]+/seed\d+"
+RELEASED = r"[^/]+/[^/]+/[^/]*released~[^/]+/seed\d+"
 
 
 def named(form):
@@ -90,8 +93,18 @@ def run_of(wildcards):
 
 
 def model_of(run, progress=100):
-    """The model file of a run."""
+    """The model file of a run, or the file of pretrained weights."""
+    if isinstance(run, settings.Weights):
+        return f"results/weights/{run.name}.safetensors"
     return f"results/models/{run.name}/{progress}.safetensors"
+
+
+@told
+def data_options(wildcards):
+    """`--dataset NAME --source PATH --resolution 64`, as the `data:` of base.yaml says."""
+    data = settings.data_of(wildcards.dataset, SUITE.experiments)
+    given = {"dataset": data.name, "source": data.source, **data.settings}
+    return " ".join(f"--{key} {shlex.quote(str(value))}" for key, value in given.items() if value is not None)
 
 
 @told
@@ -142,7 +155,7 @@ def floor_inputs(wildcards):
 @told
 def judge_inputs(evaluation, dataset):
     """Reference images and extractor of an evaluation."""
-    judge = settings.load(evaluation.extractor, SUITE.experiments)
+    judge = settings.judge(evaluation.extractor, SUITE.experiments)
     return {
         "reference": f"results/data/{dataset}/{evaluation.reference}/images.npy",
         "extractor": model_of(judge),
@@ -165,7 +178,9 @@ def drawn_from(name):
         "samples": [f"results/samples/{cell.path}.npy" for cell in cells],
         "benchmarks": scores + [f"results/benchmarks/train/{cell.run.name}.tsv" for cell in cells],
     }
-    floor = [f"results/scores/{SUITE.dataset}/real/test.json"] if kind.floor else []
+    datasets = dict.fromkeys(cell.run.dataset for cell in cells if kind.floor)
+    tested = [dataset for dataset in datasets if "test" in settings.splits_of(dataset, SUITE.experiments)]
+    floor = [f"results/scores/{dataset}/real/test.json" for dataset in tested]
     return list(dict.fromkeys(files[kind.needs])) + floor
 
 
@@ -181,7 +196,8 @@ def caption(wildcards):
 
 wildcard_constraints:
     dataset="[^/]+",
-    run=r"[^/]+/[^/]+/[^/]+/seed\d+",
+    run=ANY_RUN,
+    name="[^/]+",
     progress=pattern(map(str, SUITE.progress)),
     sampler="[^/]+",
     split="train|test",

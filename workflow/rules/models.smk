@@ -1,19 +1,46 @@
 rule prepare:
     output:
-        expand(
-            "results/data/{{dataset}}/{split}/{part}.npy",
-            split=["train", "test"],
-            part=["images", "labels"],
-        ),
+        multiext("results/data/{dataset}/train/", "images.npy", "labels.npy"),
         manifest="results/data/{dataset}/manifest.json",
     log:
         "results/logs/prepare/{dataset}.log",
     conda:
         "../../environment.yml"
+    threads: 16
     params:
+        data=data_options,
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m cm prepare --dataset {wildcards.dataset} --out {params.out} > {log} 2>&1"
+        "python -m cm prepare {params.data} --out {params.out} --workers {threads} > {log} 2>&1"
+
+
+rule weights:
+    output:
+        "results/weights/{name}.safetensors",
+    log:
+        "results/logs/weights/{name}.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    shell:
+        "python -m cm weights --name {wildcards.name} --out {output} > {log} 2>&1"
+
+
+rule release:
+    output:
+        "results/models/{run}/100.safetensors",
+    log:
+        "results/logs/release/{run}.log",
+    wildcard_constraints:
+        run=RELEASED,
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        settings=run_settings,
+        experiments=SUITE.experiments,
+    shell:
+        "python -m cm convert --run {wildcards.run} --experiments {params.experiments} --out {output} > {log} 2>&1"
 
 
 rule train:
@@ -25,6 +52,8 @@ rule train:
         "results/logs/train/{run}.log",
     benchmark:
         "results/benchmarks/train/{run}.tsv"
+    wildcard_constraints:
+        run=pattern(CURVED),
     conda:
         "../../environment.yml"
     threads: SUITE.threads
@@ -32,8 +61,14 @@ rule train:
         settings=run_settings,
         experiments=SUITE.experiments,
         data=subpath(input.images, ancestor=2),
-        out=subpath(output[0], parent=True),
         models=train_options,
     shell:
         "python -m cm train --run {wildcards.run} --experiments {params.experiments} --data {params.data}"
-        f" {{params.models}} --keep {KEEP} --out {{params.out}} --threads {{threads}} > {{log}} 2>&1"
+        " {params.models} --out {output} --threads {threads} > {log} 2>&1"
+
+
+use rule train as train_end with:
+    output:
+        "results/models/{run}/100.safetensors",
+    wildcard_constraints:
+        run=f"(?!({RELEASED}|{pattern(CURVED)})$){ANY_RUN}",

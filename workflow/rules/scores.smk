@@ -40,7 +40,7 @@ rule score:
 rule floor:
     input:
         unpack(floor_inputs),
-        images="results/data/{dataset}/{split}/images.npy",
+        manifest="results/data/{dataset}/manifest.json",
     output:
         "results/scores/{dataset}/real/{split}.json",
     log:
@@ -48,6 +48,8 @@ rule floor:
     conda:
         "../../environment.yml"
     threads: SUITE.threads
+    params:
+        data=subpath(input.manifest, parent=True),
     shell:
-        "python -m cm score --images {input.images} --reference {input.reference} --extractor {input.extractor}"
+        "python -m cm score --images {params.data}/{wildcards.split}/images.npy --reference {input.reference} --extractor {input.extractor}"
         " --out {output} --threads {threads} > {log} 2>&1"
