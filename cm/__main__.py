@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -46,8 +47,7 @@ def train(
     run: str,
     experiments: Path,
     data: Path,
-    out: Path,
-    keep: list[int],
+    out: list[Path],
     teacher: Path | None,
     perceptual: Path | None,
     threads: int | None,
@@ -55,16 +55,67 @@ def train(
 ) -> None:
     """Train a run; goes on from where an earlier start of it was stopped. Leaves models, and a grid of samples."""
     spec = config.load(run, experiments)
+    if spec.released:
+        raise UserError(f"{run} takes its weights from {spec.released.url}: use `cm convert`")
+    folder, keep = _kept(out)
     sampler = config.sampler_of(spec)
     device = _device(device, threads)
     from cm import build
     from cm import train as loop
 
     inputs = {role: path for role, path in {"teacher": teacher, "perceptual": perceptual}.items() if path}
-    loop.run(build.plan(spec, data=data, out=out, keep=keep, inputs=inputs, device=device))
+    loop.run(build.plan(spec, data=data, out=folder, keep=keep, inputs=inputs, device=device))
     if sampler:
-        module, description = build.trained(out / f"{max(keep)}.safetensors", device)
-        files.write_grid(out / "samples.png", build.samples(module, description, sampler, count=64, seed=spec.seed))
+        module, description = build.trained(folder / f"{max(keep)}.safetensors", device)
+        files.write_grid(folder / "samples.png", build.samples(module, description, sampler, count=64, seed=spec.seed))
+
+
+def _kept(out: list[Path]) -> tuple[Path, list[int]]:
+    """The folder of model files, and the percentages of training that they are named by."""
+    folders = {path.parent for path in out}
+    named = [re.fullmatch(r"([1-9]\d?|100)\.safetensors", path.name) for path in out]
+    if len(folders) > 1 or not all(named):
+        raise UserError(
+            "out must be files of one folder named by percentages of training, such as 50.safetensors 100.safetensors, "
+            f"not {' '.join(map(str, out))}"
+        )
+    return folders.pop(), [int(match[1]) for match in named]
+
+
+@verb
+def convert(
+    run: str | None, checkpoint: Path | None, experiments: Path, model: Path | None, to: str | None, out: Path
+) -> None:
+    """Make a model file of a published checkpoint (--run), or give a model another project's form (--model, --to)."""
+    if (run is None) == (model is None) or (model is None) != (to is None):
+        raise UserError("give --run, to read a checkpoint, or --model and --to, to write one")
+    if model:
+        from cm import build, convert
+
+        convert.exported(*build.model_file(model), out, to)
+        return
+    spec = config.load(run, experiments)
+    if checkpoint is None and spec.released is None:
+        raise UserError(f"{run} names no checkpoint of its experiment's 'released:': give --checkpoint")
+    from cm import build, checkpoints
+
+    checkpoints.save(out, *build.released(spec, checkpoint))
+
+
+@verb
+def weights(name: str, source: Path | None, out: Path) -> None:
+    """Write pretrained weights, of the FID Inception or an LPIPS network, as scoring and training read them."""
+    from cm import weights
+
+    weights.made(name, out, source)
+
+
+@verb
+def describe(subject: str, experiments: Path, batch: int, teraflops: float) -> None:
+    """Print what a run, or every run of a suite, has of parameters, and what it costs."""
+    from cm import describe
+
+    print(describe.describe(subject, batch=batch, rate=teraflops * 1e12, experiments=experiments))
 
 
 @verb
@@ -77,6 +128,7 @@ def sample(
     batch: int,
     rounding: str,
     clamp: bool,
+    precision: str,
     preview: Path | None,
     threads: int | None,
     device: str | None,
@@ -94,12 +146,13 @@ def sample(
         raise UserError(f"{model} holds {description['run']}, which makes no images")
     seed = _seed_of(description) if seed is None else seed
     began = time.monotonic()
-    how = {"batch": batch, "rounding": rounding, "clamp": clamp}
-    made = build.samples(module, description, call, count=count, seed=seed, **how)
+    how = {"batch": batch, "rounding": rounding, "clamp": clamp, "precision": precision}
+    channels, height, width = build.image_shape(description)
+    with files.new_array(out, (count, height, width, channels)) as made:
+        build.samples(module, description, call, count=count, seed=seed, out=made, **how)
     about = {"run": description["run"], "progress": description["progress"], "sampler": sampler, "seed": seed}
     about |= {"nfe": call.evaluations, "seconds": {"sampling": round(time.monotonic() - began, 3)}}
     about |= {"model_sha256": files.sha256_of(model), "trained_at": description["commit"]}
-    files.write_array(out, made)
     files.write_json(out.with_suffix(".json"), about)
     if preview:
         files.write_array(preview, made[:64])
@@ -111,19 +164,17 @@ def score(
     images: Path, reference: Path, extractor: Path, out: Path, batch: int, threads: int | None, device: str | None
 ) -> None:
     """Score images against reference images with the features of a classifier: FID, IS, precision, recall."""
-    from cm import registry
-
     sampled, real = files.read_images(images), files.read_images(reference)
     if sampled.shape[1:] != real.shape[1:]:
         raise UserError(f"{images} holds images of {list(sampled.shape[1:])}, {reference} of {list(real.shape[1:])}")
     device = _device(device, threads)
-    from cm import build, features
+    from cm import build, features, metrics
 
     began = time.monotonic()
     _, height, width, channels = sampled.shape
     judge, judge_name = build.extractor(extractor, (channels, height, width), device)
     pair = [features.extract(judge.features, these, batch=batch, device=device) for these in (sampled, real)]
-    values = {name: metric(*pair) for name, metric in registry.known("metric").items()}
+    values = metrics.computed(*pair)
     about = files.read_json(images.with_suffix(".json")) if images.with_suffix(".json").exists() else {}
     seconds = {**about.pop("seconds", {}), "scoring": round(time.monotonic() - began, 3)}
     names = dict(zip(("dataset", "method", "variant"), about.get("run", "").split("/"), strict=False))
@@ -177,8 +228,6 @@ def _check_numbers(options: dict) -> None:
             raise UserError(f"{name} must be at least {low}, not {value}")
         if value is not None and high is not None and value > high:
             raise UserError(f"{name} must be at most {high}, not {value}")
-    if not all(1 <= percentage <= 100 for percentage in options.get("keep", [])):
-        raise UserError(f"keep must be percentages from 1 to 100, not {options['keep']}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,11 +238,12 @@ def _parser() -> argparse.ArgumentParser:
         about = VERBS[name].__doc__
         of_verb = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
         for option, settings in options.items():
-            of_verb.add_argument(f"--{option}", **settings)
+            of_verb.add_argument(option if option == "subject" else f"--{option}", **settings)
     return parser
 
 
 _PATH = {"type": Path, "required": True}
+_EXPERIMENTS = {"type": Path, "default": config.EXPERIMENTS, "help": "folder of experiment files"}
 _COMPUTE = {
     "threads": {"type": int, "help": "processor threads torch may use"},
     "device": {"help": "cpu, cuda, cuda:1, ...; by default a GPU if there is one"},
@@ -202,13 +252,34 @@ _OPTIONS = {
     "prepare": {"dataset": {"required": True}, "out": {**_PATH, "help": "folder to write"}},
     "train": {
         "run": {"required": True, "help": "<dataset>/<method>/<variant>/seed<seed>"},
-        "experiments": {"type": Path, "default": config.EXPERIMENTS, "help": "folder of experiment files"},
+        "experiments": _EXPERIMENTS,
         "data": {**_PATH, "help": "folder that `prepare` wrote"},
-        "out": {**_PATH, "help": "folder for the models"},
-        "keep": {"type": int, "nargs": "+", "default": [100], "help": "percentages of training to keep a model of"},
+        "out": {**_PATH, "nargs": "+", "help": "model files to write, named by the percentage: 50.safetensors ..."},
         "teacher": {"type": Path, "help": "model file of the teacher"},
         "perceptual": {"type": Path, "help": "model file whose features the distance compares"},
         **_COMPUTE,
+    },
+    "convert": {
+        "run": {"help": "the run that takes its weights from the checkpoint; it describes the network"},
+        "checkpoint": {
+            "type": Path,
+            "help": "file or folder to read; by default the released one, fetched",
+        },
+        "experiments": _EXPERIMENTS,
+        "model": {"type": Path, "help": "model file to write in another form"},
+        "to": {"choices": ["diffusers", "openai"], "help": "that form"},
+        "out": {**_PATH, "help": "file to write; a folder for diffusers"},
+    },
+    "weights": {
+        "name": {"required": True, "help": "inception, lpips-vgg16 or lpips-alexnet"},
+        "source": {"type": Path, "help": "file to read; by default fetched to $CM_CACHE"},
+        "out": {**_PATH, "help": "file to write"},
+    },
+    "describe": {
+        "subject": {"metavar": "CONFIG", "help": "a run, a suite's name, or a suite file"},
+        "experiments": _EXPERIMENTS,
+        "batch": {"type": int, "default": 1, "help": "images of a forward pass whose memory is told"},
+        "teraflops": {"type": float, "default": 100.0, "help": "assumed rate of a GPU, 10^12 operations a second"},
     },
     "sample": {
         "model": {**_PATH, "help": "model file"},
@@ -219,6 +290,7 @@ _OPTIONS = {
         "batch": {"type": int, "default": 256, "help": "images at a time"},
         "rounding": {"choices": ["round", "truncate"], "default": "truncate", "help": "of images to eight bits"},
         "clamp": {"action": "store_true", "help": "clamp every estimate of the denoiser to [-1, 1]"},
+        "precision": {"choices": ["bfloat16", "float16", "float32"], "default": "float32", "help": "of the network"},
         "preview": {"type": Path, "help": ".npy file for the first 64 images; a .png is written beside it"},
         **_COMPUTE,
     },

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cm import __version__, checkpoints, files, generate, registry
+from cm import __version__, checkpoints, convert, fetch, files, generate, registry, weights
 from cm.config import Run, check
 from cm.distances import feature_distance
 from cm.errors import UserError
@@ -78,13 +79,27 @@ def model(description: Mapping[str, Any]) -> nn.Module:
 
 def trained(path: Path | str, device: str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
     """The model in a file, for evaluation, and its description."""
-    tensors, description = _model_file(path)
+    tensors, description = model_file(path)
     module = model(description)
     checkpoints.restore(module, tensors, path)
     return module.to(device).eval().requires_grad_(False), description
 
 
-def _model_file(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and description of a run that takes them from a checkpoint: a file, or the published one, fetched."""
+    about = run.released
+    if checkpoint is None:
+        name = run.sections["training"].released + PurePosixPath(urlparse(about.url).path).suffix
+        checkpoint = fetch.fetched(about.url, sha256=about.sha256, size=about.size, name=name)
+    tensors = convert.imported(checkpoint, run.sections["network"], weights=about.weights if about else "ema")
+    origin = {"checkpoint": checkpoint.name} | ({"url": about.url, "licence": about.licence} if about else {})
+    origin |= {"sha256": files.sha256_of(checkpoint)} if checkpoint.is_file() else {}
+    description = run_description(run) | {"made_from": origin, "progress": 100}
+    return {f"network.{name}": tensor for name, tensor in tensors.items()}, description
+
+
+def model_file(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description of a model; UserError for the state of a training."""
     tensors, description = checkpoints.load(path)
     if "network" not in description:
         raise UserError(f"{path} is the state of a training that is not finished, not a model")
@@ -110,7 +125,12 @@ def image_shape(description: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def extractor(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[nn.Module, str]:
-    """The classifier in a file, and its run; UserError for any other model or images not of `shape` [C, H, W]."""
+    """The pretrained network or the classifier in a file, and the name of its weights or run.
+
+    UserError for any other model, and for a classifier of images not of `shape` [C, H, W].
+    """
+    if "weights" in checkpoints.description(path):
+        return weights.extractor(path, device)
     module, description = trained(path, device)
     if not hasattr(module, "features"):
         raise UserError(f"{path} holds {description['run']}, which is not a classifier: it gives no features")
@@ -128,13 +148,16 @@ def objective(run: Run, perceptual: Path | str | None = None, device: str = "cpu
         if perceptual is None:
             raise UserError(f"{run.name}: distance '{named.distance}' needs the model of its features (--perceptual)")
         shape = image_shape(run.describe())
-        found["distance"] = found["distance"](_backbone_metric(perceptual, shape, device))
+        found["distance"] = _perceptual_distance(found["distance"], perceptual, shape, device)
     return dataclasses.replace(named, **found)
 
 
-def _backbone_metric(path: Path | str, shape: tuple[int, int, int], device: str) -> Any:
+def _perceptual_distance(kind: type, path: Path | str, shape: tuple[int, int, int], device: str) -> Any:
+    """LPIPS at 224 pixels with pretrained weights, or at the images' size with the maps of a trained classifier."""
+    if "weights" in checkpoints.description(path):
+        return kind(weights.lpips_metric(path, pooling=kind.pooling, device=device), size=224)
     backbone, _ = extractor(path, shape, device)
-    return feature_distance(lambda x: backbone.maps(2 * x - 1))
+    return kind(feature_distance(lambda x: backbone.maps(2 * x - 1)))
 
 
 def _section(name: str, description: Mapping[str, Any]) -> Any:
@@ -160,7 +183,7 @@ def _teacher(run: Run, inputs: Mapping[str, Path], description: dict, student: n
         return None
     if "teacher" not in inputs:
         raise UserError(f"{run.name}: needs the weights of its teacher (--teacher)")
-    tensors, of_teacher = _model_file(inputs["teacher"])
+    tensors, of_teacher = model_file(inputs["teacher"])
     if of_teacher["preconditioning"] != "edm":
         raise UserError(f"{inputs['teacher']} holds {of_teacher['run']}, which is not a diffusion model: no teacher")
     teacher = model(of_teacher)

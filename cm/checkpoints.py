@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +22,39 @@ def save(path: Path | str, tensors: Mapping[str, Tensor], description: Mapping[s
     with files.replacing(path) as temporary:
         whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         save_file(whole, temporary, metadata={"description": json.dumps(description)})
+        temporary.chmod(files.default_mode())
 
 
 def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and description; UserError if the file is missing, truncated, or not one that `save` wrote."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _description(file, path)  # noqa: SIM118
+
+
+def description(path: Path | str) -> dict[str, Any]:
+    """The description alone, without reading the tensors; UserError as `load`."""
+    with _opened(path) as file:
+        return _description(file, path)
+
+
+@contextlib.contextmanager
+def _opened(path: Path | str) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
         raise UserError(f"no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def _description(file: Any, path: Path | str) -> dict[str, Any]:
+    metadata = file.metadata() or {}
     if "description" not in metadata:
         raise UserError(f"{path} has no description: it was not written by this suite")
-    return tensors, json.loads(metadata["description"])
+    return json.loads(metadata["description"])
 
 
 def restore(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:

@@ -46,20 +46,29 @@ class LPIPS:
     """Learned perceptual distance (Zhang et al. 2018): `metric(a, b)` on images in [0, 1], [B, C, size, size] to [B].
 
     Images narrower than 256 pixels are resized to `size` first, bilinearly and without antialiasing, as in the
-    official code; `size` None leaves them as they are.
+    official code; `size` None leaves them as they are. Computed in float32 under autocast too.
     """
 
     metric: Callable[[Tensor, Tensor], Tensor]
     size: int | None = None
     perceptual = True
+    pooling = "max"
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.metric(self._prepared(a), self._prepared(b)).flatten()
+        with torch.autocast(a.device.type, enabled=False):
+            return self.metric(self._prepared(a.float()), self._prepared(b.float())).flatten()
 
     def _prepared(self, x: Tensor) -> Tensor:
         if self.size and x.shape[-1] < 256:
             x = resize(x, self.size)
         return (x + 1) / 2
+
+
+@register("distance", "lpips-average")
+class AverageLPIPS(LPIPS):
+    """`lpips` with average pools in place of VGG16's max pools: the official code for ImageNet and LSUN."""
+
+    pooling = "average"
 
 
 def feature_distance(maps: Callable[[Tensor], list[Tensor]]) -> Callable[[Tensor, Tensor], Tensor]:

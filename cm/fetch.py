@@ -11,9 +11,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,7 +33,7 @@ def fetched(url: str, *, sha256: str | None = None, size: int | None = None, nam
     A download that was cut off goes on where it stopped. UserError if there is no way to the file, and for one whose
     size in bytes or sha256 is another: that one is removed from the cache only if it was downloaded just now.
     """
-    path = cache() / (name or os.path.basename(urllib.parse.urlparse(url).path))
+    path = cache() / (name or os.path.basename(url))
     if path.is_file():
         verify(path, sha256=sha256, size=size)
         return path
@@ -121,6 +118,9 @@ def _download(url: str, partial: Path) -> None:
 @contextlib.contextmanager
 def _response(url: str, partial: Path) -> Iterator[tuple]:
     """The open response and the byte it starts at."""
+    import urllib.error
+    import urllib.request
+
     done = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "cm", **({"Range": f"bytes={done}-"} if done else {})})
     try:

@@ -32,10 +32,26 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def default_mode() -> int:
+    """Permissions of a new file, by the user's umask; safetensors writes files that nobody else may read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
 def write_array(path: Path | str, array: np.ndarray) -> None:
     """Write a .npy file."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array)
+
+
+@contextlib.contextmanager
+def new_array(path: Path | str, shape: tuple[int, ...], dtype: type = np.uint8) -> Iterator[np.ndarray]:
+    """A memory-mapped array to fill, which becomes the .npy file `path` when the block ends well."""
+    with replacing(path) as temporary:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+        yield array
+        array.flush()
 
 
 def write_json(path: Path | str, value: Any) -> None:

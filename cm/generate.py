@@ -24,14 +24,19 @@ def images(
     batch: int = 256,
     rounding: str = "truncate",
     clamp: bool = False,
+    precision: str = "float32",
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """uint8 images [count, H, W, C]. Image i depends on `seed` and i only: its noise has its own generator.
+    """uint8 images [count, H, W, C], written to `out` if it is given.
 
-    With `classes`, image i has a label drawn uniformly, from its own generator too. `shape`: [C, H, W]. `clamp`:
+    Image i depends on `seed` and i only: its noise has its own generator. With `classes`, image i has a label drawn uniformly, from its own generator too. `shape`: [C, H, W]. `clamp`:
     every estimate of the denoiser to [-1, 1], as the official code does for ImageNet and LSUN, not for CIFAR-10.
+    `precision` of the network: that of autocast, or `float32`.
     """
     device = next(denoiser.parameters()).device
-    progress, parts = Progress("samples", count, unit="images"), []
+    channels, height, width = shape
+    made = np.empty((count, height, width, channels), np.uint8) if out is None else out
+    progress = Progress("samples", count, unit="images")
     for start in range(0, count, batch):
         streams = [torch.Generator().manual_seed(seed * 1_000_000 + i) for i in range(start, min(start + batch, count))]
         labels = torch.cat([torch.randint(classes, (1,), generator=g) for g in streams]).to(device) if classes else None
@@ -43,11 +48,17 @@ def images(
             estimate = denoiser(x, t, labels)
             return estimate.clamp(-1, 1) if clamp else estimate
 
-        with torch.inference_mode():
-            parts.append(to_uint8(sampler(denoise, draw(), noise, draw), rounding))
+        with torch.inference_mode(), autocast(device, precision):
+            made[start : start + len(streams)] = to_uint8(sampler(denoise, draw(), noise, draw), rounding)
         progress.update(len(streams))
     progress.close()
-    return np.concatenate(parts)
+    return made
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Autocast to a type by its name; none for `float32`."""
+    dtype = torch.bfloat16 if precision == "float32" else getattr(torch, precision)
+    return torch.autocast(device.type, dtype, enabled=precision != "float32")
 
 
 def to_uint8(x: Tensor, rounding: str) -> np.ndarray:

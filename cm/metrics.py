@@ -9,16 +9,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cm import registry
 from cm.errors import UserError
 from cm.registry import register
+
+CLASSES = {"inception_score"}  # metrics of class probabilities
 
 
 @dataclass(frozen=True)
 class Features:
-    """`units` [N, D] float32, what FID, precision and recall compare; `logits` [N, K], for IS."""
+    """`units` [N, D] float32, what FID, precision and recall compare; `logits` [N, K], for IS, None without them."""
 
     units: np.ndarray
-    logits: np.ndarray
+    logits: np.ndarray | None
+
+
+def computed(samples: Features, reference: Features) -> dict[str, float]:
+    """Every registered metric by its name, but for those of classes where the extractor gives no logits."""
+    known = registry.known("metric")
+    return {
+        name: known[name](samples, reference) for name in known if name not in CLASSES or samples.logits is not None
+    }
 
 
 @register("metric", "fid")

@@ -29,6 +29,7 @@ HOMES = {
     "schedule": "cm.schedules",
     "solver": "cm.solvers",
     "weighting": "cm.weightings",
+    "weights": "cm.weights",
 }
 _things: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
 
@@ -37,12 +38,17 @@ def register(kind: str, name: str) -> Callable[[Any], Any]:
     """A decorator that makes a thing known as `name` among the things of `kind`."""
 
     def decorate(thing: Any) -> Any:
-        if _things[kind].get(name, thing).__qualname__ != thing.__qualname__:
+        if _identity(_things[kind].get(name, thing)) != _identity(thing):
             raise ValueError(f"two things claim the {kind} '{name}'")
         _things[kind][name] = thing
         return thing
 
     return decorate
+
+
+def _identity(thing: Any) -> Any:
+    """What stays the same of a function or class whose module is imported twice; a value is itself."""
+    return getattr(thing, "__qualname__", thing)
 
 
 def get(kind: str, name: str, where: str = "") -> Any:

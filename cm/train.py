@@ -10,7 +10,6 @@ import copy
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from cm import checkpoints
 from cm.config import Training
 from cm.errors import UserError
+from cm.generate import autocast
+from cm.networks.modules.unet import checkpointing
 from cm.objectives.base import Batch, Clock, Networks, Objective
 from cm.progress import Progress
 from cm.schedules import Karras
@@ -69,15 +70,21 @@ class Trainer:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.k = plan, 0
-        self.student = plan.student.to(plan.device).train()
+        self.student = _placed(plan.student, plan).train()
         self.average = _frozen_copy(self.student)
         has_target = plan.objective.mu_at(Clock(0, plan.training.iterations)) is not None
         self.target = _frozen_copy(self.student) if has_target else None
-        self.teacher = _frozen(plan.teacher.to(plan.device)) if plan.teacher is not None else None
+        self.teacher = _frozen(_placed(plan.teacher, plan)) if plan.teacher is not None else None
+        checkpointing(self.student, plan.training.checkpointing)
         self.optimiser = _optimiser(plan.training, self.student)
+        self._scaler = torch.amp.GradScaler(
+            torch.device(plan.device).type, enabled=plan.training.precision == "float16"
+        )
         self._generator = torch.Generator(plan.device)
         self._generators = [self._generator, _default_generator(plan.device)]
         self._batches = _Batches(plan)
+        for module in filter(None, (self.student, self.target, self.teacher) if plan.training.compile else ()):
+            module.compile()
 
     def step(self) -> Tensor:
         """One iteration; gives the mean loss, a scalar on the device."""
@@ -85,10 +92,12 @@ class Trainer:
         self._set_rate(learning_rate(training, self.k))
         loss = self._loss(clock)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        self._scaler.scale(loss).backward()
         if training.clip is not None:
+            self._scaler.unscale_(self.optimiser)
             nn.utils.clip_grad_norm_(self.student.parameters(), training.clip)
-        self.optimiser.step()
+        self._scaler.step(self.optimiser)
+        self._scaler.update()
         self._follow(clock)
         self.k += 1
         return loss.detach()
@@ -100,7 +109,7 @@ class Trainer:
             generator.manual_seed(seed)
         batch = Batch(*self._batches.at(self.k), plan.noise, clock, self._generator)
         nets = Networks(self.student, self.target, self.teacher)
-        with _autocast(plan):
+        with autocast(torch.device(plan.device), plan.training.precision):
             terms = plan.objective.loss(nets, batch)
         return terms.float().mean()
 
@@ -120,7 +129,8 @@ class Trainer:
         """Write the state, unless a weight is not finite."""
         self._must_be_finite()
         tensors = {f"{part}.{name}": tensor for part, name, tensor in self._tensors()}
-        checkpoints.save(self._state_path, tensors, {"k": self.k, "of": self.plan.description})
+        about = {"k": self.k, "of": self.plan.description, "scaler": self._scaler.state_dict()}
+        checkpoints.save(self._state_path, tensors, about)
 
     def resume(self) -> None:
         """Take up the state that an earlier start left, if it is one of this very run with all its models so far."""
@@ -136,6 +146,8 @@ class Trainer:
         for part, name, tensor in self._tensors():
             tensor.copy_(tensors[f"{part}.{name}"])
         self.k = description["k"]
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(description["scaler"])
 
     def keep(self, percentage: int) -> None:
         """Write the averaged weights as the model at that percentage."""
@@ -271,14 +283,13 @@ def _default_generator(device: str) -> torch.Generator:
     return torch.cuda.default_generators[torch.cuda.current_device() if place.index is None else place.index]
 
 
-def _autocast(plan: Plan) -> AbstractContextManager:
-    if plan.training.precision == "float32":
-        return nullcontext()
-    return torch.autocast(torch.device(plan.device).type, getattr(torch, plan.training.precision))
-
-
 def _average(followers: nn.Module, leader: nn.Module, decay: float) -> None:
     get_ema_multi_avg_fn(decay)(list(followers.parameters()), list(leader.parameters()), 0)
+
+
+def _placed(module: nn.Module, plan: Plan) -> nn.Module:
+    """The module on the device of the plan, with images innermost by channel, as GPUs want convolutions."""
+    return module.to(plan.device, memory_format=torch.channels_last)
 
 
 def _frozen_copy(module: nn.Module) -> nn.Module:

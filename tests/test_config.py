@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,118 @@ def test_a_variant_does_not_restate_defaults(method):
     run = config.load(f"digits/{method}/default/seed0", EXPERIMENTS)
     given = {key: value for key, value in run.settings.items() if value is not None}
     assert config.variant("digits", method, given, EXPERIMENTS) == "default"
+
+
+WHEN = {"distance": {"l1": {"lr": 2.0e-4}}, "steps": {9: {"iterations": 7, "target_mu": 0.5}}}
+
+
+@pytest.fixture
+def conditional(tmp_path):
+    """The digits with settings of CD that hang on its distance and its N."""
+    shutil.copytree(EXPERIMENTS / "digits", tmp_path / "digits")
+    path = tmp_path / "digits" / "cd.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"when": WHEN}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "settings"),
+    [
+        ({}, "default", {"lr": 3.0e-3, "iterations": 400}),
+        ({"distance": "l1"}, "distance~l1", {"lr": 2.0e-4, "iterations": 400}),
+        ({"distance": "l1", "lr": 2.0e-4}, "distance~l1", {"lr": 2.0e-4}),
+        ({"distance": "l1", "lr": 3.0e-3}, "distance~l1,lr~0.003", {"lr": 3.0e-3}),
+        ({"distance": "l1", "steps": 9}, "distance~l1,steps~9", {"lr": 2.0e-4, "iterations": 7, "target_mu": 0.5}),
+        ({"distance": "l2", "steps": 9, "target_mu": 0.0}, "distance~l2,steps~9,target_mu~0.0", {"target_mu": 0.0}),
+    ],
+)
+def test_settings_that_hang_on_others(conditional, changes, name, settings):
+    assert config.variant("digits", "cd", changes, conditional) == name
+    run = config.load(f"digits/cd/{name}/seed0", conditional)
+    assert {key: run.settings[key] for key in settings} == settings
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ({"distanse": {"l1": {"lr": 1.0}}}, "unknown setting 'distanse'"),
+        ({"distance": {"lpips": {"learning_rate": 1.0}}}, "unknown setting 'learning_rate'"),
+        ({"distance": {"lpips": {"distance": "l1"}}}, "'when:' gives distance, which it also asks for"),
+        ({"distance": "l1"}, "when distance: expected a mapping"),
+        ({"distance": {"lpips": 3}}, "when distance is lpips: expected a mapping"),
+        ({"distance": {"lpips": {"lr": -1.0}}}, "lr must be at least 0"),
+    ],
+)
+def test_bad_conditions_are_refused(conditional, when, message):
+    path = conditional / "digits" / "ct.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"when": when}))
+    with pytest.raises(UserError, match=re.escape(message)):
+        config.load("digits/ct/default/seed0", conditional)
+
+
+def test_a_released_run_needs_nothing_but_its_checkpoint():
+    run = config.load("cifar10/cd/released~cd-lpips/seed0", EXPERIMENTS)
+    assert run.released.url.endswith("/cd-lpips/checkpoints/checkpoint_80")
+    assert config.inputs(run, EXPERIMENTS) == {}
+    assert set(config.inputs(config.load("cifar10/cd/default/seed0", EXPERIMENTS), EXPERIMENTS)) == {
+        "teacher",
+        "perceptual",
+    }
+    assert config.load("cifar10/cd/default/seed0", EXPERIMENTS).released is None
+
+
+def test_a_released_network_can_be_another_one():
+    run = config.load("cifar10/edm/released~edm-cifar10-32x32-cond-vp/seed0", EXPERIMENTS)
+    network = run.sections["network"]
+    assert (network.embedding, network.encoder, network.classes, network.augment_dim) == (
+        "positional",
+        "standard",
+        10,
+        9,
+    )
+    assert run.variant == "released~edm-cifar10-32x32-cond-vp"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"url": "u"}, "'licence' is missing"),
+        ({"url": "u", "licence": "l", "md5": "m"}, "unknown setting 'md5'"),
+        ({"url": "u", "licence": "l", "size": "big"}, "size must be int"),
+        ({"url": "u", "licence": "l", "weights": "mean"}, "unknown average 'mean'; known: ema, online, target"),
+        ("u", "expected a mapping"),
+    ],
+)
+def test_a_bad_release_is_refused(conditional, entry, message):
+    path = conditional / "digits" / "ct.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"released": {"mine": entry}}))
+    with pytest.raises(UserError, match=re.escape(message)):
+        config.load("digits/ct/default/seed0", conditional)
+
+
+def test_a_teacher_can_be_a_variant(conditional):
+    path = conditional / "digits" / "cd.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"teacher": "edm/p_mean~-0.5"}))
+    run = config.load("digits/cd/default/seed2", conditional)
+    assert config.teacher(run, conditional).name == "digits/edm/p_mean~-0.5/seed2"
+
+
+def test_the_data_of_an_experiment():
+    assert config.data_of("cifar10", EXPERIMENTS).name == "cifar10"
+    assert config.data_of("cifar10_reduced", EXPERIMENTS).name == "cifar10"
+    assert config.splits_of("cifar10_reduced", EXPERIMENTS) == ("train", "test")
+    assert config.splits_of("lsun_cat", EXPERIMENTS) == ("train",)
+
+
+def test_a_released_run_has_only_its_end(tmp_path):
+    text = (ROOT / "config/suites/released.yaml").read_text()
+    text = text.replace("artefacts:", "progress: [50, 100]\nexperiments: EXPERIMENTS\nartefacts:", 1)
+    text = text.replace("EXPERIMENTS", str(EXPERIMENTS)).replace(
+        "    kind: comparison", "    progress: [50]\n    kind: comparison"
+    )
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match="is released: it has no model at 50 %"):
+        config.load_suite(tmp_path / "mine.yaml")
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
@@ -97,7 +211,8 @@ def test_only_what_a_run_needs_is_asked_for():
         ("digits/cd/default", "not of the form"),
         ("digits/cd/default/seed007", "not of the form"),
         ("digits/cd/default/seed5000", "seed must be at most 4000"),
-        ("digts/cd/default/seed0", "unknown dataset 'digts'; known: digits"),
+        ("digts/cd/default/seed0", "unknown dataset 'digts'; known: cifar10, cifar10_reduced, digits"),
+        ("cifar10/cd/released~cd-l3/seed0", "unknown released checkpoint 'cd-l3'; known: cd-l1, cd-l2, cd-lpips"),
         ("digits/cdd/default/seed0", "unknown method 'cdd'; known: cd, classifier, ct, edm, pd"),
         ("digits/cd/slover~euler/seed0", "unknown setting 'slover'"),
         ("digits/cd/solver~hune/seed0", f"unknown solver 'hune'; known: {KNOWN['solver']}"),

@@ -11,11 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "lazy", "registry", "config", "files", "checkpoints", "progress"},
+    {"errors", "lazy", "registry", "config", "files", "fetch", "checkpoints", "progress"},
     {"schedules", "weightings", "preconditioning", "solvers", "distances", "metrics", "data", "report"},
-    {"networks", "objectives", "samplers", "features", "generate"},
+    {"networks", "objectives", "samplers", "features", "generate", "convert", "weights"},
     {"train"},
-    {"build"},
+    {"build", "describe"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -11,25 +11,19 @@ import numpy as np
 import pytest
 import torch
 from goldens import GOLDEN, assert_golden, load, recipe_array, recipe_weights
+from nets import F32, F64, TINY, denoiser, on_meta, parameters, tensor
 
 from cm import registry
 from cm.errors import UserError
 from cm.networks.jcm_names import ncsnpp_state_dict
-from cm.networks.modules.denoiser import Denoiser
 from cm.networks.ncsnpp import NCSNpp
 
 SMALL = NCSNpp(channels=32, multipliers=[1, 2, 2], blocks=2)
 SMALL_EDM = dataclasses.replace(SMALL, augment_dim=9, dropout=0.13)
-TINY = NCSNpp(resolution=8, image_channels=1, channels=8, multipliers=[1, 2], blocks=1, attention=[4])
 VE = NCSNpp(augment_dim=9)
 VP = NCSNpp(embedding="positional", noise_channels=1, encoder="standard", resample_filter=[1, 1], augment_dim=9)
 EDM, JCM = "edm_ncsnpp_small.npz", "jcm_ncsnpp_small.npz"
 NHWC, NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
-F32, F64 = torch.float32, torch.float64
-
-
-def tensor(array: np.ndarray, dtype: torch.dtype = F32) -> torch.Tensor:
-    return torch.from_numpy(array).to(dtype)
 
 
 def assert_near(file: str, name: str, got: torch.Tensor) -> None:
@@ -37,19 +31,6 @@ def assert_near(file: str, name: str, got: torch.Tensor) -> None:
     assert_golden(file, name, got)
     want = load(file)[name]
     assert name.endswith("_f64") or np.abs(got.numpy() - want).max() <= 1e-5 * np.abs(want).max()
-
-
-def denoiser(network: torch.nn.Module, scalings: str) -> Denoiser:
-    return Denoiser(network, registry.get("preconditioning", scalings), sigma_data=0.5, sigma_min=0.002)
-
-
-def on_meta(net: NCSNpp) -> torch.nn.Module:
-    with torch.device("meta"):
-        return net.build()
-
-
-def parameters(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +118,10 @@ def test_published_parameter_counts(net, count):
 
 
 @pytest.mark.parametrize(("net", "kind"), [(VE, "ve"), (VP, "vp")])
-def test_names_and_shapes_are_those_of_edm(net, kind):
-    stored = json.loads((GOLDEN / f"keys_edm_cifar10_uncond_{kind}.json").read_text())
-    module = on_meta(net)
+@pytest.mark.parametrize(("labels", "classes"), [("uncond", 0), ("cond", 10)])
+def test_names_and_shapes_are_those_of_edm(net, kind, labels, classes):
+    stored = json.loads((GOLDEN / f"keys_edm_cifar10_{labels}_{kind}.json").read_text())
+    module = on_meta(dataclasses.replace(net, classes=classes))
     for want, got in ((stored["parameters"], module.named_parameters()), (stored["buffers"], module.named_buffers())):
         assert {f"model.{name}": list(value.shape) for name, value in got} == want
 

@@ -28,7 +28,15 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-RUNS = ["edm/default", "cd/default", "cd/solver~euler,target_mu~0.9", "ct/default", "pd/steps~2", "classifier/default"]
+RUNS = [
+    "edm/default",
+    "cd/default",
+    "cd/solver~euler,target_mu~0.9",
+    "ct/default",
+    "ct/clip~1.0,precision~float16",
+    "pd/steps~2",
+    "classifier/default",
+]
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -70,7 +78,7 @@ def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
             "--data",
             str(place / "data"),
             "--out",
-            str(folder),
+            str(folder / "100.safetensors"),
         ]
         for name, folder in out.items()
     }
@@ -86,6 +94,38 @@ def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
     for name in ("parts", "whole"):
         subprocess.run(command[name], check=True, stderr=subprocess.DEVNULL)
     assert same(weights(out["whole"]), weights(out["parts"]))
+
+
+def test_checkpointed_activations_give_the_same_weights(place, tmp_path):
+    """Dropout included: the second computation draws the same."""
+    for variant in ("default", "checkpointing~true"):
+        train.run(plan_of(place, f"digits/edm/{variant}/seed0", tmp_path / variant))
+    assert same(weights(tmp_path / "default"), weights(tmp_path / "checkpointing~true"))
+
+
+def test_a_compiled_training_gives_nearly_the_same_weights(place, tmp_path, monkeypatch):
+    compiled, original = [], torch.nn.Module.compile
+
+    def graph_only(module):
+        compiled.append(module)
+        original(module, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", graph_only)
+    for variant in ("distance~l2", "compile~true,distance~l2"):
+        train.run(plan_of(place, f"digits/cd/{variant}/seed0", tmp_path / variant))
+    assert len(compiled) == 3
+    plain, fast = weights(tmp_path / "distance~l2"), weights(tmp_path / "compile~true,distance~l2")
+    assert plain.keys() == fast.keys()
+    assert all(torch.allclose(plain[name], fast[name], atol=1e-4) for name in plain)
+
+
+def test_the_loss_scale_of_float16_is_kept(place, tmp_path):
+    first, second = (train.Trainer(plan_of(place, "digits/ct/precision~float16/seed0", tmp_path)) for _ in range(2))
+    first._scaler.load_state_dict(first._scaler.state_dict() | {"scale": 8.0})
+    first.step()
+    first.save()
+    second.resume()
+    assert second._scaler.get_scale() == first._scaler.get_scale() == 8.0
 
 
 def test_a_state_of_other_settings_or_inputs_is_set_aside(place, tmp_path):
@@ -202,7 +242,7 @@ def test_a_bad_file_is_named_in_one_line_before_training(place, tmp_path, capsys
         bad.parent.mkdir(parents=True)
         bad.write_bytes((place / "data/train/images.npy").read_bytes()[:3000])
     arguments = ["train", "--run", "digits/cd/default/seed0", "--experiments", str(place / "experiments")]
-    arguments += ["--data", str(folder), "--out", str(tmp_path / "out")]
+    arguments += ["--data", str(folder), "--out", str(tmp_path / "out/100.safetensors")]
     code = main([*arguments, "--teacher", str(teacher), "--perceptual", str(judge)])
     error = capsys.readouterr().err
     assert code == 2

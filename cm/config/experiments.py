@@ -59,7 +59,8 @@ class Evaluation:
     """The `evaluation:` section. `images`: samples of a score. `extractor`: the run or weights whose features compare.
 
     `reference`: the split of real images compared with. `rounding` to eight bits: `truncate` as the official code, or
-    `round` as EDM. `clamp` the denoiser's estimates while sampling. `batch`: images at a time.
+    `round` as EDM. `clamp` the denoiser's estimates while sampling. `precision` of sampling, as in `training:`. `batch`:
+    images at a time.
     """
 
     extractor: str
@@ -67,6 +68,7 @@ class Evaluation:
     reference: str = registry.setting("train")
     rounding: str = registry.setting("truncate", kind="rounding")
     clamp: bool = registry.setting(False)
+    precision: str = registry.setting("float32", kind="precision")
     batch: int = registry.setting(256, low=1)
 
 

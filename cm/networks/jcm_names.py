@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cm.errors import UserError
-from cm.networks.ncsnpp import Block, NCSNpp
+from cm.networks.ncsnpp import NCSNpp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,17 +38,11 @@ def ncsnpp_state_dict(flax: Mapping[str, np.ndarray], net: NCSNpp) -> dict[str, 
     return {key: torch.tensor(array) for key, array in state.items()} | _filters(net)
 
 
-def _blocks(net: NCSNpp) -> Iterator[tuple[str, Block]]:
-    """Names and plans of all residual blocks in the order in which jcm numbers them."""
-    for part, blocks in (("enc", net.encoder_blocks()), ("dec", net.decoder_blocks())):
-        yield from ((f"{part}.{block.name}", block) for block in blocks)
-
-
 def _layers(net: NCSNpp) -> Iterator[tuple[str, str]]:
     """Flax and torch names of every layer, without the three that make a qkv."""
     yield from {"Dense_0": "map_layer0", "Dense_1": "map_layer1", "Conv_0": f"enc.{net.size(0)}_conv"}.items()
-    for index, (name, block) in enumerate(_blocks(net)):
-        parts = BLOCK | ({"Conv_2": "skip"} if block.projects else {})
+    for index, (name, block) in enumerate(net.all_blocks()):
+        parts = BLOCK | ({"Conv_2": "skip"} if net.projects(block) else {})
         yield from ((f"ResnetBlockBigGANpp_{index}/{theirs}", f"{name}.{ours}") for theirs, ours in parts.items())
     for layer, name in _attentions(net):
         yield from {f"{layer}/GroupNorm_0": f"{name}.norm2", f"{layer}/NIN_3": f"{name}.proj"}.items()
@@ -58,7 +52,7 @@ def _layers(net: NCSNpp) -> Iterator[tuple[str, str]]:
 
 
 def _attentions(net: NCSNpp) -> Iterator[tuple[str, str]]:
-    names = [name for name, block in _blocks(net) if block.attention]
+    names = [name for name, block in net.all_blocks() if block.attention]
     return ((f"AttnBlockpp_{index}", name) for index, name in enumerate(names))
 
 
@@ -88,7 +82,7 @@ def _interleaved(flax: Mapping[str, np.ndarray], layer: str, leaf: str) -> np.nd
 
 
 def _filters(net: NCSNpp) -> dict[str, Tensor]:
-    from cm.networks.modules.song_layers import fir
+    from cm.networks.modules.layers import fir
 
-    resampled = [f"{name}.{layer}" for name, block in _blocks(net) if block.resample for layer in ("conv0", "skip")]
+    resampled = [f"{name}.{layer}" for name, block in net.all_blocks() if block.resample for layer in ("conv0", "skip")]
     return {f"{name}.resample_filter": fir(net.resample_filter) for name in [*resampled, *_pyramid(net)]}

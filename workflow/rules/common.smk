@@ -136,8 +136,9 @@ def sampled_model(wildcards):
 def sample_options(wildcards):
     """How the samples of a run are made for its score."""
     evaluation = run_of(wildcards).sections["evaluation"]
-    clamp = " --clamp" if evaluation.clamp else ""
-    return f"--count {evaluation.images} --rounding {evaluation.rounding} --batch {evaluation.batch}{clamp}"
+    flags = {"count": evaluation.images, "rounding": evaluation.rounding, "precision": evaluation.precision}
+    given = " ".join(f"--{key} {value}" for key, value in {**flags, "batch": evaluation.batch}.items())
+    return given + (" --clamp" if evaluation.clamp else "")
 
 
 def score_inputs(wildcards):

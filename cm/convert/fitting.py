@@ -1,0 +1,44 @@
+"""Whether tensors are the weights of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cm.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def fitted(tensors: Mapping[str, Tensor], network: Any, source: object) -> dict[str, Tensor]:
+    """The tensors in float32 and in the order of `network.build().state_dict()`, into which they load strictly.
+
+    UserError that names `source` and the first tensor that is missing, of another shape, or left over.
+    """
+    import torch
+
+    with torch.device("meta"):
+        own = network.build().state_dict()
+    for name, tensor in own.items():
+        _check(name, list(tensor.shape), tensors.get(name), source)
+    extra = set(tensors) - set(own)
+    if extra:
+        raise UserError(f"{source} holds another network: its {min(map(repr, extra))} has no place in this one")
+    return {name: tensors[name].detach().to(torch.float32) for name in own}
+
+
+def _check(name: str, shape: list[int], tensor: Tensor | None, source: object) -> None:
+    if tensor is None:
+        raise UserError(f"{source} holds another network: it has no {name} {shape}")
+    if list(tensor.shape) != shape:
+        raise UserError(f"{source} holds another network: its {name} is {list(tensor.shape)}, not {shape}")
+    if not tensor.is_floating_point():
+        raise UserError(f"{source}: {name} is {tensor.dtype}, which is no type of weights")
+
+
+def network_is(network: Any, kind: type, source: object, form: str) -> None:
+    """UserError unless the described network is of the kind that a form has."""
+    if not isinstance(network, kind):
+        wanted = f"a network '{kind.__name__.lower()}'"
+        raise UserError(f"{source} is {form}, which holds {wanted}, not '{type(network).__name__.lower()}'")

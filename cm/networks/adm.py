@@ -1,0 +1,74 @@
+"""ADM, the U-Net of Dhariwal and Nichol (2021), as OpenAI trains it on ImageNet and LSUN and EDM on ImageNet.
+
+With `classes: 1000` the defaults describe OpenAI's ImageNet-64 network (295,899,267 parameters). Its LSUN-256 network
+(526,304,771 parameters) is `resolution: 256`, `channels: 256`, `multipliers: [1, 1, 2, 2, 4, 4]`, `blocks: 2`,
+`scale_shift: false`. EDM's ImageNet-64 network is `classes: 1000`, `noise_factor: 1`, `group_channels: 4`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar
+
+from cm.errors import UserError
+from cm.networks.plan import Block, UNet
+from cm.registry import register, setting
+
+if TYPE_CHECKING:
+    import torch
+
+
+@register("network", "adm")
+@dataclasses.dataclass(frozen=True)
+class ADM(UNet):
+    """A U-Net of residual blocks with time conditioning by scale and shift, and multi-head attention.
+
+    `scale_shift` false: the conditioning is added. `noise_factor`: what the noise label ln(t)/4 is multiplied with,
+    1000 in OpenAI's networks and 1 in EDM's. `group_channels`: fewest channels of a normalisation group, 1 in OpenAI's
+    networks (which always have 32 groups) and 4 in EDM's.
+    """
+
+    resample_filter: ClassVar[tuple[int, ...]] = (1, 1)
+    resolution: int = setting(64, low=1)
+    image_channels: int = setting(3, low=1)
+    channels: int = setting(192, low=4)
+    multipliers: list[int] = setting([1, 2, 3, 4])
+    blocks: int = setting(3, low=1)
+    attention: list[int] = setting([32, 16, 8])
+    head_channels: int = setting(64, low=1)
+    dropout: float = setting(0.0, low=0.0, below=1.0)
+    classes: int = setting(0, low=0)
+    scale_shift: bool = setting(True)
+    augment_dim: int = setting(0, low=0)
+    noise_factor: float = setting(1000.0, low=0.0)
+    group_channels: int = setting(1, low=1)
+
+    def build(self) -> torch.nn.Module:
+        """The module, freshly initialised from torch's global generator."""
+        self.check()
+        from cm.networks.modules.adm_unet import ADMUNet
+
+        return ADMUNet(self)
+
+    def check(self, where: str = "network") -> None:
+        """UserError for values that no network can have."""
+        if self.channels % 2:
+            raise UserError(f"{where}: channels must be even, for as many sines as cosines, not {self.channels}")
+        self.check_plan(where)
+
+    @property
+    def stem(self) -> int:
+        """Width after the first convolution."""
+        return self.channels * self.multipliers[0]
+
+    def heads(self, width: int) -> int:
+        """Attention heads at a width; a width that is no multiple of `head_channels` has none."""
+        return 0 if width % self.head_channels else width // self.head_channels
+
+    def projects(self, block: Block) -> bool:
+        """Whether the residual path of a block has a convolution of its own."""
+        return block.width_in != block.width
+
+    def decoder_attends(self, index: int) -> bool:
+        """All blocks of the decoder attend where the encoder's do."""
+        return True

@@ -1,0 +1,137 @@
+"""What both families of U-Nets share: the course of the forward pass, the residual block, activation checkpointing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from cm.networks.modules.layers import Conv, Double, Down, GroupNorm, Halve, Initialiser, Linear, Up, attend
+from cm.networks.plan import Block, UNet
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the blocks of a family share: epsilon of the normalisations, scale of each sum, and the first weights.
+
+    `last` initialises the last convolution of a residual path, `qkv` that of query, key and value, `init` all others.
+    """
+
+    epsilon: float
+    scale: float
+    init: Initialiser
+    qkv: Initialiser
+    last: Initialiser
+
+
+class UNetModule(nn.Module, ABC):
+    """x [B, C, H, W], noise_labels [B], class_labels [B, classes], augment_labels [B, augment_dim] -> [B, C, H, W].
+
+    Noise labels are ln(t)/4. Missing class or augmentation labels count as zero vectors. Under autocast the embedding
+    and the last layers, and so the result, keep the precision of x, as in OpenAI's network.
+    """
+
+    classes: int
+
+    def forward(
+        self,
+        x: Tensor,
+        noise_labels: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        with _full_precision(x):
+            embedding = self._embed(noise_labels, class_labels, augment_labels)
+        h = self._torso(x, embedding).to(x.dtype)
+        with _full_precision(x):
+            return self._head(h)
+
+    @abstractmethod
+    def _embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        """What the blocks are conditioned on: [B, E]."""
+
+    @abstractmethod
+    def _torso(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Encoder and decoder: [B, C, H, W] -> [B, width, H, W]."""
+
+    @abstractmethod
+    def _head(self, h: Tensor) -> Tensor:
+        """The last normalisation and convolution: [B, width, H, W] -> [B, C, H, W]."""
+
+
+class ResidualBlock(nn.Module):
+    """x [B, I, H, W], embedding [B, E] -> [B, O, H', W']; BigGAN block, then optional attention.
+
+    `checkpointed`: the backward pass computes the activations again instead of keeping them.
+    """
+
+    checkpointed = False
+
+    def __init__(self, plan: Block, net: UNet, style: Style) -> None:
+        super().__init__()
+        width = plan.width
+        self.joins, self.dropout, self.scale, self.scale_shift = plan.joins, net.dropout, style.scale, net.scale_shift
+        self.norm0 = norm(net, style, plan.width_in)
+        self.conv0 = _resampling(plan, net, style, kernel=3)
+        self.affine = Linear(4 * net.channels, 2 * width if net.scale_shift else width, init=style.init)
+        self.norm1 = norm(net, style, width)
+        self.conv1 = Conv(width, width, init=style.last)
+        self.skip = _skip(plan, net, style)
+        self.heads = net.heads(width) if plan.attention else 0
+        self.norm2 = norm(net, style, width) if self.heads else None
+        self.qkv = Conv(width, 3 * width, 1, init=style.qkv) if self.heads else None
+        self.proj = Conv(width, width, 1, init=style.last) if self.heads else None
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        if self.checkpointed and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, embedding, use_reentrant=False)
+        return self._forward(x, embedding)
+
+    def _forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self._conditioned(self.conv0(F.silu(self.norm0(x))), self.affine(embedding)[:, :, None, None])
+        h = F.dropout(F.silu(h), self.dropout, self.training)
+        x = ((x if self.skip is None else self.skip(x)) + self.conv1(h)) * self.scale
+        if not self.heads:
+            return x
+        return (x + self.proj(attend(self.qkv(self.norm2(x)), self.heads))) * self.scale
+
+    def _conditioned(self, h: Tensor, conditions: Tensor) -> Tensor:
+        if not self.scale_shift:
+            return self.norm1(h + conditions)
+        scale, shift = conditions.chunk(2, dim=1)
+        return torch.addcmul(shift, self.norm1(h), scale + 1)
+
+
+def checkpointing(module: nn.Module, on: bool = True) -> None:
+    """Switch activation checkpointing of all residual blocks in a module: same gradients, less memory, more time."""
+    for block in module.modules():
+        if isinstance(block, ResidualBlock):
+            block.checkpointed = on
+
+
+def norm(net: UNet, style: Style, width: int) -> GroupNorm:
+    """The normalisation of a network at a width."""
+    return GroupNorm(net.groups(width), width, eps=style.epsilon)
+
+
+def _skip(plan: Block, net: UNet, style: Style) -> nn.Module | None:
+    if net.projects(plan):
+        return _resampling(plan, net, style, kernel=1)
+    resample = {"down": Halve, "up": Double}.get(plan.resample)
+    return resample(net.resample_filter) if resample else None
+
+
+def _resampling(plan: Block, net: UNet, style: Style, *, kernel: int) -> Conv:
+    if not plan.resample:
+        return Conv(plan.width_in, plan.width, kernel, init=style.init)
+    conv = {"down": Down, "up": Up}[plan.resample]
+    return conv(plan.width_in, plan.width, kernel, taps=net.resample_filter, init=style.init)
+
+
+def _full_precision(x: Tensor) -> torch.autocast:
+    """A context without autocast on the device of x."""
+    return torch.autocast(x.device.type, enabled=False)

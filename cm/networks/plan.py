@@ -1,0 +1,138 @@
+"""Which residual blocks a U-Net has: the plan shared by NCSN++, DDPM++ and ADM, with the block names of EDM."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+from cm.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One residual block of the plan; `name` is EDM's, `joins` means that a skip connection is concatenated first."""
+
+    name: str
+    width_in: int
+    width: int
+    resample: str = ""
+    attention: bool = False
+    joins: bool = False
+
+
+class UNet(ABC):
+    """What a description of a U-Net must say, and the plan that follows from it. Widths are numbers of channels."""
+
+    resolution: int
+    image_channels: int
+    channels: int
+    multipliers: list[int]
+    blocks: int
+    attention: list[int]
+    dropout: float
+    classes: int
+    augment_dim: int
+    scale_shift: bool
+    group_channels: int
+    resample_filter: Sequence[int]
+
+    @property
+    @abstractmethod
+    def stem(self) -> int:
+        """Width after the first convolution."""
+
+    @abstractmethod
+    def heads(self, width: int) -> int:
+        """Attention heads at a width."""
+
+    @abstractmethod
+    def projects(self, block: Block) -> bool:
+        """Whether the residual path of a block has a convolution of its own."""
+
+    @abstractmethod
+    def decoder_attends(self, index: int) -> bool:
+        """Whether the decoder's block of that index attends, at a resolution with attention."""
+
+    def encoder_blocks(self) -> list[Block]:
+        """Residual blocks from the image down; the first follows the `{R}x{R}_conv` convolution."""
+        return list(self._encoder())
+
+    def decoder_blocks(self) -> list[Block]:
+        """Residual blocks from the lowest resolution up to the image."""
+        return list(self._decoder())
+
+    def all_blocks(self) -> Iterator[tuple[str, Block]]:
+        """Every residual block with its name in the state dict, in the order of the forward pass."""
+        for part, blocks in (("enc", self._encoder()), ("dec", self._decoder())):
+            yield from ((f"{part}.{block.name}", block) for block in blocks)
+
+    def size(self, level: int) -> str:
+        """The resolution of a level as EDM writes it in names: '16x16'."""
+        return f"{self.resolution >> level}x{self.resolution >> level}"
+
+    def groups(self, width: int) -> int:
+        """Groups of a normalisation: 32, or fewer so that each has at least `group_channels` channels."""
+        return min(32, width // self.group_channels)
+
+    def check_plan(self, where: str) -> None:
+        """UserError for multipliers, a resolution or widths that no U-Net can have."""
+        for find in (self._bad_multipliers, self._bad_resolution, self._bad_width, self._bad_heads):
+            if problem := find():
+                raise UserError(f"{where}: {problem}")
+
+    def _encoder(self) -> Iterator[Block]:
+        width = self.stem
+        for level, multiplier in enumerate(self.multipliers):
+            if level:
+                yield Block(f"{self.size(level)}_down", width, width, resample="down")
+            for index in range(self.blocks):
+                name = f"{self.size(level)}_block{index}"
+                yield Block(name, width, self.channels * multiplier, attention=self._attends(level))
+                width = self.channels * multiplier
+
+    def _decoder(self) -> Iterator[Block]:
+        skips = [self.stem, *(block.width for block in self._encoder())]
+        width, lowest = skips[-1], len(self.multipliers) - 1
+        for level in range(lowest, -1, -1):
+            yield from self._entry(level, width, lowest)
+            for index in range(self.blocks + 1):
+                name, width_in = f"{self.size(level)}_block{index}", width + skips.pop()
+                width = self.channels * self.multipliers[level]
+                attention = self.decoder_attends(index) and self._attends(level)
+                yield Block(name, width_in, width, attention=attention, joins=True)
+
+    def _entry(self, level: int, width: int, lowest: int) -> Iterator[Block]:
+        if level < lowest:
+            yield Block(f"{self.size(level)}_up", width, width, resample="up")
+            return
+        yield Block(f"{self.size(level)}_in0", width, width, attention=True)
+        yield Block(f"{self.size(level)}_in1", width, width)
+
+    def _attends(self, level: int) -> bool:
+        return self.resolution >> level in self.attention
+
+    def _bad_multipliers(self) -> str:
+        if self.multipliers and min(self.multipliers) >= 1:
+            return ""
+        return f"multipliers must be one positive number per level, not {self.multipliers}"
+
+    def _bad_resolution(self) -> str:
+        halvings = len(self.multipliers) - 1
+        if self.resolution >= 1 and self.resolution % 2**halvings == 0:
+            return ""
+        return f"resolution {self.resolution} cannot be halved {halvings} times, as {len(self.multipliers)} levels need"
+
+    def _bad_width(self) -> str:
+        widths = {width for _, block in self.all_blocks() for width in (block.width_in, block.width)}
+        for width in sorted(widths):
+            if width < self.group_channels or width % self.groups(width):
+                equal = f"equal groups of at least {self.group_channels}"
+                return f"channels {self.channels}: {width} channels cannot be split into {equal}"
+        return ""
+
+    def _bad_heads(self) -> str:
+        for _, block in self.all_blocks():
+            if block.attention and (not self.heads(block.width) or block.width % self.heads(block.width)):
+                return f"the {block.width} channels of {block.name} cannot be split into equal attention heads"
+        return ""

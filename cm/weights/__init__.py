@@ -1,0 +1,110 @@
+"""Pretrained networks that others published and this suite measures with: the FID Inception-v3, and LPIPS.
+
+`made` writes one as our own file, from wherever it can be had; `extractor` and `lpips_metric` build the networks from
+such files. Nothing is fetched then, and nothing is ever unpickled but arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cm import checkpoints
+from cm.errors import UserError, unknown
+from cm.weights import sources
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+POOLINGS = ("max", "average")
+
+
+def made(name: str, out: Path, source: Path | None = None) -> None:
+    """Write the weights `name` (see `sources.KNOWN`) as safetensors, from the file `source` or from where they are.
+
+    The description has `weights`, `source`, `source_sha256`, `tensors_sha256` (of the features' tensors, by name: two
+    files that agree in it hold the same network), `logits` and `licence`.
+    """
+    if name not in sources.KNOWN:
+        raise unknown("weights", name, sources.KNOWN)
+    raw = sources.found(name, source)
+    module = _fitted(name, raw.state, raw.source)
+    tensors = _unique(module.state_dict())
+    checkpoints.save(out, tensors, _description(name, raw, tensors))
+
+
+def extractor(path: Path | str, device: str = "cpu") -> tuple[nn.Module, str]:
+    """The Inception in a file that `made` wrote, with its `features`, and its name."""
+    tensors, description = _load(path, ("inception",))
+    from cm.weights.modules.inception import Inception
+
+    return _frozen(Inception(logits=description["logits"]), tensors, path, device), description["weights"]
+
+
+def lpips_metric(path: Path | str, *, pooling: str = "max", device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
+    """LPIPS of two batches of images [B, C, H, W] in [0, 1], [B], with the weights of a file that `made` wrote.
+
+    `pooling`, for VGG16: `max` is LPIPS as it was trained, and what the paper's CIFAR-10 code does; `average` is what
+    its ImageNet and LSUN code does. There are gradients to the images, and none to the weights.
+    """
+    tensors, description = _load(path, ("lpips-vgg16", "lpips-alexnet"))
+    if pooling not in POOLINGS:
+        raise unknown("pooling", pooling, POOLINGS)
+    if pooling == "average" and description["weights"] != "lpips-vgg16":
+        raise UserError(f"{path} holds {description['weights']}: average pooling is for lpips-vgg16 only")
+    from cm.weights.modules import perceptual
+
+    network = perceptual.network(description["weights"], pooling=pooling)
+    network = _frozen(network, perceptual.with_aliases(tensors), path, device)
+    return lambda a, b: network(a, b, normalize=True).flatten()
+
+
+def _fitted(name: str, state: Mapping[str, Tensor], source: str) -> nn.Module:
+    """The network with weights as their makers name them."""
+    from cm.weights import names
+    from cm.weights.modules import inception, perceptual
+
+    if name == "inception":
+        tensors = names.inception(state)
+        module = inception.Inception(logits="fc.weight" in tensors)
+    else:
+        module = perceptual.network(name)
+        tensors = perceptual.with_aliases(names.backbone(state, module) | perceptual.heads(name))
+    checkpoints.restore(module, tensors, source)
+    return module
+
+
+def _unique(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the second names of LPIPS's heads."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("lins.")}
+
+
+def _description(name: str, raw: sources.Raw, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for key in sorted(set(tensors) - {"fc.weight"}):
+        digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
+    return {
+        "weights": name,
+        "source": raw.source,
+        "source_sha256": raw.sha256,
+        "tensors_sha256": digest.hexdigest(),
+        "logits": "fc.weight" in tensors,
+        "licence": sources.KNOWN[name].licence,
+    }
+
+
+def _load(path: Path | str, allowed: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, description = checkpoints.load(path)
+    held = description.get("weights", "no pretrained weights")
+    if held not in allowed:
+        raise UserError(f"{path} holds {held}, not {' or '.join(allowed)}: `cm weights` makes such a file")
+    return tensors, description
+
+
+def _frozen(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str, device: str) -> nn.Module:
+    import torch
+
+    checkpoints.restore(module, tensors, path)
+    return module.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)

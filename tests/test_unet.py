@@ -1,0 +1,127 @@
+"""What both families of U-Nets owe: autocast, memory formats, activation checkpointing, attention."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from goldens import recipe_weights
+from nets import F64, FAMILIES, denoiser
+
+from cm.networks.modules.layers import attend
+from cm.networks.modules.unet import ResidualBlock, checkpointing
+
+both = pytest.mark.parametrize("family", FAMILIES)
+TIMES = torch.tensor([0.002, 0.3, 1.0, 80.0])
+
+
+def module(family: str, **changes) -> torch.nn.Module:
+    """The same network at every call, which also seeds what is drawn after it."""
+    torch.manual_seed(0)
+    return recipe_weights(dataclasses.replace(FAMILIES[family], **changes).build())
+
+
+@torch.no_grad()
+@both
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.02), (torch.float16, 0.0025)], ids=str)
+def test_autocast_is_near_float32_and_exact_at_the_boundary(family, dtype, near):
+    f, x = denoiser(module(family, classes=3).eval(), "boundary"), torch.randn(4, 1, 8, 8)
+    labels = torch.tensor([0, 1, 2, 0])
+    want, seen = f(x, TIMES, labels), []
+    f.network.enc["4x4_down"].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", dtype):
+        got = f(x, TIMES, labels)
+        raw = f.network(x, TIMES.log() / 4)
+    assert seen == [dtype, dtype] and raw.dtype == got.dtype == torch.float32
+    assert torch.equal(got[0], x[0])
+    assert 0 < (got - want).abs().max() < near * want.abs().max()
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_gradients_under_autocast_are_near_those_of_float32(family, dtype):
+    gradients = []
+    for enabled in (False, True):
+        network, x = module(family), torch.randn(4, 1, 8, 8)
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            loss = denoiser(network, "edm")(x, TIMES).square().mean()
+        loss.backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+    want, got = gradients
+    assert got.dtype == torch.float32 and (got - want).norm() < 0.05 * want.norm()
+
+
+@torch.no_grad()
+@both
+def test_channels_last_gives_the_same_and_stays(family):
+    network = module(family, dropout=0.1).double().eval()
+    x, noise = torch.randn(4, 1, 8, 8, dtype=F64), torch.zeros(4, dtype=F64)
+    want, outputs = network(x, noise), []
+    blocks = [block for block in network.modules() if isinstance(block, ResidualBlock)]
+    for block in blocks:
+        block.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        got = network.to(memory_format=memory_format)(x.contiguous(memory_format=memory_format), noise)
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+        assert len(outputs) == len(blocks) and all(out.is_contiguous(memory_format=memory_format) for out in outputs)
+        outputs.clear()
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_attention_is_softmax_over_pixels_within_each_head(heads, memory_format):
+    qkv = torch.randn(2, 36, 3, 2, dtype=F64).contiguous(memory_format=memory_format)
+    got, want = attend(qkv, heads), torch.empty(2, 12, 3, 2, dtype=F64)
+    dim = 12 // heads
+    for image in range(2):
+        for head in range(heads):
+            own = qkv[image, 3 * dim * head : 3 * dim * (head + 1)].flatten(1)
+            query, key, value = own[0::3], own[1::3], own[2::3]
+            weights = (query.T @ key / dim**0.5).softmax(dim=1)
+            want[image, dim * head : dim * (head + 1)] = (value @ weights.T).reshape(dim, 3, 2)
+    torch.testing.assert_close(got, want)
+
+
+def loss_and_gradients(network: torch.nn.Module, dtype: torch.dtype | None) -> tuple[list[torch.Tensor], int]:
+    """Loss, state of the generator and all gradients of a seeded step; and the bytes kept for the backward pass."""
+    torch.manual_seed(5)
+    x, kept = torch.randn(4, 1, 8, 8), {}
+    own = {parameter.data_ptr() for parameter in network.parameters()}
+
+    def keep(saved: torch.Tensor) -> torch.Tensor:
+        storage = saved.untyped_storage()
+        kept[storage.data_ptr()] = 0 if storage.data_ptr() in own else storage.nbytes()
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            loss = denoiser(network, "edm")(x, TIMES).square().mean()
+        size = sum(kept.values())
+    network.zero_grad()
+    loss.backward()
+    gradients = [parameter.grad.clone() for parameter in network.parameters()]
+    return [loss.detach(), torch.get_rng_state(), *gradients], size
+
+
+@both
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+def test_checkpointing_gives_the_same_gradients_from_less_memory(family, dtype):
+    network = module(family, dropout=0.5)
+    names = list(network.state_dict())
+    want, plain = loss_and_gradients(network, dtype)
+    checkpointing(network, True)
+    got, small = loss_and_gradients(network, dtype)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert 4 * small < plain and list(network.state_dict()) == names
+    checkpointing(network, False)
+    again, size = loss_and_gradients(network, dtype)
+    assert size == plain and torch.equal(again[0], want[0])
+
+
+@both
+def test_dropout_differs_between_steps_and_is_off_in_evaluation(family):
+    network, x, noise = module(family, dropout=0.5), torch.randn(2, 1, 8, 8), torch.zeros(2)
+    assert not torch.equal(network(x, noise), network(x, noise))
+    network.eval()
+    assert torch.equal(network(x, noise), network(x, noise))
