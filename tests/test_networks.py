@@ -254,5 +254,6 @@ def test_impossible_descriptions_are_refused(change, message):
 
 
 def test_descriptions_do_not_import_torch():
-    code = "import sys; import cm.registry as r; r.get('network', 'ncsnpp')().check(); r.names('preconditioning')"
+    code = "import sys; import cm.registry as r; r.names('preconditioning')"
+    code += "; [r.get('network', name)().check() for name in ('ncsnpp', 'adm')]; import cm.networks.openai_names"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)

@@ -23,7 +23,7 @@ from cm.config.experiments import (
     teacher,
     variant,
 )
-from cm.config.suites import Artefact, Cell, Suite, load_suite
+from cm.config.suites import Artefact, Cell, Suite, load_suite, with_inputs
 
 __all__ = [
     "EXPERIMENTS",
@@ -51,4 +51,5 @@ __all__ = [
     "splits_of",
     "teacher",
     "variant",
+    "with_inputs",
 ]

@@ -59,8 +59,8 @@ class Evaluation:
     """The `evaluation:` section. `images`: samples of a score. `extractor`: the run or weights whose features compare.
 
     `reference`: the split of real images compared with. `rounding` to eight bits: `truncate` as the official code, or
-    `round` as EDM. `clamp` the denoiser's estimates while sampling. `precision` of sampling, as in `training:`. `batch`:
-    images at a time.
+    `round` as EDM. `clamp` the denoiser's estimates while sampling. `precision` of sampling, as in `training:`.
+    `batch`: images at a time.
     """
 
     extractor: str

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,16 @@ class Suite:
                 label = _filled(entry.label or _legend(entry.method, changes), words, artefact.name)
                 cells.append(Cell(run, progress, name, label, tuple(changes.items())))
         return cells
+
+
+def with_inputs(runs: Iterable[exp.Run], experiments: Path) -> list[exp.Run]:
+    """The runs and all runs that they start from, each once, the given ones first."""
+    found, waiting = {}, list(runs)
+    for run in waiting:
+        if run.name not in found:
+            found[run.name] = run
+            waiting += [one for one in exp.inputs(run, experiments).values() if isinstance(one, exp.Run)]
+    return list(found.values())
 
 
 @functools.cache

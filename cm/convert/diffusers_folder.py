@@ -45,10 +45,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, net: ADM, noise: Karras,
     from safetensors.torch import save_file
 
     parts = {"scheduler": ["diffusers", "CMStochasticIterativeScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+    config = unet_config(net)
     with _folder(path) as temporary:
         files.write_json(temporary / "model_index.json", _about("ConsistencyModelPipeline") | parts)
         files.write_json(temporary / "scheduler" / "scheduler_config.json", _scheduler(noise, steps))
-        files.write_json(temporary / "unet" / "config.json", unet_config(net))
+        files.write_json(temporary / "unet" / "config.json", config)
         save_file(dict(tensors), temporary / "unet" / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -107,9 +108,15 @@ def _check_config(path: Path, net: ADM) -> None:
 
 
 def _scheduler(noise: Karras, steps: int) -> dict[str, Any]:
-    grid = {"sigma_min": noise.sigma_min, "sigma_max": noise.sigma_max, "rho": noise.rho}
-    steps_and_data = {"num_train_timesteps": steps, "sigma_data": noise.sigma_data}
-    return _about("CMStochasticIterativeScheduler") | grid | steps_and_data | {"s_noise": 1.0, "clip_denoised": True}
+    return _about("CMStochasticIterativeScheduler") | {
+        "num_train_timesteps": steps,
+        "sigma_min": noise.sigma_min,
+        "sigma_max": noise.sigma_max,
+        "sigma_data": noise.sigma_data,
+        "rho": noise.rho,
+        "s_noise": 1.0,
+        "clip_denoised": True,
+    }
 
 
 def _about(name: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm.convert.torch_file import reason
+from cm.convert.torch_file import reason, restricted
 from cm.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Reader(pickle.Unpickler):
     """An unpickler for which nothing exists but the names below."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """A stand-in made for this one request, so that whatever a pickle does to it ends with it."""
+        """The stand-in for a name; functions are wrapped anew, so that attributes a pickle sets on one end with it."""
         full = f"{module}.{name}"
         if full in CONTAINERS:
             return CONTAINERS[full]
@@ -68,7 +68,7 @@ class Reader(pickle.Unpickler):
             function = FUNCTIONS[full]
             return lambda *arguments: function(*arguments)
         if full in INERT or module.startswith("torch.nn.modules."):
-            return type("Held", (Held,), {})
+            return Held
         raise UserError(f"it asks for {full!r}, which is neither a tensor nor a plain container: refused")
 
 
@@ -84,10 +84,10 @@ def _storage(data: bytes) -> Tensor:
     import torch
 
     try:
-        storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        storage = restricted(io.BytesIO(data))
     except Exception as error:  # a damaged pickle can raise almost anything
         raise UserError(f"a tensor in it cannot be read: {reason(error)}") from None
-    return torch.empty(0, dtype=storage.dtype).set_(storage.untyped())
+    return torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage)
 
 
 def _tensor(flat: Tensor, offset: int, shape: Sequence[int], stride: Sequence[int], *_: object) -> Tensor:

@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cm.errors import UserError
+from cm.networks.adm import ADM
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+# The factor of the noise labels and the fewest channels of a group, which no name or shape of a tensor tells.
+CONVENTIONS = {"openai": (1000, 1), "edm": (1, 4)}
 
 
 def fitted(tensors: Mapping[str, Tensor], network: Any, source: object) -> dict[str, Tensor]:
@@ -35,6 +40,18 @@ def _check(name: str, shape: list[int], tensor: Tensor | None, source: object) -
         raise UserError(f"{source} holds another network: its {name} is {list(tensor.shape)}, not {shape}")
     if not tensor.is_floating_point():
         raise UserError(f"{source}: {name} is {tensor.dtype}, which is no type of weights")
+
+
+def check_conventions(network: Any, form: str, source: object) -> None:
+    """UserError if an ADM computes otherwise than the project whose form its weights have."""
+    if not isinstance(network, ADM) or form not in CONVENTIONS:
+        return
+    factor, least = CONVENTIONS[form]
+    widths = {width for _, block in network.all_blocks() for width in (block.width_in, block.width)}
+    groups = all(network.groups(width) == min(32, width // least) for width in widths)
+    if network.noise_factor != factor or not groups:
+        meant, got = f"noise_factor {factor} and group_channels {least}", f"{network.noise_factor:g} and"
+        raise UserError(f"{source}: the form '{form}' means {meant}, not {got} {network.group_channels}")
 
 
 def network_is(network: Any, kind: type, source: object, form: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm.convert import diffusers_folder, diffusers_names, edm_pickle, flax_state, torch_file
-from cm.convert.fitting import fitted, network_is
+from cm.convert.fitting import check_conventions, fitted, network_is
 from cm.convert.recognition import KNOWN, form_of
 from cm.errors import UserError, unknown
 from cm.networks.adm import ADM
@@ -31,6 +31,7 @@ def imported(path: Path, network: Any, weights: str = "ema") -> dict[str, Tensor
         network_is(network, NETWORKS[form], path, KNOWN[form])
     if weights != "ema" and form != "jcm":
         raise UserError(f"{path} is {KNOWN[form]}, which has one set of weights, not '{weights}' ones of its own")
+    check_conventions(network, form, path)
     return fitted(READERS[form](path, network, weights), network, path)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cm import files
 from cm.errors import UserError
@@ -20,7 +22,7 @@ def read(path: Path) -> dict[str, Tensor]:
     import torch
 
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        found = restricted(path, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle can raise almost anything
         raise UserError(f"{path} is not a whole state dict of torch.save: {reason(error)}") from None
     if not isinstance(found, Mapping) or not found:
@@ -39,10 +41,18 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
         torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
 
+def restricted(file: Path | BytesIO, *, mmap: bool = False) -> Any:
+    """What torch's restricted unpickler makes of a file; it knows tensors and plain containers, and nothing else."""
+    import torch
+
+    with warnings.catch_warnings(action="ignore"):
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+
+
 def reason(error: Exception) -> str:
-    """One line of an unpickler's error: the global that it refused, if it did."""
-    text = str(error)
-    refused = re.search(r"GLOBAL (\S+)", text)
+    """One line of an unpickler's error: the global that it refused, if it did, and none of torch's advice."""
+    refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused:
-        return f"it asks for {refused[1]}, which is refused"
-    return text.splitlines()[0][:200] if text else type(error).__name__
+        return f"it asks for {refused[1]!r}, which is refused"
+    lines = [line for line in str(error).splitlines() if line and "weights_only" not in line]
+    return lines[0][:200] if lines else type(error).__name__

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cm import registry
 from cm.config import check
 from cm.convert import diffusers_folder, diffusers_names, torch_file
-from cm.convert.fitting import fitted
+from cm.convert.fitting import check_conventions, fitted
 from cm.errors import UserError, unknown
 from cm.networks.adm import ADM
 from cm.schedules import Karras
@@ -46,6 +46,7 @@ def _network(description: Mapping[str, Any], form: str) -> ADM:
 def _openai(tensors: dict[str, Tensor], net: ADM, description: Mapping[str, Any], out: Path) -> None:
     from cm.networks.openai_names import openai_state_dict
 
+    check_conventions(net, "openai", description["run"])
     torch_file.write(out, openai_state_dict(tensors, net))
 
 
@@ -58,7 +59,6 @@ def _diffusers(tensors: dict[str, Tensor], net: ADM, description: Mapping[str, A
         )
     noise = {key: value for key, value in description["noise"].items() if key != "name"}
     grid, steps = check(Karras, noise, f"{run}, noise"), steps_of(description["objective"])
-    diffusers_folder.unet_config(net)
     unet = diffusers_names.unet_state_dict(tensors, net)
     diffusers_folder.write(out, unet, net=net, noise=grid, steps=steps)
 

@@ -72,16 +72,12 @@ def _row(recipe: Mapping[str, str], keys: Sequence[str]) -> dict[str, str | None
 
 def _every_run(suite: Suite) -> list[Run]:
     """The runs of all artefacts and those they start from, each once, by method in the order of the suite."""
-    from cm.config import inputs
+    from cm.config import with_inputs
 
     cells = (cell for one in (*suite.artefacts.values(), *suite.ablations.values()) for cell in suite.cells(one))
-    found, waiting = {}, [cell.run for cell in cells]
-    for run in waiting:
-        if run.name not in found:
-            found[run.name] = run
-            waiting += inputs(run, suite.experiments).values()
-    methods = list(dict.fromkeys(run.method for run in found.values()))
-    return sorted(found.values(), key=lambda run: methods.index(run.method))
+    found = with_inputs((cell.run for cell in cells), suite.experiments)
+    methods = list(dict.fromkeys(run.method for run in found))
+    return sorted(found, key=lambda run: methods.index(run.method))
 
 
 def _named_runs(suite: Suite, artefact: Artefact) -> dict[str, Run]:

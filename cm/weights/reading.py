@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = {".pt", ".pth", ".ckpt"}
-ARRAYS = {("_reconstruct", "multiarray"), ("ndarray", "numpy"), ("dtype", "numpy")}
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def state_dict(data: bytes, name: str) -> dict[str, Tensor]:
@@ -31,8 +31,9 @@ def state_dict(data: bytes, name: str) -> dict[str, Tensor]:
         raise UserError(f"{name}: weights are read from {', '.join(sorted(SUFFIXES))} files, not '{suffix}'")
     try:
         return _arrays(data) if suffix == ".ckpt" else _torch(data)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{name} is not a file of weights: {str(error).splitlines()[0]}") from None
+    except UNREADABLE as error:
+        reason = (str(error) or "it ends early").splitlines()[0]
+        raise UserError(f"{name} is not a file of weights: {reason}") from None
 
 
 def _torch(data: bytes) -> dict[str, Tensor]:
@@ -42,7 +43,10 @@ def _torch(data: bytes) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch would rather that nobody wrote TorchScript any more
             return dict(torch.jit.load(io.BytesIO(data), map_location="cpu").state_dict())
-    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own words recommend to load it unsafely
+        raise ValueError("it holds more than tensors, or something else") from None
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError("it is not a state dict, of names and tensors")
     return dict(state)
@@ -66,12 +70,14 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Admits NumPy arrays, and the containers and numbers that need no name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (name, module.rpartition(".")[2]) not in ARRAYS or module.partition(".")[0] != "numpy":
-            raise pickle.UnpicklingError(f"it holds a {module}.{name}, not only arrays")
         import numpy as np
 
         reconstruct = np.empty(0).__reduce__()[0]
-        return reconstruct if name == "_reconstruct" else getattr(np, name)
+        makers = {f"numpy.{core}.multiarray._reconstruct": reconstruct for core in ("core", "_core")}
+        admitted = {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype, **makers}
+        if f"{module}.{name}" not in admitted:
+            raise pickle.UnpicklingError(f"it holds a {module}.{name}, not only arrays")
+        return admitted[f"{module}.{name}"]
 
 
 def _flat(nested: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:

@@ -47,13 +47,11 @@ rule train:
     input:
         unpack(train_inputs),
     output:
-        expand("results/models/{{run}}/{progress}.safetensors", progress=SUITE.progress),
+        "results/models/{run}/100.safetensors",
     log:
         "results/logs/train/{run}.log",
     benchmark:
         "results/benchmarks/train/{run}.tsv"
-    wildcard_constraints:
-        run=pattern(CURVED),
     conda:
         "../../environment.yml"
     threads: SUITE.threads
@@ -67,8 +65,11 @@ rule train:
         " {params.models} --out {output} --threads {threads} > {log} 2>&1"
 
 
-use rule train as train_end with:
+use rule train as train_curve with:
     output:
-        "results/models/{run}/100.safetensors",
+        expand("results/models/{{run}}/{progress}.safetensors", progress=SUITE.progress),
     wildcard_constraints:
-        run=f"(?!({RELEASED}|{pattern(CURVED)})$){ANY_RUN}",
+        run=pattern(CURVED),
+
+
+ruleorder: release > train_curve > train

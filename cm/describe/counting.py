@@ -1,0 +1,169 @@
+"""Networks counted without memory or arithmetic: parameters, FLOPs of an evaluation, bytes kept for the backward pass.
+
+A network is built on torch's meta device and runs on fake tensors: these know shape, precision and the device they
+pretend to be on, so autocast and fused attention do what they would do. A multiply-add counts as two FLOPs.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from cm import build
+from cm.config import Run
+from cm.networks.modules.unet import checkpointing
+
+
+def parameters(run: Run) -> int:
+    """The number of weights of the network of a run."""
+    return _parameters(_key(run))
+
+
+def flops(run: Run) -> int:
+    """FLOPs of one evaluation of the network of a run, for one image."""
+    return _evaluation(_without_dropout(run))[0]
+
+
+def output_shape(run: Run) -> tuple[int, ...]:
+    """The shape of what the network of a run gives for one image."""
+    return _evaluation(_without_dropout(run))[1]
+
+
+def maps_flops(run: Run) -> int:
+    """FLOPs of the feature maps of one image, of a classifier that a perceptual distance compares with."""
+    return _maps_flops(_without_dropout(run))
+
+
+def activations(run: Run, *, batch: int = 1, precision: str = "float32", checkpointed: bool = False) -> int:
+    """Bytes that the forward pass of a training step keeps for the backward pass, each storage counted once.
+
+    Neither weights nor autocast's copies of them count; those copies add two bytes a weight.
+    """
+    return _activations(_key(run), batch, precision, checkpointed)
+
+
+def _key(run: Run) -> str:
+    """What a network is built from, as text; all preconditionings count the same, so one stands for them."""
+    described, denoises = run.describe(), run.sections["objective"].preconditioning is not None
+    about = {"preconditioning": "edm" if denoises else None, "run": "network"}
+    return json.dumps(about | {part: described[part] for part in ("network", "noise")}, sort_keys=True)
+
+
+def _without_dropout(run: Run) -> str:
+    """`_key`, the same for networks that differ in their dropout only, which has no FLOPs."""
+    about = json.loads(_key(run))
+    if "dropout" in about["network"]:
+        about["network"]["dropout"] = 0.0
+    return json.dumps(about, sort_keys=True)
+
+
+@functools.cache
+def _parameters(key: str) -> int:
+    return sum(parameter.numel() for parameter in _on_meta(key).parameters())
+
+
+@functools.cache
+def _evaluation(key: str) -> tuple[int, tuple[int, ...]]:
+    mode, module = _network(key)
+    with mode, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        result = module(*_arguments(json.loads(key), batch=1))
+    return counter.get_total_flops(), tuple(result.shape[1:])
+
+
+@functools.cache
+def _maps_flops(key: str) -> int:
+    mode, module = _network(key)
+    with mode, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module.maps(torch.empty(1, *build.image_shape(json.loads(key))))
+    return counter.get_total_flops()
+
+
+@functools.cache
+def _activations(key: str, batch: int, precision: str, checkpointed: bool) -> int:
+    mode, module = _network(key)
+    checkpointing(module, checkpointed)
+    with mode, _Kept(module) as kept, _autocast(precision):
+        module(*_arguments(json.loads(key), batch))
+    return kept.bytes()
+
+
+def _on_meta(key: str) -> nn.Module:
+    with torch.device("meta"):
+        return build.model(json.loads(key))
+
+
+@functools.cache
+def _network(key: str) -> tuple[FakeTensorMode, nn.Module]:
+    """The network in training, with fake weights, and the mode to use them in."""
+    module, mode = _on_meta(key), FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        return mode, module.to_empty(device="cpu").train()
+
+
+def _arguments(about: Mapping[str, Any], batch: int) -> Sequence[Tensor | None]:
+    """Images, and for a denoiser times and labels."""
+    x = torch.empty(batch, *build.image_shape(about))
+    if about["preconditioning"] is None:
+        return (x,)
+    classes = about["network"].get("classes", 0)
+    return x, torch.ones(batch), torch.zeros(batch, dtype=torch.int64) if classes else None
+
+
+class _Kept(saved_tensors_hooks):
+    """Within this context, everything that is saved for a backward pass through `module`, but for its weights."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(self._pack, lambda tensor: tensor)
+        self._weights = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}
+        self._tensors: dict[int, Tensor] = {}
+
+    def __enter__(self) -> _Kept:
+        super().__enter__()
+        return self
+
+    def bytes(self) -> int:
+        """The size of all storages together."""
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._tensors.values())
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in self._weights and not _is_weight(tensor):
+            self._tensors[storage] = tensor
+        return tensor
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    """Whether a tensor is a weight in another precision or layout: computed from a leaf of the graph alone."""
+    node = tensor.grad_fn
+    while node is not None and len(node.next_functions) == 1:
+        node = node.next_functions[0][0]
+    return tensor.grad_fn is not None and type(node).__name__ == "AccumulateGrad"
+
+
+@contextmanager
+def _autocast(precision: str) -> Iterator[None]:
+    """Autocast as GPUs have it."""
+    if precision == "float32":
+        yield
+        return
+    with torch.autocast("cpu", getattr(torch, precision)), _LikeGPU():
+        yield
+
+
+class _LikeGPU(TorchFunctionMode):
+    """Autocast computes GroupNorm in float32 on GPUs, and in the lower precision on processors."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is nn.functional.group_norm and torch.is_autocast_enabled("cpu"):
+            args = (args[0].float(), *args[1:])
+        return function(*args, **(kwargs or {}))
