@@ -126,12 +126,12 @@ def _transfer(url: str, partial: Path) -> None:
     with _response(url, partial) as (response, start):
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else 0
-        progress = Progress(partial.stem, total, start=start, unit="B") if total else None
+        progress = Progress(partial.stem, total / 1e6, start=start / 1e6, unit="MB") if total else None
         with open(partial, "ab" if start else "wb") as file:
             while block := response.read(CHUNK):
                 file.write(block)
                 if progress:
-                    progress.update(len(block))
+                    progress.update(len(block) / 1e6)
         if progress:
             progress.close()
     if total and partial.stat().st_size != total:

@@ -11,12 +11,12 @@ from tqdm import tqdm
 class Progress:
     """Counts from `start` to `total`; `update` shows rate, time left and a figure of merit such as the loss."""
 
-    def __init__(self, what: str, total: int, *, start: int = 0, unit: str = "it", lines: int = 10) -> None:
+    def __init__(self, what: str, total: float, *, start: float = 0, unit: str = "it", lines: int = 10) -> None:
         self._what, self._total, self.done, self._start, self._unit = what, total, start, start, unit
         self._every, self._began = max(1, total // lines), time.monotonic()
         self._bar = tqdm(total=total, initial=start, desc=what, unit=unit) if sys.stderr.isatty() else None
 
-    def update(self, count: int = 1, **figures: float) -> None:
+    def update(self, count: float = 1, **figures: float) -> None:
         """`count` more are done."""
         before, self.done = self.done, self.done + count
         if self._bar is not None:
@@ -34,5 +34,5 @@ class Progress:
         rate = (self.done - self._start) / max(time.monotonic() - self._began, 1e-9)
         left = time.strftime("%H:%M:%S", time.gmtime((self._total - self.done) / rate))
         shown = "".join(f"  {name} {value:.4g}" for name, value in figures.items())
-        line = f"{self._what}  {self.done}/{self._total}{shown}  {rate:.1f} {self._unit}/s  {left} left"
+        line = f"{self._what}  {self.done:.0f}/{self._total:.0f}{shown}  {rate:.1f} {self._unit}/s  {left} left"
         print(line, file=sys.stderr, flush=True)

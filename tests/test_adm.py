@@ -210,7 +210,7 @@ def test_initialisation_gives_zero_and_has_the_bounds_of_edm():
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"scale_shift": False}, {"multipliers": [1], "attention": []}, {"classes": 10, "augment_dim": 9}]
+    "change", [{}, {"scale_shift": False}, {"multipliers": [2], "attention": []}, {"classes": 10, "augment_dim": 9}]
 )
 def test_gradients_are_finite_and_reach_every_parameter(change):
     network = recipe_weights(dataclasses.replace(TINY_ADM, dropout=0.1, **change).build())

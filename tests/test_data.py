@@ -156,6 +156,13 @@ def test_a_truncated_imagenet_tar_is_refused(share, tmp_path):
     refused("imagenet64", source, tmp_path / "out", f"{source} is truncated", images=1)
 
 
+def test_an_imagenet_tar_that_ends_within_a_header_is_refused(tmp_path):
+    source = fake.imagenet_tar(tmp_path / "train.tar", fake.imagenet())
+    whole = source.read_bytes()
+    source.write_bytes(whole[: max(whole.index(f"{synset}.tar".encode()) for synset in fake.SYNSETS) + 200])
+    refused("imagenet64", source, tmp_path / "out", f"{source} is truncated", images=1)
+
+
 def test_a_folder_that_is_no_imagenet_is_refused(tmp_path):
     refused("imagenet64", fake.unpacked(tmp_path / "x", {"cat/a.jpg": b""}), tmp_path / "out", "no folders of synsets")
 

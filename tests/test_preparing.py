@@ -139,9 +139,9 @@ def processes_of(session: int) -> list[str]:
 def test_a_journal_that_was_cut_off_counts_whole_lines(pictures, tmp_path, written):
     killed(pictures, tmp_path / "out", chunks=3)
     journal = tmp_path / "out" / ".partial" / "train.journal"
-    journal.write_text(journal.read_text()[:-2])
+    journal.write_text(journal.read_text() + "8")
     assert prepare(pictures, tmp_path / "out") == prepare(pictures, tmp_path / "whole")
-    assert written[:3] == [4, 6, 8]
+    assert written[:2] == [6, 8]
 
 
 @pytest.mark.parametrize("change", ["source", "preprocessing", "journal", "images"])

@@ -7,7 +7,6 @@ unpacked beside them first (43 GB and 42 GB). There is one class and no test spl
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import zipfile
 import zlib
@@ -16,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from cm import files
 from cm.data import cropping
 from cm.data.base import DataSet, Opened, check_count
 from cm.data.encoded import Encoded
@@ -100,10 +100,9 @@ def _check_space(size: int, path: Path, folder: Path) -> None:
 
 
 def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    progress, temporary = Progress(f"unpacking {DATA}", member.file_size, unit="B"), path.with_suffix(".partial")
-    with archive.open(member) as packed, open(temporary, "wb") as file:
+    progress = Progress(f"unpacking {DATA}", member.file_size, unit="B")
+    with files.replacing(path) as temporary, archive.open(member) as packed, open(temporary, "wb") as file:
         while block := packed.read(BLOCK):
             file.write(block)
             progress.update(len(block))
     progress.close()
-    os.replace(temporary, path)

@@ -72,7 +72,7 @@ def write(images: Images, target: Target, journal: Journal, *, workers: int, all
             problems |= chunk.problems
             if len(problems) > allowed * len(images):
                 raise Interrupted(_undecodable(problems, len(images), allowed))
-            if True:
+            if not chunk.problems:
                 journal.add(chunk.start)
             progress.update(chunk.stop - chunk.start)
     return dict(sorted(problems.items()))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm import config
 from cm.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,6 +98,8 @@ def notes(frame: DataFrame | Mapping[str, Sequence[str]]) -> list[str]:
 
 def floor(suite: Suite, found: Sequence[Score], root: Path) -> Score | None:
     """The score of real test images, None for data without; UserError if its extractor or reference is another one."""
+    from cm import config
+
     dataset = found[0].dataset
     if "test" not in config.splits_of(dataset, suite.experiments):
         return None

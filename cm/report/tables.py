@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm import config, report
+from cm import report
 from cm.errors import UserError, unknown
 from cm.report import figures, scores
 from cm.report.scores import Score
@@ -129,6 +129,8 @@ def _floor_notes(found: Sequence[Score], real: Score | None) -> list[str]:
 def _paper_notes(suite: Suite, artefact: Artefact, found: Sequence[Score]) -> list[str]:
     if not artefact.published:
         return []
+    from cm import config
+
     data = config.data_of(found[0].dataset, suite.experiments).name
     other = [] if data == artefact.published["dataset"] else ["other data"]
     other += [] if found[0].extractor["name"] == "inception" else ["another extractor"]

@@ -1,0 +1,124 @@
+"""Runs that take their weights from a published checkpoint: fetched, converted, sampled, and given back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import yaml
+from conftest import FILES, TRAINING
+from goldens import recipe_weights
+
+from cm import build, checkpoints, config, files
+from cm.__main__ import main
+
+NETWORK = {"name": "adm", "resolution": 8, "image_channels": 1, "channels": 32, "multipliers": [1, 2], "blocks": 1}
+NETWORK |= {"attention": [4], "head_channels": 32}
+RUN = "digits/ct/released~theirs/seed0"
+
+
+def experiment(url: str, **entry) -> dict:
+    released = {"theirs": {"url": url, "licence": "none", **entry}}
+    return FILES["ct"] | {"training": TRAINING, "network": NETWORK, "released": released}
+
+
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    """Experiment files whose CT can take an OpenAI checkpoint, which lies at a URL; and a cache of its own."""
+    monkeypatch.setenv("CM_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "experiments"
+    (folder / "digits").mkdir(parents=True)
+    for name, document in FILES.items():
+        (folder / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
+    (folder / "digits" / "ct.yaml").write_text(yaml.safe_dump(experiment((tmp_path / "home.pt").as_uri())))
+    spec = config.load(RUN, folder)
+    description = build.run_description(spec) | {"progress": 100}
+    model = recipe_weights(build.model(description))
+    checkpoints.save(tmp_path / "ours.safetensors", model.state_dict(), description)
+    arguments = ["convert", "--model", str(tmp_path / "ours.safetensors"), "--to", "openai"]
+    assert main([*arguments, "--out", str(tmp_path / "home.pt")]) == 0
+    return folder
+
+
+def convert(experiments, out, *more: str) -> int:
+    return main(["convert", "--run", RUN, "--experiments", str(experiments), "--out", str(out), *more])
+
+
+def test_a_released_checkpoint_becomes_the_model_of_its_run(experiments, tmp_path):
+    out = tmp_path / "100.safetensors"
+    assert convert(experiments, out) == 0
+    (ours, _), (theirs, description) = checkpoints.load(tmp_path / "ours.safetensors"), checkpoints.load(out)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (description["run"], description["progress"], description["preconditioning"]) == (RUN, 100, "boundary")
+    assert description["made_from"]["url"].endswith("home.pt")
+    assert description["made_from"]["sha256"] == files.sha256_of(tmp_path / "home.pt")
+    assert (tmp_path / "cache" / "theirs.pt").is_file()
+    sampled = tmp_path / "a.npy"
+    assert main(["sample", "--model", str(out), "--sampler", "onestep", "--count", "3", "--out", str(sampled)]) == 0
+    assert json.loads(sampled.with_suffix(".json").read_text())["run"] == RUN
+
+
+def test_what_is_in_the_cache_is_not_fetched(experiments, tmp_path):
+    assert convert(experiments, tmp_path / "a.safetensors") == 0
+    (tmp_path / "home.pt").unlink()
+    assert convert(experiments, tmp_path / "b.safetensors") == 0
+
+
+def test_a_checkpoint_of_ones_own(experiments, tmp_path):
+    arguments = ["convert", "--run", "digits/ct/default/seed3", "--experiments", str(experiments)]
+    arguments += ["--checkpoint", str(tmp_path / "home.pt"), "--out", str(tmp_path / "mine.safetensors")]
+    assert main(arguments) == 0
+    assert checkpoints.description(tmp_path / "mine.safetensors")["run"] == "digits/ct/default/seed3"
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"size": 5}, "bytes, not 5"),
+        ({"sha256": "0" * 64}, "not 0000"),
+        ({"weights": "online"}, "which has one set of weights, not 'online' ones"),
+    ],
+)
+def test_another_file_than_was_published_is_refused(experiments, tmp_path, capsys, entry, message):
+    changed = experiment((tmp_path / "home.pt").as_uri(), **entry)
+    (experiments / "digits" / "ct.yaml").write_text(yaml.safe_dump(changed))
+    config.experiments._document.cache_clear()
+    assert convert(experiments, tmp_path / "100.safetensors") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("error:") == 1
+    assert not (tmp_path / "100.safetensors").exists()
+
+
+def test_a_checkpoint_that_cannot_be_had_says_where_to_put_it(experiments, tmp_path, capsys):
+    (tmp_path / "home.pt").unlink()
+    assert convert(experiments, tmp_path / "100.safetensors") == 2
+    error = capsys.readouterr().err
+    assert (tmp_path / "home.pt").as_uri() in error
+    assert f"put it at {tmp_path / 'cache' / 'theirs.pt'}" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --run, to read a checkpoint, or --model and --to"),
+        (["--run", "digits/ct/default/seed0", "--model", "m"], "give --run"),
+        (["--model", "m"], "give --run"),
+        (["--run", "digits/ct/default/seed0"], "names no checkpoint"),
+        (["--model", "absent.safetensors", "--to", "openai"], "no file absent.safetensors"),
+    ],
+)
+def test_bad_conversions_are_refused(experiments, tmp_path, capsys, arguments, message):
+    out = tmp_path / "out"
+    assert main(["convert", *arguments, "--experiments", str(experiments), "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_released_run_is_not_trained(experiments, tmp_path, capsys):
+    arguments = ["--experiments", str(experiments), "--data", "d", "--out", str(tmp_path / "100.safetensors")]
+    assert main(["train", "--run", RUN, *arguments]) == 2
+    assert "use `cm convert`" in capsys.readouterr().err
