@@ -82,7 +82,7 @@ def trained(path: Path | str, device: str = "cpu") -> tuple[nn.Module, dict[str,
     tensors, description = model_file(path)
     module = model(description)
     checkpoints.restore(module, tensors, path)
-    return module.to(device).eval().requires_grad_(False), description
+    return generate.placed(module, device).eval().requires_grad_(False), description
 
 
 def released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -61,6 +61,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=precision != "float32")
 
 
+def placed(module: nn.Module, device: str) -> nn.Module:
+    """The module on a device; on a GPU with channels innermost, which convolutions there want and a CPU's do not."""
+    cuda = torch.device(device).type == "cuda"
+    return module.to(device, memory_format=torch.channels_last if cuda else torch.preserve_format)
+
+
 def to_uint8(x: Tensor, rounding: str) -> np.ndarray:
     """[B, C, H, W] in [-1, 1] to uint8 [B, H, W, C]: clamped, then `truncate`d (official code) or `round`ed (EDM)."""
     levels = (x.clamp(-1, 1) + 1) * 127.5

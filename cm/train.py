@@ -22,7 +22,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from cm import checkpoints
 from cm.config import Training
 from cm.errors import UserError
-from cm.generate import autocast
+from cm.generate import autocast, placed
 from cm.networks.modules.unet import checkpointing
 from cm.objectives.base import Batch, Clock, Networks, Objective
 from cm.progress import Progress
@@ -70,11 +70,11 @@ class Trainer:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.k = plan, 0
-        self.student = _placed(plan.student, plan).train()
+        self.student = placed(plan.student, plan.device).train()
         self.average = _frozen_copy(self.student)
         has_target = plan.objective.mu_at(Clock(0, plan.training.iterations)) is not None
         self.target = _frozen_copy(self.student) if has_target else None
-        self.teacher = _frozen(_placed(plan.teacher, plan)) if plan.teacher is not None else None
+        self.teacher = _frozen(placed(plan.teacher, plan.device)) if plan.teacher is not None else None
         checkpointing(self.student, plan.training.checkpointing)
         self.optimiser = _optimiser(plan.training, self.student)
         self._scaler = torch.amp.GradScaler(
@@ -285,11 +285,6 @@ def _default_generator(device: str) -> torch.Generator:
 
 def _average(followers: nn.Module, leader: nn.Module, decay: float) -> None:
     get_ema_multi_avg_fn(decay)(list(followers.parameters()), list(leader.parameters()), 0)
-
-
-def _placed(module: nn.Module, plan: Plan) -> nn.Module:
-    """The module on the device of the plan, with images innermost by channel, as GPUs want convolutions."""
-    return module.to(plan.device, memory_format=torch.channels_last)
 
 
 def _frozen_copy(module: nn.Module) -> nn.Module:

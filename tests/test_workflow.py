@@ -13,9 +13,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from cm import config, registry
+from cm import build, config, registry
+from cm.networks.openai_names import openai_state_dict
 
 ROOT = Path(__file__).parent.parent
 MICRO = ROOT / "tests" / "micro"
@@ -134,6 +136,29 @@ def test_the_report_holds_every_artefact(place):
     for name in ("table1", "fig3a", "ablation_solver"):
         assert name in text
     assert "Figure 3a, in miniature" in text
+
+
+def test_a_released_run_is_fetched_and_converted_in_place_of_training(tmp_path, monkeypatch):
+    shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("CM_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "experiments/digits/ct.yaml"
+    network = {"name": "adm", "resolution": 8, "image_channels": 1, "channels": 32, "multipliers": [1], "blocks": 1}
+    network |= {"attention": [], "head_channels": 32}
+    theirs = {"url": (tmp_path / "home.pt").as_uri(), "licence": "none"}
+    document = yaml.safe_load(path.read_text()) | {"network": network, "released": {"theirs": theirs}}
+    path.write_text(yaml.safe_dump(document))
+    run = config.load("digits/ct/released~theirs/seed0", tmp_path / "experiments")
+    description = build.run_description(run)
+    weights = {name.removeprefix("network."): part for name, part in build.model(description).state_dict().items()}
+    torch.save(openai_state_dict(weights, run.sections["network"]), tmp_path / "home.pt")
+    target = f"results/samples/{run.name}/100/onestep.npy"
+    planned = jobs(snakemake(tmp_path, target, "--dry-run"))
+    assert planned == {"release": 1, "sample": 1, "total": 2}
+    snakemake(tmp_path, target)
+    assert (tmp_path / target).with_suffix(".png").exists()
+    assert (
+        build.trained(tmp_path / f"results/models/{run.name}/100.safetensors")[1]["made_from"]["url"] == theirs["url"]
+    )
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
