@@ -8,9 +8,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cm import __version__, config, files
 from cm.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
 
 VERBS = {}
 
@@ -163,39 +168,61 @@ def sample(
 
 
 @verb
+def featurise(
+    images: Path, extractor: Path, out: Path, keep: int, batch: int, threads: int | None, device: str | None
+) -> None:
+    """Summarise the features of real images, once for all the scores that compare with them."""
+    real = files.read_images(images)
+    device = _device(device, threads)
+    from cm import features
+
+    judge, about = _judge(extractor, real, device)
+    summary = features.summarise(judge.features, real, keep=keep, batch=batch, device=device)
+    features.write(out, summary, {"extractor": about, "reference": _reference(images, real)})
+
+
+@verb
 def score(
     images: Path, reference: Path, extractor: Path, out: Path, batch: int, threads: int | None, device: str | None
 ) -> None:
-    """Score images against reference images with the features of a classifier: FID, IS, precision, recall."""
-    sampled, real = files.read_images(images), files.read_images(reference)
-    if sampled.shape[1:] != real.shape[1:]:
+    """Score images against real ones, or their summary: FID, precision, recall, and IS if the extractor has classes."""
+    sampled = files.read_images(images)
+    real = None if reference.suffix == ".npz" else files.read_images(reference)
+    if real is not None and sampled.shape[1:] != real.shape[1:]:
         raise UserError(f"{images} holds images of {list(sampled.shape[1:])}, {reference} of {list(real.shape[1:])}")
     device = _device(device, threads)
-    from cm import build, features, metrics
+    from cm import features, metrics
 
     began = time.monotonic()
-    _, height, width, channels = sampled.shape
-    judge, judge_name = build.extractor(extractor, (channels, height, width), device)
-    pair = [features.extract(judge.features, these, batch=batch, device=device) for these in (sampled, real)]
-    values = metrics.computed(*pair)
+    judge, judged_by = _judge(extractor, sampled, device)
+    if real is None:
+        target, of = features.read(reference)
+        if of["extractor"] != judged_by:
+            raise UserError(f"{reference} has features of {of['extractor']}, not of {judged_by}")
+        compared_with = of["reference"]
+    else:
+        target = features.extract(judge.features, real, batch=batch, device=device)
+        compared_with = _reference(reference, real)
+    values = metrics.computed(features.extract(judge.features, sampled, batch=batch, device=device), target)
     about = files.read_json(images.with_suffix(".json")) if images.with_suffix(".json").exists() else {}
     seconds = {**about.pop("seconds", {}), "scoring": round(time.monotonic() - began, 3)}
     names = dict(zip(("dataset", "method", "variant"), about.get("run", "").split("/"), strict=False))
-    files.write_json(
-        out,
-        {
-            **names,
-            "sampler": None,
-            **about,
-            "metrics": values,
-            "images": len(sampled),
-            "extractor": {"name": judge_name, "sha256": files.sha256_of(extractor)},
-            "reference": {"split": reference.parent.name, "images": len(real), "sha256": files.sha256_of(reference)},
-            "seconds": seconds,
-            "versions": files.versions(),
-            "commit": files.commit(),
-        },
-    )
+    content = {**names, "sampler": None, **about, "metrics": values, "images": len(sampled), "extractor": judged_by}
+    content |= {"reference": compared_with, "seconds": seconds, "versions": files.versions(), "commit": files.commit()}
+    files.write_json(out, content)
+
+
+def _judge(extractor: Path, images: np.ndarray, device: str) -> tuple[nn.Module, dict[str, str]]:
+    """The network of an extractor of features of such images, and what it is."""
+    from cm import build
+
+    _, height, width, channels = images.shape
+    judge, name = build.extractor(extractor, (channels, height, width), device)
+    return judge, {"name": name, "sha256": files.sha256_of(extractor)}
+
+
+def _reference(path: Path, images: np.ndarray) -> dict[str, str | int]:
+    return {"split": path.parent.name, "images": len(images), "sha256": files.sha256_of(path)}
 
 
 @verb
@@ -225,7 +252,13 @@ def _device(device: str | None, threads: int | None) -> str:
 
 
 def _check_numbers(options: dict) -> None:
-    for name, low, high in (("count", 1, None), ("batch", 1, None), ("threads", 1, None), ("seed", 0, config.MAX_SEED)):
+    for name, low, high in (
+        ("count", 1, None),
+        ("keep", 4, None),
+        ("batch", 1, None),
+        ("threads", 1, None),
+        ("seed", 0, config.MAX_SEED),
+    ):
         value = options.get(name)
         if value is not None and value < low:
             raise UserError(f"{name} must be at least {low}, not {value}")
@@ -246,6 +279,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _PATH = {"type": Path, "required": True}
+_EXTRACTOR = {**_PATH, "help": "model file of a classifier, or of the weights of the FID Inception"}
 _EXPERIMENTS = {"type": Path, "default": config.EXPERIMENTS, "help": "folder of experiment files"}
 _COMPUTE = {
     "threads": {"type": int, "help": "processor threads torch may use"},
@@ -310,10 +344,18 @@ _OPTIONS = {
         "preview": {"type": Path, "help": ".npy file for the first 64 images; a .png is written beside it"},
         **_COMPUTE,
     },
+    "featurise": {
+        "images": {**_PATH, "help": ".npy file of uint8 images [N, H, W, C]"},
+        "extractor": _EXTRACTOR,
+        "out": {**_PATH, "help": ".npz file to write"},
+        "keep": {"type": int, "default": 10_000, "help": "images whose features are kept for precision and recall"},
+        "batch": {"type": int, "default": 256},
+        **_COMPUTE,
+    },
     "score": {
         "images": {**_PATH, "help": ".npy file of uint8 images [N, H, W, C]"},
-        "reference": {**_PATH, "help": ".npy file of the real images"},
-        "extractor": {**_PATH, "help": "model file of a classifier"},
+        "reference": {**_PATH, "help": ".npy file of the real images, or .npz file of their features"},
+        "extractor": _EXTRACTOR,
         "out": {**_PATH, "help": ".json file to write"},
         "batch": {"type": int, "default": 256},
         **_COMPUTE,

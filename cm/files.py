@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,23 @@ def new_array(path: Path | str, shape: tuple[int, ...], dtype: type = np.uint8) 
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
         yield array
         array.flush()
+
+
+def write_arrays(path: Path | str, **arrays: np.ndarray) -> None:
+    """Write a .npz file."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
+    """All arrays of a .npz file; UserError if it is missing, truncated or of another format."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
+    except (ValueError, EOFError, OSError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a whole .npz file: {error}") from None
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -112,14 +130,20 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@functools.cache
 def sha256_of(path: Path | str) -> str:
     """Digest of a file; UserError if it is missing."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.stat(path)
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
+    return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: Path | str, size: int, modified: int) -> str:
+    """Read once for each state that the file is in."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache

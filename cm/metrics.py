@@ -14,14 +14,62 @@ from cm.errors import UserError
 from cm.registry import register
 
 CLASSES = {"inception_score"}  # metrics of class probabilities
+BLOCK = 1024  # rows that are summed at a time
 
 
 @dataclass(frozen=True)
 class Features:
-    """`units` [N, D] float32, what FID, precision and recall compare; `logits` [N, K], for IS, None without them."""
+    """`units` [N, D] float32, what FID, precision and recall compare; `logits` [N, K], for IS, None without them.
+
+    `fitted`: mean [D] and covariance [D, D] of more images than `units` has, of which these are a subset.
+    """
 
     units: np.ndarray
-    logits: np.ndarray | None
+    logits: np.ndarray | None = None
+    fitted: tuple[np.ndarray, np.ndarray] | None = None
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [D] and unbiased covariance [D, D], float64; UserError for fewer than two images."""
+        if self.fitted is not None:
+            return self.fitted
+        running = Moments()
+        running.add(self.units)
+        return running.result()
+
+
+class Moments:
+    """Mean and covariance of features that come in parts, the same to the last bit however they are parted."""
+
+    def __init__(self) -> None:
+        self._waiting: list[np.ndarray] = []
+        self.count, self._shift, self._sum, self._products = 0, 0.0, 0.0, 0.0
+
+    def add(self, units: np.ndarray) -> None:
+        """More features, [n, D]."""
+        for start in range(0, len(units), BLOCK):
+            self._waiting.append(units[start : start + BLOCK])
+            if sum(map(len, self._waiting)) >= BLOCK:
+                rows = np.concatenate(self._waiting)
+                self._take(rows[:BLOCK])
+                self._waiting = [rows[BLOCK:]]
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [D] and unbiased covariance [D, D] of all features, float64. Nothing can be added afterwards."""
+        self._take(np.concatenate(self._waiting))
+        if self.count < 2:
+            raise UserError(f"a covariance needs at least 2 images, not {self.count}")
+        mean = self._sum / self.count
+        covariance = (self._products - self.count * np.outer(mean, mean)) / (self.count - 1)
+        return self._shift + mean, covariance
+
+    def _take(self, block: np.ndarray) -> None:
+        """Sums relative to the mean of the first block, which are small."""
+        if not self.count and len(block):
+            self._shift = block.mean(0, dtype=np.float64)
+        centred = block.astype(np.float64) - self._shift
+        self.count += len(block)
+        self._sum = self._sum + centred.sum(0)
+        self._products = self._products + centred.T @ centred
 
 
 def computed(samples: Features, reference: Features) -> dict[str, float]:
@@ -35,14 +83,7 @@ def computed(samples: Features, reference: Features) -> dict[str, float]:
 @register("metric", "fid")
 def fid(samples: Features, reference: Features) -> float:
     """Frechet distance between Gaussian fits to the features (Heusel et al. 2017)."""
-    return frechet_distance(*moments(samples.units), *moments(reference.units))
-
-
-def moments(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [D] and unbiased covariance [D, D] of features [N, D], in float64."""
-    if len(units) < 2:
-        raise UserError(f"a covariance needs at least 2 images, not {len(units)}")
-    return units.mean(0, dtype=np.float64), np.atleast_2d(np.cov(units.astype(np.float64), rowvar=False))
+    return frechet_distance(*samples.moments(), *reference.moments())
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from cm import files, registry
+from cm import features, files, registry
 from cm.__main__ import main
 
 
@@ -53,6 +53,55 @@ def test_real_images_against_themselves_score_perfectly(place, judge, tmp_path):
     metrics = json.loads((tmp_path / "s.json").read_text())["metrics"]
     assert metrics["fid"] == pytest.approx(0, abs=1e-5)
     assert metrics["precision"] == metrics["recall"] == 1.0
+
+
+def test_a_summary_of_the_reference_gives_the_same_score(place, judge, tmp_path):
+    train, test = place / "data/train/images.npy", place / "data/test/images.npy"
+    for batch in (64, 899):
+        out = tmp_path / f"{batch}.npz"
+        assert run("featurise", images=train, extractor=judge, out=out, batch=batch) == 0
+    for reference, name in ((train, "a"), (tmp_path / "64.npz", "b"), (tmp_path / "899.npz", "c")):
+        assert run("score", images=test, reference=reference, extractor=judge, out=tmp_path / f"{name}.json") == 0
+    scores = [json.loads((tmp_path / f"{name}.json").read_text()) for name in "abc"]
+    assert all(score["reference"] == scores[0]["reference"] for score in scores)
+    assert scores[0]["reference"]["images"] == 899
+    assert all(score["metrics"] == pytest.approx(scores[0]["metrics"], rel=1e-6) for score in scores)
+
+
+def test_a_summary_keeps_a_fixed_choice_of_features(place, judge, tmp_path):
+    for keep in (20, 50):
+        assert (
+            run(
+                "featurise",
+                images=place / "data/train/images.npy",
+                extractor=judge,
+                out=tmp_path / f"{keep}.npz",
+                keep=keep,
+            )
+            == 0
+        )
+    few, more = (features.read(tmp_path / f"{keep}.npz")[0] for keep in (20, 50))
+    assert (len(few.units), len(more.units)) == (20, 50)
+    assert {row.tobytes() for row in few.units} <= {row.tobytes() for row in more.units}
+    assert np.array_equal(few.moments()[1], more.moments()[1])
+
+
+@pytest.mark.parametrize("problem", ["another extractor", "no summary", "truncated"])
+def test_a_summary_that_does_not_do_is_refused(place, judge, tmp_path, capsys, problem):
+    images, summary, out = place / "data/train/images.npy", tmp_path / "f.npz", tmp_path / "s.json"
+    other = place / "models/digits/classifier/default/seed1/100.safetensors"
+    extractor = other if problem == "another extractor" else judge
+    assert run("featurise", images=images, extractor=extractor, out=summary) == 0
+    if problem == "no summary":
+        np.savez(summary, units=np.zeros(3))
+    if problem == "truncated":
+        summary.write_bytes(summary.read_bytes()[:500])
+    capsys.readouterr()
+    assert run("score", images=images, reference=summary, extractor=judge, out=out) == 2
+    error = capsys.readouterr().err
+    assert str(summary) in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

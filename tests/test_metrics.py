@@ -69,6 +69,33 @@ def test_inception_score_of_certain_and_of_clueless_classifiers():
     assert metrics.inception_score(Features(clueless, clueless), REFERENCE) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("sizes", [[2500], [1, 2499], [1024, 1024, 452], [700] * 3 + [400], [3000 - 500]])
+def test_moments_are_numpys_and_do_not_depend_on_the_parts(sizes):
+    points = features(3, count=2500, shift=40.0).units
+    running, start = metrics.Moments(), 0
+    for size in sizes:
+        running.add(points[start : start + size])
+        start += size
+    mean, covariance = running.result()
+    np.testing.assert_allclose(mean, points.mean(0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(covariance, np.cov(points.astype(np.float64), rowvar=False), rtol=1e-9, atol=1e-11)
+    whole = Features(points).moments()
+    assert np.array_equal(mean, whole[0])
+    assert np.array_equal(covariance, whole[1])
+
+
+def test_a_subset_with_the_moments_of_all_gives_their_fid():
+    part = Features(REFERENCE.units[:100], fitted=REFERENCE.moments())
+    assert metrics.fid(SAMPLES, part) == metrics.fid(SAMPLES, REFERENCE)
+    assert metrics.recall(SAMPLES, part) == metrics.recall(SAMPLES, Features(REFERENCE.units[:100]))
+
+
+def test_without_logits_there_is_no_inception_score():
+    known = set(registry.names("metric"))
+    assert set(metrics.computed(SAMPLES, REFERENCE)) == known
+    assert set(metrics.computed(Features(SAMPLES.units), REFERENCE)) == known - {"inception_score"}
+
+
 @pytest.mark.parametrize("name", registry.names("metric"))
 def test_metrics_of_the_same_images(name):
     value = registry.get("metric", name)(REFERENCE, REFERENCE)

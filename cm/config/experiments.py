@@ -252,7 +252,9 @@ def data_of(dataset: str, experiments: Path = EXPERIMENTS) -> Data:
     path = Path(experiments) / dataset / "base.yaml"
     section = {"name": dataset, **_document(path).get("data", {})}
     own = {key: section.pop(key) for key in ("name", "source") if key in section}
-    return check(Data, {**own, "settings": section}, f"{path}, data")
+    found = check(Data, {**own, "settings": section}, f"{path}, data")
+    check(registry.get("dataset", found.name), section, f"{path}, data")
+    return found
 
 
 def splits_of(dataset: str, experiments: Path = EXPERIMENTS) -> tuple[str, ...]:

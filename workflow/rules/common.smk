@@ -155,12 +155,18 @@ def floor_inputs(wildcards):
 
 @told
 def judge_inputs(evaluation, dataset):
-    """Reference images and extractor of an evaluation."""
-    judge = settings.judge(evaluation.extractor, SUITE.experiments)
+    """Features of the reference images, and the extractor, of an evaluation."""
     return {
-        "reference": f"results/data/{dataset}/{evaluation.reference}/images.npy",
-        "extractor": model_of(judge),
+        "reference": f"results/features/{dataset}/{evaluation.reference}/{evaluation.extractor}.npz",
+        "extractor": model_of(settings.judge(evaluation.extractor, SUITE.experiments)),
     }
+
+
+@told
+def featurise_inputs(wildcards):
+    """The data set and the judge that a summary of features is of."""
+    judge = settings.judge(wildcards.judge, SUITE.experiments)
+    return {"manifest": f"results/data/{wildcards.dataset}/manifest.json", "extractor": model_of(judge)}
 
 
 def artefact_inputs(wildcards):
@@ -201,4 +207,5 @@ wildcard_constraints:
     name="[^/]+",
     progress=pattern(map(str, SUITE.progress)),
     sampler="[^/]+",
+    judge=".+",
     split="train|test",

@@ -37,6 +37,23 @@ rule score:
         " --out {output:q} --threads {threads} > {log:q} 2>&1"
 
 
+rule featurise:
+    input:
+        unpack(featurise_inputs),
+    output:
+        "results/features/{dataset}/{split}/{judge}.npz",
+    log:
+        "results/logs/featurise/{dataset}/{split}/{judge}.log",
+    conda:
+        "../../environment.yml"
+    threads: SUITE.threads
+    params:
+        data=subpath(input.manifest, parent=True),
+    shell:
+        "python -m cm featurise --images {params.data}/{wildcards.split}/images.npy --extractor {input.extractor}"
+        " --out {output} --threads {threads} > {log} 2>&1"
+
+
 rule floor:
     input:
         unpack(floor_inputs),
