@@ -59,7 +59,12 @@ def _description(file: Any, path: Path | str) -> dict[str, Any]:
 
 def restore(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
     """Load weights into a module; UserError that names the first tensor that does not fit."""
-    own = module.state_dict()
+    compare(module.state_dict(), tensors, path)
+    module.load_state_dict(dict(tensors))
+
+
+def compare(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: object) -> None:
+    """UserError that names `path` and the first of its `tensors` that is not as in `own`, the state of a network."""
     for name, tensor in own.items():
         if name not in tensors:
             raise UserError(f"{path} holds another network: it has no {name} {list(tensor.shape)}")
@@ -68,5 +73,4 @@ def restore(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) 
             raise UserError(f"{path} holds another network: its {name} is {shapes}")
     extra = sorted(set(tensors) - set(own))
     if extra:
-        raise UserError(f"{path} holds another network: {extra[0]} has no place in this one")
-    module.load_state_dict(dict(tensors))
+        raise UserError(f"{path} holds another network: its {extra[0]!r} has no place in this one")

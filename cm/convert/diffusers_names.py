@@ -23,6 +23,8 @@ def adm_state_dict(theirs: Mapping[str, Tensor], net: ADM) -> dict[str, Tensor]:
     """The state dict of `net.build()`, from that of the `UNet2DModel`. KeyError for a tensor that is missing."""
     import torch
 
+    from cm.networks.modules.layers import filters
+
     left = dict(theirs)
     ours = {our: left.pop(their) for our, their in _same(net)}
     for block, attention in _attentions(net):
@@ -32,7 +34,7 @@ def adm_state_dict(theirs: Mapping[str, Tensor], net: ADM) -> dict[str, Tensor]:
         ours[f"{block}.proj.weight"] = left.pop(f"{attention}.to_out.0.weight")[..., None, None]
     if net.classes:
         ours["map_label.weight"] = left.pop("class_embedding.weight").T
-    return ours | left | _filters(net)
+    return ours | left | filters(net)
 
 
 def unet_state_dict(ours: Mapping[str, Tensor], net: ADM) -> dict[str, Tensor]:
@@ -91,10 +93,3 @@ def _place(name: str, net: ADM) -> str:
 def _flat(weight: Tensor) -> Tensor:
     """A convolution of one pixel as a matrix; a bias stays."""
     return weight.flatten(1) if weight.ndim > 1 else weight
-
-
-def _filters(net: ADM) -> dict[str, Tensor]:
-    from cm.networks.modules.layers import fir
-
-    resampled = [f"{name}.{layer}" for name, block in net.all_blocks() if block.resample for layer in ("conv0", "skip")]
-    return {f"{name}.resample_filter": fir(net.resample_filter) for name in resampled}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cm import checkpoints
 from cm.errors import UserError
 from cm.networks.adm import ADM
 
@@ -25,21 +26,11 @@ def fitted(tensors: Mapping[str, Tensor], network: Any, source: object) -> dict[
 
     with torch.device("meta"):
         own = network.build().state_dict()
-    for name, tensor in own.items():
-        _check(name, list(tensor.shape), tensors.get(name), source)
-    extra = set(tensors) - set(own)
-    if extra:
-        raise UserError(f"{source} holds another network: its {min(map(repr, extra))} has no place in this one")
+    checkpoints.compare(own, tensors, source)
+    wrong = [name for name in own if not tensors[name].is_floating_point()]
+    if wrong:
+        raise UserError(f"{source}: {wrong[0]} is {tensors[wrong[0]].dtype}, which is no type of weights")
     return {name: tensors[name].detach().to(torch.float32) for name in own}
-
-
-def _check(name: str, shape: list[int], tensor: Tensor | None, source: object) -> None:
-    if tensor is None:
-        raise UserError(f"{source} holds another network: it has no {name} {shape}")
-    if list(tensor.shape) != shape:
-        raise UserError(f"{source} holds another network: its {name} is {list(tensor.shape)}, not {shape}")
-    if not tensor.is_floating_point():
-        raise UserError(f"{source}: {name} is {tensor.dtype}, which is no type of weights")
 
 
 def check_conventions(network: Any, form: str, source: object) -> None:

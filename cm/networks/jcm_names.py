@@ -25,6 +25,8 @@ def ncsnpp_state_dict(flax: Mapping[str, np.ndarray], net: NCSNpp) -> dict[str, 
     """
     import torch
 
+    from cm.networks.modules.layers import filters
+
     layers, attentions = dict(_layers(net)), dict(_attentions(net))
     _check_layers(flax, {*layers, *(f"{layer}/NIN_{j}" for layer in attentions for j in range(3))}, net)
     state = {} if net.embedding != "fourier" else {"map_noise.freqs": np.asarray(flax[FOURIER])}
@@ -35,7 +37,7 @@ def ncsnpp_state_dict(flax: Mapping[str, np.ndarray], net: NCSNpp) -> dict[str, 
     for layer, name in attentions.items():
         state[f"{name}.qkv.weight"] = _interleaved(flax, layer, "W")
         state[f"{name}.qkv.bias"] = _interleaved(flax, layer, "b")
-    return {key: torch.tensor(array) for key, array in state.items()} | _filters(net)
+    return {key: torch.tensor(array) for key, array in state.items()} | filters(net)
 
 
 def _layers(net: NCSNpp) -> Iterator[tuple[str, str]]:
@@ -46,7 +48,7 @@ def _layers(net: NCSNpp) -> Iterator[tuple[str, str]]:
         yield from ((f"ResnetBlockBigGANpp_{index}/{theirs}", f"{name}.{ours}") for theirs, ours in parts.items())
     for layer, name in _attentions(net):
         yield from {f"{layer}/GroupNorm_0": f"{name}.norm2", f"{layer}/NIN_3": f"{name}.proj"}.items()
-    for index, name in enumerate(_pyramid(net)):
+    for index, name in enumerate(net.pyramid()):
         yield f"Downsample_{index}/Conv2d_0", name
     yield from {"GroupNorm_0": f"dec.{net.size(0)}_aux_norm", "Conv_1": f"dec.{net.size(0)}_aux_conv"}.items()
 
@@ -54,11 +56,6 @@ def _layers(net: NCSNpp) -> Iterator[tuple[str, str]]:
 def _attentions(net: NCSNpp) -> Iterator[tuple[str, str]]:
     names = [name for name, block in net.all_blocks() if block.attention]
     return ((f"AttnBlockpp_{index}", name) for index, name in enumerate(names))
-
-
-def _pyramid(net: NCSNpp) -> list[str]:
-    levels = range(1, len(net.multipliers)) if net.encoder == "residual" else ()
-    return [f"enc.{net.size(level)}_aux_residual" for level in levels]
 
 
 def _check_layers(flax: Mapping[str, np.ndarray], layers: set[str], net: NCSNpp) -> None:
@@ -79,10 +76,3 @@ def _interleaved(flax: Mapping[str, np.ndarray], layer: str, leaf: str) -> np.nd
     """q, k, v in EDM's order, channel 3c + j: weights [3C, C, 1, 1] or biases [3C]."""
     parts = [_torch_layout(leaf, np.asarray(flax[f"{layer}/NIN_{j}/{leaf}"])) for j in range(3)]
     return np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
-
-
-def _filters(net: NCSNpp) -> dict[str, Tensor]:
-    from cm.networks.modules.layers import fir
-
-    resampled = [f"{name}.{layer}" for name, block in net.all_blocks() if block.resample for layer in ("conv0", "skip")]
-    return {f"{name}.resample_filter": fir(net.resample_filter) for name in [*resampled, *_pyramid(net)]}

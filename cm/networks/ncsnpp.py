@@ -72,6 +72,15 @@ class NCSNpp(UNet):
         """Only the last block of a level attends in the decoder."""
         return index == self.blocks
 
+    def pyramid(self) -> list[str]:
+        """Names of the layers that bring the input down to each resolution."""
+        levels = range(1, len(self.multipliers)) if self.encoder == "residual" else ()
+        return [f"enc.{self.size(level)}_aux_residual" for level in levels]
+
+    def filtered_layers(self) -> list[str]:
+        """Names in the state dict of the layers that have a resampling filter."""
+        return [*super().filtered_layers(), *self.pyramid()]
+
     def _check_words(self, where: str) -> None:
         for what, word, known in (("embedding", self.embedding, EMBEDDINGS), ("encoder", self.encoder, ENCODERS)):
             if word not in known:

@@ -27,16 +27,20 @@ def adm_state_dict(openai: Mapping[str, Tensor], net: ADM, *, order: str = "flas
     three, dim) in weights without the last axis, as in guided-diffusion; ours is (heads, dim, three). UserError that
     names the first tensor that is missing, left over or of another shape.
     """
+    from cm.networks.modules.layers import filters
+
     shapes, names = _shapes(net), _names(net, order)
     _check(openai, {names[ours]: _their_shape(ours, shape, order) for ours, shape in shapes.items()})
     weights = {ours: _to_ours(ours, openai[names[ours]], net, order) for ours in shapes}
-    return weights | _filters(net)
+    return weights | filters(net)
 
 
 def openai_state_dict(ours: Mapping[str, Tensor], net: ADM, *, order: str = "flash") -> dict[str, Tensor]:
     """The inverse of `adm_state_dict`: OpenAI's state dict from the one of `net.build()`; UserError as there."""
-    shapes, names, filters = _shapes(net), _names(net, order), _filters(net)
-    _check(ours, shapes | {name: tuple(kernel.shape) for name, kernel in filters.items()})
+    from cm.networks.modules.layers import filters
+
+    shapes, names = _shapes(net), _names(net, order)
+    _check(ours, shapes | {name: tuple(kernel.shape) for name, kernel in filters(net).items()})
     return {names[name]: _to_theirs(name, ours[name], net, order) for name in shapes}
 
 
@@ -115,12 +119,3 @@ def _to_theirs(name: str, tensor: Tensor, net: ADM, order: str) -> Tensor:
         split = (net.heads(len(tensor) // 3), -1, 3)
         tensor = tensor.unflatten(0, split).movedim(2, THREE[order]).flatten(0, 2)
     return tensor[..., 0] if order == "legacy" and name.endswith(FLATTENED) else tensor
-
-
-def _filters(net: ADM) -> dict[str, Tensor]:
-    from cm.networks.modules.layers import fir
-
-    resampled = [name for name, block in net.all_blocks() if block.resample]
-    return {
-        f"{name}.{part}.resample_filter": fir(net.resample_filter) for name in resampled for part in ("conv0", "skip")
-    }

@@ -67,6 +67,10 @@ class UNet(ABC):
         for part, blocks in (("enc", self._encoder()), ("dec", self._decoder())):
             yield from ((f"{part}.{block.name}", block) for block in blocks)
 
+    def filtered_layers(self) -> list[str]:
+        """Names in the state dict of the layers that have a resampling filter."""
+        return [f"{name}.{part}" for name, block in self.all_blocks() if block.resample for part in ("conv0", "skip")]
+
     def size(self, level: int) -> str:
         """The resolution of a level as EDM writes it in names: '16x16'."""
         return f"{self.resolution >> level}x{self.resolution >> level}"

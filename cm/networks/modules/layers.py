@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cm.networks.plan import UNet
+
 Initialiser = Callable[["nn.Linear | nn.Conv2d"], None]
 
 
@@ -170,6 +172,11 @@ def fir(taps: Sequence[int]) -> Tensor:
     """The separable filter of a row of taps, normalised to sum 1: [1, 1, n, n]."""
     kernel = [[a * b / sum(taps) ** 2 for b in taps] for a in taps]
     return torch.tensor([[kernel]], dtype=torch.float32)
+
+
+def filters(net: UNet) -> dict[str, Tensor]:
+    """The resampling filters in the state dict of a network."""
+    return {f"{name}.resample_filter": fir(net.resample_filter) for name in net.filtered_layers()}
 
 
 def filtered(x: Tensor, kernel: Tensor, *, stride: int, margin: int = 0) -> Tensor:
