@@ -349,7 +349,7 @@ _OPTIONS = {
         "extractor": _EXTRACTOR,
         "out": {**_PATH, "help": ".npz file to write"},
         "keep": {"type": int, "default": 10_000, "help": "images whose features are kept for precision and recall"},
-        "batch": {"type": int, "default": 256},
+        "batch": {"type": int, "default": 64, "help": "images at a time"},
         **_COMPUTE,
     },
     "score": {
@@ -357,7 +357,7 @@ _OPTIONS = {
         "reference": {**_PATH, "help": ".npy file of the real images, or .npz file of their features"},
         "extractor": _EXTRACTOR,
         "out": {**_PATH, "help": ".json file to write"},
-        "batch": {"type": int, "default": 256},
+        "batch": {"type": int, "default": 64, "help": "images at a time"},
         **_COMPUTE,
     },
     "draw": {

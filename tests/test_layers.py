@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "lazy", "registry", "config", "files", "fetch", "checkpoints", "progress"},
+    {"errors", "lazy", "registry", "config", "files", "fetch", "pickles", "checkpoints", "progress"},
     {"schedules", "weightings", "preconditioning", "solvers", "distances", "metrics", "data", "report"},
     {"networks", "objectives", "samplers", "features", "generate", "convert", "weights"},
     {"train"},

@@ -15,10 +15,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from cm import fetch
+from cm import fetch, pickles
 from cm.data.base import DataSet, InMemory, Opened
 from cm.data.locating import cached
-from cm.data.sources import pickles
 from cm.data.sources.small import checksum, read_files
 from cm.errors import UserError
 from cm.registry import register

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from cm import pickles
 from cm.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,22 +63,7 @@ def _is_torchscript(data: bytes) -> bool:
 def _arrays(data: bytes) -> dict[str, Tensor]:
     import torch
 
-    nested = _ArrayUnpickler(io.BytesIO(data)).load()
-    return {name: torch.from_numpy(array.copy()) for name, array in _flat(nested)}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays, and the containers and numbers that need no name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        import numpy as np
-
-        reconstruct = np.empty(0).__reduce__()[0]
-        makers = {f"numpy.{core}.multiarray._reconstruct": reconstruct for core in ("core", "_core")}
-        admitted = {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype, **makers}
-        if f"{module}.{name}" not in admitted:
-            raise pickle.UnpicklingError(f"it holds a {module}.{name}, not only arrays")
-        return admitted[f"{module}.{name}"]
+    return {name: torch.from_numpy(array.copy()) for name, array in _flat(pickles.loads(data))}
 
 
 def _flat(nested: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
