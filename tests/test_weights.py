@@ -238,7 +238,11 @@ class Evil:
     "name, data, message",
     [
         ("a.ckpt", pickle.dumps({"w": Evil()}), "asks for .builtins.eval., which no array needs"),
-        ("a.ckpt", pickle.dumps({"w": np.array([Evil()], dtype=object)}), "asks for .builtins.eval., which no array needs"),
+        (
+            "a.ckpt",
+            pickle.dumps({"w": np.array([Evil()], dtype=object)}),
+            "asks for .builtins.eval., which no array needs",
+        ),
         ("a.ckpt", pickle.dumps({"w": "text"}), "w is a str, not an array"),
         ("a.ckpt", pickle.dumps({"w": np.zeros(9)})[:-20], "not a file of weights"),
         ("a.pth", b"nothing", "it holds more than tensors, or something else"),

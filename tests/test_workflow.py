@@ -12,9 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from cm import build, config, registry
 from cm.networks.openai_names import openai_state_dict
@@ -136,6 +138,23 @@ def test_the_report_holds_every_artefact(place):
     for name in ("table1", "fig3a", "ablation_solver"):
         assert name in text
     assert "Figure 3a, in miniature" in text
+
+
+def test_a_data_set_of_ones_own_needs_no_code(tmp_path):
+    shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
+    home, pictures = tmp_path / "experiments" / "pets", tmp_path / "my pictures"
+    shutil.copytree(tmp_path / "experiments" / "digits", home)
+    pictures.mkdir()
+    for index in range(3):
+        Image.new("RGB", (20 + index, 30), (80 * index, 10, 200)).save(pictures / f"{index}.png")
+    base = yaml.safe_load((home / "base.yaml").read_text())
+    data = {"name": "folder", "source": str(pictures), "resolution": 16}
+    (home / "base.yaml").write_text(yaml.safe_dump(base | {"data": data}))
+    snakemake(tmp_path, "results/data/pets/manifest.json")
+    manifest = json.loads((tmp_path / "results/data/pets/manifest.json").read_text())
+    assert (manifest["dataset"], manifest["resolution"], manifest["images"]) == ("folder", 16, 3)
+    images = np.load(tmp_path / "results/data/pets/train/images.npy")
+    assert [image[8, 8, 0] for image in images] == [0, 80, 160]
 
 
 def test_a_released_run_is_fetched_and_converted_in_place_of_training(tmp_path, monkeypatch):
