@@ -56,9 +56,10 @@ class LPIPS:
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
-            return self.metric(self._prepared(a.float()), self._prepared(b.float())).flatten()
+            return self.metric(self._prepared(a), self._prepared(b)).flatten()
 
     def _prepared(self, x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.size and x.shape[-1] < 256:
             x = resize(x, self.size)
         return (x + 1) / 2

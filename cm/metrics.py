@@ -1,6 +1,6 @@
 """Metrics of generated images from their features: functions of arrays, without torch.
 
-A metric is a function `(samples: Features, reference: Features) -> float`. Lower is better for FID only.
+A metric is a function `(samples: Features, reference: Features) -> float`. Lower is better for FID and KID only.
 """
 
 from __future__ import annotations
@@ -19,14 +19,21 @@ BLOCK = 1024  # rows that are summed at a time
 
 @dataclass(frozen=True)
 class Features:
-    """`units` [N, D] float32, what FID, precision and recall compare; `logits` [N, K], for IS, None without them.
+    """`units` [N, D] float32, what all but IS compare; `logits` [N, K], for IS, None without them.
 
     `fitted`: mean [D] and covariance [D, D] of more images than `units` has, of which these are a subset.
+    UserError for features that are not finite.
     """
 
     units: np.ndarray
     logits: np.ndarray | None = None
     fitted: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        for array in (self.units, self.logits):
+            if array is not None and not np.isfinite(array).all():
+                broken = np.count_nonzero(~np.isfinite(array).all(1))
+                raise UserError(f"the features of {broken} of {len(array)} images are not finite")
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean [D] and unbiased covariance [D, D], float64; UserError for fewer than two images."""
@@ -55,7 +62,8 @@ class Moments:
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean [D] and unbiased covariance [D, D] of all features, float64. Nothing can be added afterwards."""
-        self._take(np.concatenate(self._waiting))
+        if self._waiting:
+            self._take(np.concatenate(self._waiting))
         if self.count < 2:
             raise UserError(f"a covariance needs at least 2 images, not {self.count}")
         mean = self._sum / self.count
@@ -87,12 +95,65 @@ def fid(samples: Features, reference: Features) -> float:
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2), which is defined for singular covariances too."""
-    values, vectors = np.linalg.eigh(cov1)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    inner = np.linalg.eigvalsh(root @ cov2 @ root)
-    cross = np.sqrt(np.clip(inner, 0, None)).sum()
-    return float(np.square(mean1 - mean2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * cross)
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2), which is defined for singular covariances too.
+
+    UserError for moments of different sizes or that are not finite.
+    """
+    return Gaussian(mean1, cov1).distance(mean2, cov2)
+
+
+class Gaussian:
+    """A mean [D], a covariance [D, D] and its root, which is computed once to compare many others with it."""
+
+    def __init__(self, mean: np.ndarray, covariance: np.ndarray) -> None:
+        _check_moments(mean, covariance)
+        values, vectors = np.linalg.eigh(covariance)
+        self.mean, self.trace = mean, np.trace(covariance)
+        self.root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+
+    def distance(self, mean: np.ndarray, covariance: np.ndarray) -> float:
+        """Frechet distance to the Gaussian with this mean [D] and covariance [D, D]."""
+        _check_moments(mean, covariance)
+        _check_widths(len(self.mean), len(mean))
+        inner = np.linalg.eigvalsh(self.root @ covariance @ self.root)
+        cross = np.sqrt(np.clip(inner, 0, None)).sum()
+        return float(np.square(self.mean - mean).sum() + self.trace + np.trace(covariance) - 2 * cross)
+
+
+def _check_moments(mean: np.ndarray, covariance: np.ndarray) -> None:
+    if covariance.shape != (len(mean), len(mean)):
+        raise UserError(f"a mean of {len(mean)} features does not go with a covariance of shape {covariance.shape}")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise UserError("the mean or covariance of the features is not finite")
+
+
+def _check_widths(first: int, second: int) -> None:
+    if first != second:
+        raise UserError(f"features of {first} and of {second} numbers an image come from different extractors")
+
+
+@register("metric", "kid")
+def kid(samples: Features, reference: Features, subsets: int = 100, size: int = 1000) -> float:
+    """Unbiased squared MMD with the kernel (x.y / D + 1)^3, mean over subsets (Binkowski et al. 2018).
+
+    Of `subsets` draws, each compares `size` samples with `size` reference images, or with as many as the smaller set
+    has. The draws, and so the value, are torch-fidelity's with its default seed. Products are float32, sums float64.
+    """
+    _check_widths(samples.units.shape[1], reference.units.shape[1])
+    size = min(len(samples.units), len(reference.units), size)
+    if size < 2:
+        raise UserError(f"KID needs at least 2 images, not {size}")
+    x, y = _subsets((len(samples.units), len(reference.units)), subsets, size)
+    within = _kernel_sum(samples.units, x) + _kernel_sum(reference.units, y)
+    between = _kernel_sum(samples.units, x, reference.units, y)
+    return float((within / (size - 1) - 2 * between / size) / (subsets * size))
+
+
+def _subsets(counts: tuple[int, int], subsets: int, size: int) -> np.ndarray:
+    """Rows [2, subsets, size] of either set, drawn in turn."""
+    random = np.random.RandomState(2020)
+    drawn = [[random.choice(count, size, replace=False) for count in counts] for _ in range(subsets)]
+    return np.array(drawn).swapaxes(0, 1)
 
 
 @register("metric", "inception_score")
@@ -128,6 +189,7 @@ def recall(samples: Features, reference: Features) -> float:
 
 def _covered(points: np.ndarray, manifold: np.ndarray, k: int = 3, rows: int = 1024) -> float:
     """Share of `points` within the distance of its k-th neighbour of some point of `manifold`."""
+    _check_widths(points.shape[1], manifold.shape[1])
     if len(manifold) <= k:
         raise UserError(f"precision and recall need more than {k} images, not {len(manifold)}")
     chunks = range(0, len(manifold), rows)

@@ -47,6 +47,16 @@ def test_sample_and_score(place, model, judge, tmp_path):
     assert score["seconds"]["sampling"] > 0
 
 
+def test_samples_in_lower_precision_differ_a_little(model, tmp_path):
+    made = {}
+    for precision in ("float32", "bfloat16", "float16"):
+        out = tmp_path / f"{precision}.npy"
+        assert run("sample", model=model, sampler="heun,steps~3", count=8, out=out, precision=precision) == 0
+        made[precision] = files.read_images(out).astype(float)
+    for precision in ("bfloat16", "float16"):
+        assert 0 < np.abs(made[precision] - made["float32"]).mean() < 3
+
+
 def test_real_images_against_themselves_score_perfectly(place, judge, tmp_path):
     reference = place / "data/train/images.npy"
     assert run("score", images=reference, reference=reference, extractor=judge, out=tmp_path / "s.json") == 0

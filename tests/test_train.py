@@ -119,6 +119,19 @@ def test_a_compiled_training_gives_nearly_the_same_weights(place, tmp_path, monk
     assert all(torch.allclose(plain[name], fast[name], atol=1e-4) for name in plain)
 
 
+def test_float16_with_clipping_goes_where_float32_goes(place, tmp_path):
+    """Gradients are unscaled before they are clipped: otherwise nearly nothing of them would be left."""
+    ends = {}
+    for variant in ("clip~1.0", "clip~1.0,precision~float16"):
+        trainer = train.Trainer(plan_of(place, f"digits/ct/{variant}/seed0", tmp_path))
+        before = torch.cat([parameter.detach().flatten().clone() for parameter in trainer.student.parameters()])
+        for _ in range(6):
+            trainer.step()
+        ends[variant] = torch.cat([p.detach().flatten() for p in trainer.student.parameters()]) - before
+    plain, half = ends.values()
+    assert (half - plain).norm() < 0.1 * plain.norm()
+
+
 def test_the_loss_scale_of_float16_is_kept(place, tmp_path):
     first, second = (train.Trainer(plan_of(place, "digits/ct/precision~float16/seed0", tmp_path)) for _ in range(2))
     first._scaler.load_state_dict(first._scaler.state_dict() | {"scale": 8.0})
