@@ -144,8 +144,8 @@ def kid(samples: Features, reference: Features, subsets: int = 100, size: int = 
     if size < 2:
         raise UserError(f"KID needs at least 2 images, not {size}")
     x, y = _subsets((len(samples.units), len(reference.units)), subsets, size)
-    within = _kernel_sum(samples.units, x) + _kernel_sum(reference.units, y)
-    between = _kernel_sum(samples.units, x, reference.units, y)
+    within = _within(samples.units, x) + _within(reference.units, y)
+    between = _between(samples.units, x, reference.units, y)
     return float((within / (size - 1) - 2 * between / size) / (subsets * size))
 
 
@@ -154,6 +154,39 @@ def _subsets(counts: tuple[int, int], subsets: int, size: int) -> np.ndarray:
     random = np.random.RandomState(2020)
     drawn = [[random.choice(count, size, replace=False) for count in counts] for _ in range(subsets)]
     return np.array(drawn).swapaxes(0, 1)
+
+
+def _within(points: np.ndarray, drawn: np.ndarray) -> float:
+    """Sum of the kernel over all pairs of different rows of each subset."""
+    own = _cubed(np.square(points, dtype=np.float64).sum(1), points.shape[1])
+    return _between(points, drawn, points, drawn) - own[drawn].sum()
+
+
+def _between(a: np.ndarray, drawn_a: np.ndarray, b: np.ndarray, drawn_b: np.ndarray) -> float:
+    """Sum of the kernel over all pairs of each subset: pair by pair where few are drawn, else each pair only once."""
+    if len(a) * len(b) < drawn_a.size * drawn_b.shape[1]:
+        often_a, often_b = _indicator(drawn_a, len(a)), _indicator(drawn_b, len(b))
+        blocks = [slice(start, start + BLOCK) for start in range(0, len(a), BLOCK)]
+        return sum(np.vdot(often_a[:, i].T @ often_b, _kernel(a[i], b)) for i in blocks)
+    pairs = zip(drawn_a, drawn_b, strict=True)
+    return sum(_kernel(x := a[i], x if a is b else b[j]).sum() for i, j in pairs)
+
+
+def _indicator(drawn: np.ndarray, count: int) -> np.ndarray:
+    """1 where a subset holds an image, else 0: [subsets, count]."""
+    chosen = np.zeros((len(drawn), count))
+    np.put_along_axis(chosen, drawn, 1.0, 1)
+    return chosen
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(x.y / D + 1)^3 of all pairs of rows, float64."""
+    return _cubed((x @ x.T if x is y else x @ y.T).astype(np.float64), x.shape[1])
+
+
+def _cubed(products: np.ndarray, width: int) -> np.ndarray:
+    base = products / width + 1
+    return base * base * base
 
 
 @register("metric", "inception_score")

@@ -12,14 +12,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "lazy", "registry", "config", "files", "fetch", "pickles", "checkpoints", "progress"},
-    {"schedules", "weightings", "preconditioning", "solvers", "distances", "metrics", "data", "report"},
+    {"schedules", "weightings", "preconditioning", "solvers", "distances", "metrics", "uncertainty", "data", "report"},
     {"networks", "objectives", "samplers", "features", "generate", "convert", "weights"},
     {"train"},
     {"build", "describe"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-TORCH_FREE = {"config", "files", "metrics", "report", "registry", "errors"}
+TORCH_FREE = {"config", "files", "metrics", "uncertainty", "report", "registry", "errors"}
 MODULES = sorted(
     path.relative_to(ROOT)
     for path in (ROOT / "cm").rglob("*.py")

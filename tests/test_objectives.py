@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from cm import registry
-from cm.distances import feature_distance
+from cm import build, checkpoints, config, registry
+from cm.distances import LPIPS, feature_distance
 from cm.objectives.base import Batch, Clock, Networks
 from cm.schedules import Karras
 
@@ -115,3 +115,25 @@ def test_distillation_of_an_analytic_teacher_finds_the_analytic_consistency_func
     assert (got / fixed_point - 1).abs().max() < 0.01
     exact = ((0.002**2 + 0.25) / (times**2 + 0.25)).sqrt()
     assert (got / exact - 1).abs().max() < bound
+
+
+def test_lpips_is_computed_in_float32_under_autocast():
+    conv = torch.nn.Conv2d(1, 4, 3)
+    distance = LPIPS(lambda a, b: (conv(a) - conv(b)).square().flatten(1).mean(1))
+    a, b = torch.randn(2, 3, 1, 8, 8)
+    want = distance(a, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(distance(a, b), want)
+        assert (distance(a.bfloat16(), b) - want).abs().max() < 0.1 * want.max()
+        assert distance(a.bfloat16(), b).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("lpips", "max"), ("lpips-average", "average")])
+def test_pretrained_lpips_is_at_224_pixels_with_its_pooling(tmp_path, monkeypatch, name, pooling):
+    made = []
+    monkeypatch.setattr(build.weights, "lpips_metric", lambda path, **how: made.append((path, how)))
+    path = tmp_path / "lpips.safetensors"
+    checkpoints.save(path, {"lin0": torch.zeros(1)}, {"weights": "lpips-vgg16"})
+    run = config.load(f"cifar10/cd/{'default' if name == 'lpips' else f'distance~{name}'}/seed0")
+    assert build.objective(run, path).distance.size == 224
+    assert made == [(path, {"pooling": pooling, "device": "cpu"})]
