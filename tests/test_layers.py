@@ -19,7 +19,7 @@ LAYERS = [
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-TORCH_FREE = {"config", "files", "metrics", "uncertainty", "report", "registry", "errors"}
+TORCH_FREE = {"config", "files", "metrics", "uncertainty", "report", "registry", "errors", "images"}
 MODULES = sorted(
     path.relative_to(ROOT)
     for path in (ROOT / "cm").rglob("*.py")
