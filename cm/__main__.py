@@ -14,8 +14,9 @@ from cm import __version__, config, files
 from cm.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
+
+    from cm.images import Images
 
 VERBS = {}
 
@@ -169,31 +170,50 @@ def sample(
 
 @verb
 def featurise(
-    images: Path, extractor: Path, out: Path, keep: int, batch: int, threads: int | None, device: str | None
+    images: Path,
+    extractor: Path,
+    out: Path,
+    keep: int,
+    batch: int,
+    workers: int,
+    threads: int | None,
+    device: str | None,
 ) -> None:
     """Summarise the features of real images, once for all the scores that compare with them."""
-    real = files.read_images(images)
+    from cm import images as sets
+
+    real = sets.opened(images)
     device = _device(device, threads)
     from cm import features
 
     judge, about = _judge(extractor, real, device)
-    summary = features.summarise(judge.features, real, keep=keep, batch=batch, device=device)
+    summary = features.summarise(judge.features, real, keep=keep, batch=batch, workers=workers, device=device)
     features.write(out, summary, {"extractor": about, "reference": _reference(images, real)})
 
 
 @verb
 def score(
-    images: Path, reference: Path, extractor: Path, out: Path, batch: int, threads: int | None, device: str | None
+    images: Path,
+    reference: Path,
+    extractor: Path,
+    out: Path,
+    batch: int,
+    workers: int,
+    threads: int | None,
+    device: str | None,
 ) -> None:
-    """Score images against real ones, or their summary: FID, precision, recall, and IS if the extractor has classes."""
-    sampled = files.read_images(images)
-    real = None if reference.suffix == ".npz" else files.read_images(reference)
-    if real is not None and sampled.shape[1:] != real.shape[1:]:
-        raise UserError(f"{images} holds images of {list(sampled.shape[1:])}, {reference} of {list(real.shape[1:])}")
+    """Score images against real ones, or their summary: FID, KID, precision, recall, and IS if there are classes."""
+    from cm import images as sets
+
+    sampled = sets.opened(images)
+    summary = reference.suffix == ".npz" and "covariance" in files.array_names(reference)
+    real = None if summary else sets.opened(reference)
+    if real is not None and sampled.shape != real.shape:
+        raise UserError(f"{images} holds images of {list(sampled.shape)}, {reference} of {list(real.shape)}")
     device = _device(device, threads)
     from cm import features, metrics
 
-    began = time.monotonic()
+    began, how = time.monotonic(), {"batch": batch, "workers": workers, "device": device}
     judge, judged_by = _judge(extractor, sampled, device)
     if real is None:
         target, of = features.read(reference)
@@ -201,28 +221,28 @@ def score(
             raise UserError(f"{reference} has features of {of['extractor']}, not of {judged_by}")
         compared_with = of["reference"]
     else:
-        target = features.extract(judge.features, real, batch=batch, device=device)
-        compared_with = _reference(reference, real)
-    values = metrics.computed(features.extract(judge.features, sampled, batch=batch, device=device), target)
+        target, compared_with = features.extract(judge.features, real, **how), _reference(reference, real)
+    values = metrics.computed(features.extract(judge.features, sampled, **how), target)
     about = files.read_json(images.with_suffix(".json")) if images.with_suffix(".json").exists() else {}
     seconds = {**about.pop("seconds", {}), "scoring": round(time.monotonic() - began, 3)}
-    names = dict(zip(("dataset", "method", "variant"), about.get("run", "").split("/"), strict=False))
+    run = about["run"].split("/") if "run" in about else []
+    names = dict(zip(("dataset", "method", "variant"), run, strict=False))
     content = {**names, "sampler": None, **about, "metrics": values, "images": len(sampled), "extractor": judged_by}
     content |= {"reference": compared_with, "seconds": seconds, "versions": files.versions(), "commit": files.commit()}
     files.write_json(out, content)
 
 
-def _judge(extractor: Path, images: np.ndarray, device: str) -> tuple[nn.Module, dict[str, str]]:
+def _judge(extractor: Path, images: Images, device: str) -> tuple[nn.Module, dict[str, str]]:
     """The network of an extractor of features of such images, and what it is."""
     from cm import build
 
-    _, height, width, channels = images.shape
+    height, width, channels = images.shape
     judge, name = build.extractor(extractor, (channels, height, width), device)
     return judge, {"name": name, "sha256": files.sha256_of(extractor)}
 
 
-def _reference(path: Path, images: np.ndarray) -> dict[str, str | int]:
-    return {"split": path.parent.name, "images": len(images), "sha256": files.sha256_of(path)}
+def _reference(path: Path, images: Images) -> dict[str, str | int]:
+    return {"split": path.parent.name, "images": len(images), "sha256": images.sha256()}
 
 
 @verb
@@ -279,6 +299,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _PATH = {"type": Path, "required": True}
+_IMAGES = "a folder, a zip, a .npz or a .npy of 8-bit images; arrays are [N, H, W, C]"
 _EXTRACTOR = {**_PATH, "help": "model file of a classifier, or of the weights of the FID Inception"}
 _EXPERIMENTS = {"type": Path, "default": config.EXPERIMENTS, "help": "folder of experiment files"}
 _COMPUTE = {
@@ -345,19 +366,21 @@ _OPTIONS = {
         **_COMPUTE,
     },
     "featurise": {
-        "images": {**_PATH, "help": ".npy file of uint8 images [N, H, W, C]"},
+        "images": {**_PATH, "help": _IMAGES},
         "extractor": _EXTRACTOR,
         "out": {**_PATH, "help": ".npz file to write"},
         "keep": {"type": int, "default": 10_000, "help": "images whose features are kept for precision and recall"},
         "batch": {"type": int, "default": 64, "help": "images at a time"},
+        "workers": {"type": int, "default": 4, "help": "threads that decode image files"},
         **_COMPUTE,
     },
     "score": {
-        "images": {**_PATH, "help": ".npy file of uint8 images [N, H, W, C]"},
-        "reference": {**_PATH, "help": ".npy file of the real images, or .npz file of their features"},
+        "images": {**_PATH, "help": _IMAGES},
+        "reference": {**_PATH, "help": "the same of real images, or what `featurise` made of them"},
         "extractor": _EXTRACTOR,
         "out": {**_PATH, "help": ".json file to write"},
         "batch": {"type": int, "default": 64, "help": "images at a time"},
+        "workers": {"type": int, "default": 4, "help": "threads that decode image files"},
         **_COMPUTE,
     },
     "draw": {

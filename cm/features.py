@@ -12,6 +12,7 @@ import torch
 
 from cm import files
 from cm.errors import UserError
+from cm.images import Images
 from cm.metrics import Features, Moments
 from cm.progress import Progress
 
@@ -22,18 +23,20 @@ Extractor = Callable[["Tensor"], tuple["Tensor", "Tensor | None"]]
 ARRAYS = ("units", "mean", "covariance", "about")
 
 
-def extract(extractor: Extractor, images: np.ndarray, *, batch: int = 256, device: str = "cpu") -> Features:
-    """Features [N, D] and logits [N, K], if there are any, of uint8 images [N, H, W, C].
+def extract(
+    extractor: Extractor, images: Images, *, batch: int = 64, workers: int = 1, device: str = "cpu"
+) -> Features:
+    """Features [N, D] and logits [N, K], if there are any, of images.
 
-    `extractor` takes images [B, C, H, W] in [-1, 1].
+    `extractor` takes images [B, C, H, W] in [-1, 1]; `workers` decode files meanwhile.
     """
-    parts = list(_batches(extractor, images, batch, device))
+    parts = list(_batches(extractor, images, batch, workers, device))
     units, *logits = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Features(units, logits[0] if logits else None)
 
 
 def summarise(
-    extractor: Extractor, images: np.ndarray, *, keep: int, batch: int = 256, device: str = "cpu"
+    extractor: Extractor, images: Images, *, keep: int, batch: int = 64, workers: int = 1, device: str = "cpu"
 ) -> Features:
     """Mean and covariance of the features of all images, and the features of `keep` of them, a fixed random choice.
 
@@ -42,7 +45,7 @@ def summarise(
     chosen = np.zeros(len(images), bool)
     chosen[np.random.RandomState(0).permutation(len(images))[:keep]] = True
     running, kept, start = Moments(), [], 0
-    for units, *_ in _batches(extractor, images, batch, device):
+    for units, *_ in _batches(extractor, images, batch, workers, device):
         running.add(units)
         kept.append(units[chosen[start : start + len(units)]])
         start += len(units)
@@ -64,11 +67,11 @@ def read(path: Path) -> tuple[Features, dict[str, Any]]:
     return Features(arrays["units"], fitted=(arrays["mean"], arrays["covariance"])), json.loads(str(arrays["about"]))
 
 
-def _batches(extractor: Extractor, images: np.ndarray, batch: int, device: str) -> Iterator[list[np.ndarray]]:
+def _batches(extractor: Extractor, images: Images, batch: int, workers: int, device: str) -> Iterator[list[np.ndarray]]:
     """The features, and the logits if there are any, of each batch."""
     progress = Progress("features", len(images), unit="images")
-    for start in range(0, len(images), batch):
-        x = torch.from_numpy(np.array(images[start : start + batch])).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    for pixels in images.batches(batch, workers):
+        x = torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         # TF32, which GPUs have for convolutions, would move FID in its third decimal.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             yield [part.float().cpu().numpy() for part in extractor(x) if part is not None]

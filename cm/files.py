@@ -63,9 +63,21 @@ def write_arrays(path: Path | str, **arrays: np.ndarray) -> None:
 
 def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
     """All arrays of a .npz file; UserError if it is missing, truncated or of another format."""
+    with _npz(path) as file:
+        return dict(file)
+
+
+def array_names(path: Path | str) -> list[str]:
+    """The names of the arrays of a .npz file, which are not read; UserError as `read_arrays`."""
+    with _npz(path) as file:
+        return list(file)
+
+
+@contextlib.contextmanager
+def _npz(path: Path | str) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+            yield file
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
     except (ValueError, EOFError, OSError, TypeError, zipfile.BadZipFile) as error:

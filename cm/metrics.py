@@ -15,6 +15,7 @@ from cm.registry import register
 
 CLASSES = {"inception_score"}  # metrics of class probabilities
 BLOCK = 1024  # rows that are summed at a time
+CACHED = 128  # rows whose kernel with some thousand others stays in the cache
 
 
 @dataclass(frozen=True)
@@ -99,32 +100,30 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
 
     UserError for moments of different sizes or that are not finite.
     """
-    return Gaussian(mean1, cov1).distance(mean2, cov2)
+    return Gaussian(mean1, cov1).distance(Gaussian(mean2, cov2))
 
 
 class Gaussian:
-    """A mean [D], a covariance [D, D] and its root, which is computed once to compare many others with it."""
+    """A mean [D], the trace of a covariance C [D, D] and its root R [D, rank], C = R R^T, computed once.
+
+    The root leaves out directions without variance: the square roots of their rounding errors would add up.
+    """
 
     def __init__(self, mean: np.ndarray, covariance: np.ndarray) -> None:
-        _check_moments(mean, covariance)
+        if covariance.shape != (len(mean), len(mean)):
+            raise UserError(f"a mean of {len(mean)} features has no covariance of shape {covariance.shape}")
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise UserError("the mean or covariance of the features is not finite")
         values, vectors = np.linalg.eigh(covariance)
         self.mean, self.trace = mean, np.trace(covariance)
-        self.root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+        kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
+        self.root = vectors[:, kept] * np.sqrt(values[kept])
 
-    def distance(self, mean: np.ndarray, covariance: np.ndarray) -> float:
-        """Frechet distance to the Gaussian with this mean [D] and covariance [D, D]."""
-        _check_moments(mean, covariance)
-        _check_widths(len(self.mean), len(mean))
-        inner = np.linalg.eigvalsh(self.root @ covariance @ self.root)
-        cross = np.sqrt(np.clip(inner, 0, None)).sum()
-        return float(np.square(self.mean - mean).sum() + self.trace + np.trace(covariance) - 2 * cross)
-
-
-def _check_moments(mean: np.ndarray, covariance: np.ndarray) -> None:
-    if covariance.shape != (len(mean), len(mean)):
-        raise UserError(f"a mean of {len(mean)} features does not go with a covariance of shape {covariance.shape}")
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise UserError("the mean or covariance of the features is not finite")
+    def distance(self, other: Gaussian) -> float:
+        """Frechet distance; tr (C1^1/2 C2 C1^1/2)^1/2 is the sum of the singular values of R1^T R2 where C = R R^T."""
+        _check_widths(len(self.mean), len(other.mean))
+        cross = np.linalg.svd(self.root.T @ other.root, compute_uv=False).sum()
+        return float(np.square(self.mean - other.mean).sum() + self.trace + other.trace - 2 * cross)
 
 
 def _check_widths(first: int, second: int) -> None:
@@ -137,15 +136,16 @@ def kid(samples: Features, reference: Features, subsets: int = 100, size: int = 
     """Unbiased squared MMD with the kernel (x.y / D + 1)^3, mean over subsets (Binkowski et al. 2018).
 
     Of `subsets` draws, each compares `size` samples with `size` reference images, or with as many as the smaller set
-    has. The draws, and so the value, are torch-fidelity's with its default seed. Products are float32, sums float64.
+    has. The draws, and so the value, are torch-fidelity's with its default seed. All in float64: float32 is a third
+    faster, but leaves five digits of a small KID. Half a minute of a core for twice 10,000 images of D = 2048.
     """
     _check_widths(samples.units.shape[1], reference.units.shape[1])
     size = min(len(samples.units), len(reference.units), size)
     if size < 2:
         raise UserError(f"KID needs at least 2 images, not {size}")
-    x, y = _subsets((len(samples.units), len(reference.units)), subsets, size)
-    within = _within(samples.units, x) + _within(reference.units, y)
-    between = _between(samples.units, x, reference.units, y)
+    a, b = samples.units.astype(np.float64), reference.units.astype(np.float64)
+    x, y = _subsets((len(a), len(b)), subsets, size)
+    within, between = _within(a, x) + _within(b, y), _between(a, x, b, y)
     return float((within / (size - 1) - 2 * between / size) / (subsets * size))
 
 
@@ -158,15 +158,15 @@ def _subsets(counts: tuple[int, int], subsets: int, size: int) -> np.ndarray:
 
 def _within(points: np.ndarray, drawn: np.ndarray) -> float:
     """Sum of the kernel over all pairs of different rows of each subset."""
-    own = _cubed(np.square(points, dtype=np.float64).sum(1), points.shape[1])
+    own = _cubed(np.square(points).sum(1), points.shape[1])
     return _between(points, drawn, points, drawn) - own[drawn].sum()
 
 
 def _between(a: np.ndarray, drawn_a: np.ndarray, b: np.ndarray, drawn_b: np.ndarray) -> float:
-    """Sum of the kernel over all pairs of each subset: pair by pair where few are drawn, else each pair only once."""
+    """Sum of the kernel over all pairs of each subset; of a small set, each pair once, times how often it is drawn."""
     if len(a) * len(b) < drawn_a.size * drawn_b.shape[1]:
         often_a, often_b = _indicator(drawn_a, len(a)), _indicator(drawn_b, len(b))
-        blocks = [slice(start, start + BLOCK) for start in range(0, len(a), BLOCK)]
+        blocks = [slice(start, start + CACHED) for start in range(0, len(a), CACHED)]
         return sum(np.vdot(often_a[:, i].T @ often_b, _kernel(a[i], b)) for i in blocks)
     pairs = zip(drawn_a, drawn_b, strict=True)
     return sum(_kernel(x := a[i], x if a is b else b[j]).sum() for i, j in pairs)
@@ -180,12 +180,13 @@ def _indicator(drawn: np.ndarray, count: int) -> np.ndarray:
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(x.y / D + 1)^3 of all pairs of rows, float64."""
-    return _cubed((x @ x.T if x is y else x @ y.T).astype(np.float64), x.shape[1])
+    """(x.y / D + 1)^3 of all pairs of rows."""
+    return _cubed(x @ y.T, x.shape[1])
 
 
 def _cubed(products: np.ndarray, width: int) -> np.ndarray:
-    base = products / width + 1
+    base = products / width
+    base += 1
     return base * base * base
 
 

@@ -1,8 +1,11 @@
 """How sure a FID is: an interval of one set of samples, and the FID of infinitely many.
 
-The expected FID of N samples is FID_inf + b / N + O(1 / N^2), with b > 0: the fewer samples, the larger (Chong and Forsyth
-2020, "Effectively unbiased FID and Inception Score and where to find them"). Both functions keep the reference as it is.
-A FID of D features costs a covariance of O(N D^2) and an eigendecomposition of O(D^3).
+The expected FID of N samples is FID_inf + b / N + O(1 / N^2) with b > 0: the fewer samples, the larger (Chong and
+Forsyth 2020, "Effectively Unbiased FID and Inception Score and Where to Find Them"). The reference stays as it is.
+
+Each FID costs a covariance, O(N D^2), and two decompositions, O(D^3): with D = 2048 some 9 s of a core and 2 s more for
+every 10,000 samples, so that for 50,000 samples `bootstrap` takes half an hour and `fid_infinity` 4 minutes.
+With 64 features and 1,000 samples both take a second or less.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from cm.metrics import Features, Gaussian
 
 @dataclass(frozen=True)
 class Interval:
-    """`value`: the FID of all samples. `low` and `high`: of the expected FID of as many. `bias`: what resampling adds."""
+    """`value`: FID of the N samples; `low`, `high`: of the expected FID of N samples; `bias`: what resampling adds."""
 
     value: float
     low: float
@@ -34,8 +37,8 @@ def bootstrap(
 ) -> Interval:
     """Interval that covers the FID with probability `level`, from `draws` sets of N samples with replacement.
 
-    Percentiles of the resampled FIDs, all less their bias, mean(FID*) - FID (Efron and Tibshirani 1993, ch. 10): samples
-    of samples are further from the reference than the samples, and the plain percentiles do not even hold the FID.
+    Percentiles of the resampled FIDs less their bias, mean(FID*) - FID (Efron and Tibshirani 1993, chapter 10): samples
+    of samples are further from the reference than the samples are, so plain percentiles lie above the FID.
     """
     if draws < 2:
         raise UserError(f"an interval needs at least 2 draws, not {draws}")
@@ -50,8 +53,8 @@ def bootstrap(
 def fid_infinity(samples: Features, reference: Features, *, points: int = 15, seed: int = 0) -> float:
     """FID of infinitely many samples: FID_inf of the least-squares line FID_N = FID_inf + b / N.
 
-    FID_N of random subsets of `points` sizes N, evenly spaced from a tenth of the samples (but at least 2 D of them, where
-    the line holds, or half of them) to all (Chong and Forsyth 2020, section 4, with 5,000 to 50,000).
+    `points` random subsets have sizes evenly spaced from a tenth of the samples to all of them (Chong and Forsyth 2020
+    take 15 of 5,000 to 50,000), but at least 2 D, where the line holds, or half of them.
     """
     random, fixed = np.random.default_rng(seed), Gaussian(*reference.moments())
     sizes = _sizes(*samples.units.shape, points)
@@ -68,4 +71,4 @@ def _sizes(count: int, width: int, points: int) -> np.ndarray:
 
 
 def _fid(fixed: Gaussian, samples: Features, rows: np.ndarray) -> float:
-    return fixed.distance(*Features(samples.units[rows]).moments())
+    return fixed.distance(Gaussian(*Features(samples.units[rows]).moments()))

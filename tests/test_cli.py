@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cm import features, files, registry
 from cm.__main__ import main
@@ -76,6 +78,27 @@ def test_a_summary_of_the_reference_gives_the_same_score(place, judge, tmp_path)
     assert all(score["reference"] == scores[0]["reference"] for score in scores)
     assert scores[0]["reference"]["images"] == 899
     assert all(score["metrics"] == pytest.approx(scores[0]["metrics"], rel=1e-6) for score in scores)
+
+
+def test_any_set_of_images_is_scored(place, judge, tmp_path):
+    """A folder, a zip and a .npz of the same images have the same score as their .npy, to the last bit."""
+    train, pixels = place / "data/train/images.npy", np.load(place / "data/test/images.npy")[:60]
+    np.save(tmp_path / "a.npy", pixels)
+    np.savez(tmp_path / "a.npz", pixels)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for index, image in enumerate(pixels):
+            Image.fromarray(image[..., 0]).save(folder / f"{index:03}.png")
+            archive.write(folder / f"{index:03}.png", f"samples/{index:03}.png")
+    metrics = []
+    for name in ("a.npy", "a.npz", "a.zip", "folder"):
+        out = tmp_path / "s.json"
+        assert run("score", images=tmp_path / name, reference=train, extractor=judge, out=out, workers=2) == 0
+        score = json.loads(out.read_text())
+        metrics.append(score["metrics"])
+        assert (score["images"], score.get("dataset"), score["sampler"]) == (60, None, None)
+    assert metrics[0] == metrics[1] == metrics[2] == metrics[3]
 
 
 def test_a_summary_keeps_a_fixed_choice_of_features(place, judge, tmp_path):

@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "lazy", "registry", "config", "files", "fetch", "pickles", "checkpoints", "progress"},
-    {"schedules", "weightings", "preconditioning", "solvers", "distances", "metrics", "uncertainty", "data", "report"},
+    {
+        "schedules",
+        "weightings",
+        "preconditioning",
+        "solvers",
+        "distances",
+        "metrics",
+        "uncertainty",
+        "data",
+        "report",
+        "images",
+    },
     {"networks", "objectives", "samplers", "features", "generate", "convert", "weights"},
     {"train"},
     {"build", "describe"},

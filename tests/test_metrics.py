@@ -45,6 +45,70 @@ def test_fid_is_torch_fidelitys():
     assert metrics.fid(SAMPLES, REFERENCE) == pytest.approx(expected, rel=1e-6)
 
 
+def test_frechet_distance_is_clean_fids():
+    from cleanfid.fid import frechet_distance
+
+    moments = *SAMPLES.moments(), *REFERENCE.moments()
+    assert metrics.frechet_distance(*moments) == pytest.approx(frechet_distance(*moments), rel=1e-6)
+
+
+def decaying(seed: int, count: int, *, width: int = 300, power: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Points [count, width] whose variance falls as that of Inception's features does, and their covariance."""
+    rng = np.random.default_rng(seed)
+    mix = np.linalg.qr(np.random.default_rng(9).standard_normal((width, width)))[0]
+    points = (1 + seed / 10) * rng.standard_normal((count, width)) * np.arange(1, width + 1) ** (-power / 2) @ mix
+    return points - points.mean(0), np.cov(points, rowvar=False)
+
+
+@pytest.mark.parametrize(("first", "second"), [(900, 900), (100, 100), (100, 250), (301, 299), (299, 80)])
+@pytest.mark.parametrize("power", [0.0, 1.0, 3.0])
+def test_frechet_distance_of_fewer_images_than_features(first, second, power):
+    """Against the singular values of the points themselves, which no covariance has squared."""
+    (a, cov_a), (b, cov_b) = decaying(0, first, power=power), decaying(1, second, power=power)
+    zero = np.zeros(300)
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum() / np.sqrt((first - 1) * (second - 1))
+    got = metrics.frechet_distance(zero, cov_a, zero, cov_b)
+    assert got == pytest.approx(np.trace(cov_a) + np.trace(cov_b) - 2 * cross, rel=1e-8)
+    assert got == pytest.approx(metrics.frechet_distance(zero, cov_b, zero, cov_a), rel=1e-11)
+    assert abs(metrics.frechet_distance(zero, cov_a, zero, cov_a)) < 1e-10 * np.trace(cov_a)
+
+
+def kid_draws(samples: Features, reference: Features, size: int) -> float:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    how = {"kid_subsets": 100, "kid_subset_size": size, "kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None}
+    pair = [torch.from_numpy(f.units).double() for f in (samples, reference)]
+    found = kid_features_to_metric(*pair, **how, kid_kernel_poly_coef0=1, rng_seed=2020, verbose=False)
+    return found["kernel_inception_distance_mean"]
+
+
+@pytest.mark.parametrize("counts", [(900, 150), (150, 900), (150, 150), (2300, 2200)])
+def test_kid_is_torch_fidelitys_and_clean_fids(counts):
+    """The last has so many images that subsets are compared one by one."""
+    from cleanfid.fid import kernel_distance
+
+    size = min(*counts, 200 if min(counts) > 1000 else 1000)
+    samples, reference = features(0, counts[0], shift=0.1, units=8), features(1, counts[1], units=8)
+    got = metrics.kid(samples, reference, size=size)
+    assert got == pytest.approx(kid_draws(samples, reference, size), rel=1e-9)
+    np.random.seed(2020)
+    pair = (reference.units.astype(np.float64), samples.units.astype(np.float64))
+    assert got == pytest.approx(kernel_distance(*pair, max_subset_size=size), rel=1e-9)
+
+
+def test_kid_of_whole_sets_is_the_unbiased_estimate():
+    a, b = (f.units.astype(np.float64) for f in (features(0, 30, shift=0.3), features(1, 30)))
+    same, other = ((lambda x, y: (x @ y.T / 16 + 1) ** 3)(x, y) for x, y in ((a, a), (a, b)))
+    off = 1 - np.eye(30)
+    expected = (same * off).sum() / 870 + ((b @ b.T / 16 + 1) ** 3 * off).sum() / 870 - 2 * other.mean()
+    assert metrics.kid(features(0, 30, shift=0.3), features(1, 30)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_kid_reads_the_kept_images():
+    part = Features(REFERENCE.units[:300], fitted=REFERENCE.moments())
+    assert metrics.kid(SAMPLES, part) == metrics.kid(SAMPLES, Features(REFERENCE.units[:300]))
+
+
 def test_inception_score_is_torch_fidelitys():
     from torch_fidelity.metric_isc import isc_features_to_metric
 
@@ -104,8 +168,35 @@ def test_metrics_of_the_same_images(name):
     assert value == pytest.approx(ideal, abs=1e-6)
 
 
-def test_too_few_images_are_refused():
-    with pytest.raises(UserError, match="at least 2"):
-        metrics.fid(features(0, count=1), REFERENCE)
-    with pytest.raises(UserError, match="more than 3"):
-        metrics.precision(SAMPLES, features(0, count=3))
+@pytest.mark.parametrize(
+    ("name", "count", "message"),
+    [("fid", 1, "at least 2"), ("fid", 0, "at least 2"), ("kid", 1, "at least 2"), ("precision", 3, "more than 3")],
+)
+def test_too_few_images_are_refused(name, count, message):
+    few = Features(REFERENCE.units[:count])
+    with pytest.raises(UserError, match=message):
+        registry.get("metric", name)(few if name != "precision" else SAMPLES, few if name == "precision" else REFERENCE)
+
+
+@pytest.mark.parametrize("name", ["fid", "kid", "precision", "recall"])
+def test_features_of_different_extractors_are_refused(name):
+    with pytest.raises(UserError, match=r"^features of .*(16|8) and of (16|8) numbers an image .*extractors$"):
+        registry.get("metric", name)(SAMPLES, features(1, units=8))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_refused(value):
+    broken = REFERENCE.units.copy()
+    broken[[3, 7], 5] = value
+    with pytest.raises(UserError, match=r"^the features of 2 of 400 images are not finite$"):
+        Features(broken)
+    with pytest.raises(UserError, match=r"^the features of 2 of 400 images are not finite$"):
+        Features(REFERENCE.units, broken)
+
+
+def test_moments_that_are_no_gaussians_are_refused():
+    mean, cov = REFERENCE.moments()
+    with pytest.raises(UserError, match="not finite"):
+        metrics.frechet_distance(mean, cov, mean, np.where(np.eye(16) > 0, np.nan, cov))
+    with pytest.raises(UserError, match=r"16 features .* \(8, 8\)"):
+        metrics.frechet_distance(mean, cov[:8, :8], mean, cov)

@@ -80,7 +80,7 @@ def test_every_artefact_exists_with_finite_numbers(place):
     scores = [json.loads(path.read_text()) for path in (place / "results/scores").rglob("*.json")]
     assert len(scores) > 15
     for score in scores:
-        assert set(score["metrics"]) == {"fid", "inception_score", "precision", "recall"}
+        assert set(score["metrics"]) == {"fid", "kid", "inception_score", "precision", "recall"}
         assert all(math.isfinite(value) for value in score["metrics"].values())
         assert score["images"] and score["extractor"]["sha256"] and score["versions"]["torch"] and score["commit"]
         assert score["seconds"]["scoring"] > 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import numpy as np
@@ -51,3 +53,19 @@ def _reason(error: Exception) -> str:
     """The first line of what Pillow said; it names the object in memory if it does not know the format."""
     line = (str(error).splitlines() or [""])[0]
     return "not an image of a known format" if "cannot identify" in line else line or type(error).__name__
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is an image by its suffix; hidden files are none."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+
+
+def below(path: Path) -> Iterator[str]:
+    """Relative paths of all files of a folder, links to folders followed; OSError for one that may not be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, _, names in os.walk(path, followlinks=True, onerror=refuse):
+        yield from ((Path(folder).relative_to(path) / name).as_posix() for name in names)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from cm.data import cropping
 from cm.data.base import DataSet, Opened
-from cm.data.encoded import SUFFIXES, Encoded
+from cm.data.encoded import SUFFIXES, Encoded, below, is_picture
 from cm.data.sources.stores import Files, Store, ZipMembers, open_zip
 from cm.errors import UserError
 from cm.registry import register, setting
@@ -42,21 +40,8 @@ class Folder(DataSet):
 
 def _store(path: Path) -> Store:
     if path.is_dir():
-        return Files(path, sorted(_below(path)))
-    return ZipMembers(path, sorted(name for name in open_zip(path).namelist() if _is_picture(name)))
-
-
-def _below(path: Path) -> Iterator[str]:
-    """Relative paths, links to folders included."""
-    for folder, _, names in os.walk(path, followlinks=True):
-        relative = Path(folder).relative_to(path)
-        yield from (name for name in ((relative / name).as_posix() for name in names) if _is_picture(name))
-
-
-def _is_picture(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-    return not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES
+        return Files(path, sorted(filter(is_picture, below(path))))
+    return ZipMembers(path, sorted(name for name in open_zip(path).namelist() if is_picture(name)))
 
 
 def _labels(names: list[str], source: Path) -> np.ndarray:

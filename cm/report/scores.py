@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from cm.config import Artefact, Cell, Suite
 
-TITLES = {"fid": "FID", "inception_score": "IS", "precision": "precision", "recall": "recall"}
+TITLES = {"fid": "FID", "kid": "KID", "inception_score": "IS", "precision": "precision", "recall": "recall"}
 
 
 @dataclass(frozen=True)

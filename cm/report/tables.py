@@ -80,7 +80,7 @@ def published(artefact: Artefact) -> dict[tuple[str, int], dict[str, str]]:
     if not rows:
         raise UserError(f"artefact {artefact.name}: the paper's {wanted['table']} has no {wanted['dataset']}")
     titles = _paper_titles(wanted["dataset"])
-    used = [key for key in titles if any(row[key] for row in rows)]
+    used = [key for key in titles if any(row.get(key) for row in rows)]
     return {(row["method"], int(row["nfe"])): {titles[key]: row[key] or None for key in used} for row in rows}
 
 

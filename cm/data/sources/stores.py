@@ -144,7 +144,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 def _zip(path: Path, size: int, changed: int) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise UserError(f"{path} is truncated or not a zip archive: {error}") from None
 
 
