@@ -199,6 +199,7 @@ def score(
     out: Path,
     batch: int,
     workers: int,
+    interval: bool,
     threads: int | None,
     device: str | None,
 ) -> None:
@@ -211,7 +212,7 @@ def score(
     if real is not None and sampled.shape != real.shape:
         raise UserError(f"{images} holds images of {list(sampled.shape)}, {reference} of {list(real.shape)}")
     device = _device(device, threads)
-    from cm import features, metrics
+    from cm import features, metrics, uncertainty
 
     began, how = time.monotonic(), {"batch": batch, "workers": workers, "device": device}
     judge, judged_by = _judge(extractor, sampled, device)
@@ -222,13 +223,21 @@ def score(
         compared_with = of["reference"]
     else:
         target, compared_with = features.extract(judge.features, real, **how), _reference(reference, real)
-    values = metrics.computed(features.extract(judge.features, sampled, **how), target)
+    found = features.extract(judge.features, sampled, **how)
+    values = metrics.computed(found, target)
+    sure = {"uncertainty": {"fid": uncertainty.summary(found, target)}} if interval else {}
     about = files.read_json(images.with_suffix(".json")) if images.with_suffix(".json").exists() else {}
     seconds = {**about.pop("seconds", {}), "scoring": round(time.monotonic() - began, 3)}
     run = about["run"].split("/") if "run" in about else []
     names = dict(zip(("dataset", "method", "variant"), run, strict=False))
     content = {**names, "sampler": None, **about, "metrics": values, "images": len(sampled), "extractor": judged_by}
-    content |= {"reference": compared_with, "seconds": seconds, "versions": files.versions(), "commit": files.commit()}
+    content |= {
+        **sure,
+        "reference": compared_with,
+        "seconds": seconds,
+        "versions": files.versions(),
+        "commit": files.commit(),
+    }
     files.write_json(out, content)
 
 
@@ -376,6 +385,7 @@ _OPTIONS = {
     },
     "score": {
         "images": {**_PATH, "help": _IMAGES},
+        "interval": {"action": "store_true", "help": "of FID too, and its limit of infinitely many images: slow"},
         "reference": {**_PATH, "help": "the same of real images, or what `featurise` made of them"},
         "extractor": _EXTRACTOR,
         "out": {**_PATH, "help": ".json file to write"},

@@ -62,6 +62,12 @@ def fid_infinity(samples: Features, reference: Features, *, points: int = 15, se
     return float(np.polynomial.Polynomial.fit(1 / sizes, fids, 1)(0.0))
 
 
+def summary(samples: Features, reference: Features) -> dict[str, float]:
+    """`low` and `high` of FID at this number of samples, and its limit `at_infinity`."""
+    interval = bootstrap(samples, reference)
+    return {"low": interval.low, "high": interval.high, "at_infinity": fid_infinity(samples, reference)}
+
+
 def _sizes(count: int, width: int, points: int) -> np.ndarray:
     """Numbers of samples to fit the line to, rising."""
     smallest = max(count // 10, min(2 * width, count // 2))

@@ -80,6 +80,16 @@ def test_a_summary_of_the_reference_gives_the_same_score(place, judge, tmp_path)
     assert all(score["metrics"] == pytest.approx(scores[0]["metrics"], rel=1e-6) for score in scores)
 
 
+def test_an_interval_of_fid_holds_it(place, judge, tmp_path):
+    train, test, out = place / "data/train/images.npy", place / "data/test/images.npy", tmp_path / "s.json"
+    arguments = ["--images", test, "--reference", train, "--extractor", judge, "--out", out, "--interval"]
+    assert main(["score", *map(str, arguments)]) == 0
+    score = json.loads(out.read_text())
+    interval, fid = score["uncertainty"]["fid"], score["metrics"]["fid"]
+    assert interval["low"] < fid < interval["high"]
+    assert interval["at_infinity"] < fid
+
+
 def test_any_set_of_images_is_scored(place, judge, tmp_path):
     """A folder, a zip and a .npz of the same images have the same score as their .npy, to the last bit."""
     train, pixels = place / "data/train/images.npy", np.load(place / "data/test/images.npy")[:60]
