@@ -30,17 +30,6 @@ JCM, SONG, DHARIWAL, UNET = (f"{name}_small.npz" for name in ("jcm_ncsnpp", "edm
 SMALL_JCM = NCSNpp(channels=32, multipliers=[1, 2, 2], blocks=2)
 SMALL_SONG = dataclasses.replace(SMALL_JCM, augment_dim=9)
 SMALL_UNET = ADM(channels=32, blocks=2, head_channels=32, classes=10)
-SMALL_DHARIWAL = ADM(
-    resolution=32,
-    channels=64,
-    multipliers=[1, 2, 3],
-    blocks=1,
-    attention=[16, 8],
-    classes=10,
-    augment_dim=9,
-    noise_factor=1.0,
-    group_channels=4,
-)
 TINY = ADM(resolution=16, channels=32, multipliers=[1, 2], blocks=1, attention=[8], head_channels=32, classes=5)
 IMAGENET = ADM(classes=1000)
 LSUN = ADM(resolution=256, channels=256, multipliers=[1, 1, 2, 2, 4, 4], blocks=2, scale_shift=False)

@@ -24,6 +24,18 @@ TINY_ADM = ADM(
     head_channels=8,
     group_channels=4,
 )
+# EDM's network of the golden files, but for its dropout.
+GOLDEN_ADM = ADM(
+    resolution=32,
+    channels=64,
+    multipliers=[1, 2, 3],
+    blocks=1,
+    attention=[16, 8],
+    classes=10,
+    augment_dim=9,
+    noise_factor=1.0,
+    group_channels=4,
+)
 FAMILIES = {"song": TINY, "adm": TINY_ADM}
 
 

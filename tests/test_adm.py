@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from goldens import GOLDEN, assert_golden, load, recipe_array, recipe_weights
-from nets import F32, F64, TINY_ADM, denoiser, on_meta, parameters, tensor
+from nets import F32, F64, GOLDEN_ADM, TINY_ADM, denoiser, on_meta, parameters, tensor
 from torch.nn import functional as F
 
 from cm.errors import UserError
@@ -20,18 +20,7 @@ LSUN = ADM(resolution=256, channels=256, multipliers=[1, 1, 2, 2, 4, 4], blocks=
 EDM_IMAGENET = dataclasses.replace(IMAGENET, noise_factor=1.0, group_channels=4)
 SMALL = ADM(channels=32, blocks=2, head_channels=32, classes=10, noise_factor=1.0)
 SMALLER = ADM(resolution=16, channels=32, multipliers=[1, 2], blocks=1, attention=[8], head_channels=32, classes=5)
-SMALL_EDM = ADM(
-    resolution=32,
-    channels=64,
-    multipliers=[1, 2, 3],
-    blocks=1,
-    attention=[16, 8],
-    classes=10,
-    augment_dim=9,
-    dropout=0.1,
-    noise_factor=1.0,
-    group_channels=4,
-)
+SMALL_EDM = dataclasses.replace(GOLDEN_ADM, dropout=0.1)
 UNET, DENOISE, EDM = "unet_in64_small.npz", "denoise_unet16.npz", "edm_dhariwal_small.npz"
 
 

@@ -19,7 +19,6 @@ from foreign import (
     LSUN,
     NCHW,
     NHWC,
-    SMALL_DHARIWAL,
     SMALL_JCM,
     SMALL_SONG,
     SMALL_UNET,
@@ -47,7 +46,7 @@ from foreign import (
     write_jcm,
 )
 from goldens import assert_golden, load
-from nets import tensor
+from nets import GOLDEN_ADM, tensor
 from torch import nn
 from torch.nn import functional as F
 
@@ -208,7 +207,7 @@ def snapshot_file(tmp_path) -> Path:
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("file", "net", "protocol"),
-    [(SONG, SMALL_SONG, 3), (SONG, SMALL_SONG, 4), (SONG, SMALL_SONG, 5), (DHARIWAL, SMALL_DHARIWAL, 4)],
+    [(SONG, SMALL_SONG, 3), (SONG, SMALL_SONG, 4), (SONG, SMALL_SONG, 5), (DHARIWAL, GOLDEN_ADM, 4)],
     ids=lambda value: value if isinstance(value, str | int) else "",
 )
 def test_edm_snapshot_gives_the_reference_output(tmp_path, file, net, protocol):
@@ -234,7 +233,7 @@ def test_a_snapshot_of_another_network_or_preconditioning(tmp_path, snapshot_fil
     assert "its map_noise.freqs is [32], not [64]" in refusal(snapshot_file, wider)
     assert "it has no map_label.weight" in refusal(snapshot_file, dataclasses.replace(SMALL_SONG, classes=10))
     assert "'map_augment.weight' has no place" in refusal(snapshot_file, SMALL_JCM)
-    assert "holds another network" in refusal(snapshot_file, SMALL_DHARIWAL)
+    assert "holds another network" in refusal(snapshot_file, GOLDEN_ADM)
     other = tmp_path / "vp.pkl"
     other.write_bytes(snapshot({"ema": modules_of(edm_weights(SMALL_SONG), VPPrecond)}))
     assert "in 'VPPrecond', not in 'EDMPrecond'" in refusal(other, SMALL_SONG)
@@ -285,9 +284,9 @@ def test_arithmetic_that_no_name_tells_is_checked(openai_file, tmp_path):
     for change in ({"noise_factor": 1.0}, {"group_channels": 4}):
         line = refusal(openai_file, dataclasses.replace(TINY, **change))
         assert "'openai' means noise_factor 1000 and group_channels 1, not" in line
-    (tmp_path / "x.pkl").write_bytes(snapshot({"ema": modules_of(edm_weights(SMALL_DHARIWAL))}))
+    (tmp_path / "x.pkl").write_bytes(snapshot({"ema": modules_of(edm_weights(GOLDEN_ADM))}))
     for change in ({"noise_factor": 1000.0}, {"group_channels": 1}):
-        line = refusal(tmp_path / "x.pkl", dataclasses.replace(SMALL_DHARIWAL, **change))
+        line = refusal(tmp_path / "x.pkl", dataclasses.replace(GOLDEN_ADM, **change))
         assert "'edm' means noise_factor 1 and group_channels 4, not" in line
 
 
