@@ -90,9 +90,8 @@ class Trainer:
         """One iteration; gives the mean loss, a scalar on the device."""
         training, clock = self.plan.training, Clock(self.k, self.plan.training.iterations)
         self._set_rate(learning_rate(training, self.k))
-        loss = self._loss(clock)
         self.optimiser.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        loss = self._backward(clock)
         if training.clip is not None:
             self._scaler.unscale_(self.optimiser)
             nn.utils.clip_grad_norm_(self.student.parameters(), training.clip)
@@ -100,18 +99,25 @@ class Trainer:
         self._scaler.update()
         self._follow(clock)
         self.k += 1
-        return loss.detach()
+        return loss
 
-    def _loss(self, clock: Clock) -> Tensor:
-        plan = self.plan
+    def _backward(self, clock: Clock) -> Tensor:
+        """Gradients of the mean loss, added up over parts of the batch; gives that loss."""
+        plan, total = self.plan, 0.0
         seed = int(np.random.SeedSequence([plan.seed, self.k]).generate_state(1, np.uint64)[0] >> 1)
         for generator in self._generators:
             generator.manual_seed(seed)
-        batch = Batch(*self._batches.at(self.k), plan.noise, clock, self._generator)
-        nets = Networks(self.student, self.target, self.teacher)
-        with autocast(torch.device(plan.device), plan.training.precision):
-            terms = plan.objective.loss(nets, batch)
-        return terms.float().mean()
+        x, labels = self._batches.at(self.k)
+        nets, size = Networks(self.student, self.target, self.teacher), plan.training.microbatch or len(x)
+        for start in range(0, len(x), size):
+            part = slice(start, start + size)
+            own = None if labels is None else labels[part]
+            with autocast(torch.device(plan.device), plan.training.precision):
+                terms = plan.objective.loss(nets, Batch(x[part], own, plan.noise, clock, self._generator))
+            loss = terms.float().sum() / len(x)
+            self._scaler.scale(loss).backward()
+            total = total + loss.detach()
+        return total
 
     def _set_rate(self, rate: float) -> None:
         for group in self.optimiser.param_groups:

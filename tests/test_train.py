@@ -33,7 +33,7 @@ RUNS = [
     "cd/default",
     "cd/solver~euler,target_mu~0.9",
     "ct/default",
-    "ct/clip~1.0,precision~float16",
+    "ct/clip~1.0,microbatch~6,precision~float16",
     "pd/steps~2",
     "classifier/default",
 ]
@@ -117,6 +117,18 @@ def test_a_compiled_training_gives_nearly_the_same_weights(place, tmp_path, monk
     plain, fast = weights(tmp_path / "distance~l2"), weights(tmp_path / "compile~true,distance~l2")
     assert plain.keys() == fast.keys()
     assert all(torch.allclose(plain[name], fast[name], atol=1e-4) for name in plain)
+
+
+@pytest.mark.parametrize("size", [5, 16, 40])
+def test_gradients_of_microbatches_add_up_to_those_of_the_batch(place, tmp_path, size):
+    found = []
+    for variant in ("dropout~0.0,jitter~0.0", f"dropout~0.0,jitter~0.0,microbatch~{size}"):
+        trainer = train.Trainer(plan_of(place, f"digits/classifier/{variant}/seed0", tmp_path))
+        loss = trainer._backward(Clock(0, 12))
+        found.append((loss, torch.cat([p.grad.flatten() for p in trainer.student.parameters()])))
+    (loss, gradient), (parted_loss, parted) = found
+    torch.testing.assert_close(parted_loss, loss)
+    torch.testing.assert_close(parted, gradient, rtol=1e-5, atol=1e-7)
 
 
 def test_float16_with_clipping_goes_where_float32_goes(place, tmp_path):

@@ -34,9 +34,10 @@ class Training:
     """The `training:` section. `ema`: decay of the averaged weights per iteration. `lr_decay`: `none` or `linear` to 0.
 
     `warmup`: iterations over which the learning rate rises linearly. `clip`: largest gradient norm, none if absent.
-    `precision`: `float32`, or the type of autocast. `checkpointing`: compute activations twice rather than keep them.
-    `compile` the networks with torch.compile. `released`: take the weights of that entry of the experiment's
-    `released:` in place of training.
+    `microbatch`: images at a time, whose gradients add up to those of the batch; all of them if absent. `precision`:
+    `float32`, or the type of autocast. `checkpointing`: compute activations twice rather than keep them. `compile` the
+    networks with torch.compile. `released`: take the weights of that entry of the experiment's `released:` in place of
+    training.
     """
 
     iterations: int = registry.setting(dataclasses.MISSING, low=1)
@@ -48,6 +49,7 @@ class Training:
     clip: float | None = registry.setting(None, low=0.0)
     ema: float = registry.setting(0.999, low=0.0, below=1.0)
     flip: bool = registry.setting(False)
+    microbatch: int | None = registry.setting(None, low=1)
     precision: str = registry.setting("float32", kind="precision")
     checkpointing: bool = registry.setting(False)
     compile: bool = registry.setting(False)

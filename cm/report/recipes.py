@@ -20,6 +20,7 @@ RECIPE = {
     "inputs.teacher": "teacher",
     "training.lr": "learning rate",
     "training.batch": "batch size",
+    "training.microbatch": "images at a time",
     "objective.target_mu": "mu",
     "objective.mu0": "mu0",
     "objective.s0": "s0",
