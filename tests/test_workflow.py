@@ -187,6 +187,7 @@ def test_a_dry_run_of_every_shipped_suite(tmp_path, suite):
     wanted = {**loaded.artefacts, **loaded.ablations}
     cells = {cell.path for artefact in wanted.values() for cell in loaded.cells(artefact)}
     assert planned["sample"] == planned["score"] <= len(cells)
+    assert ("gpu=1" in output) == (loaded.gpus == 1) == (suite.stem != "demo")
     assert (
         {"release"} == planned.keys() & MAKERS if suite.stem == "released" else {"train", "train_curve"} <= set(planned)
     )

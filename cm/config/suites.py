@@ -74,7 +74,7 @@ class Artefact:
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """A suite file, read and checked. `threads`: processor threads of a job."""
+    """A suite file, read and checked. `threads`, `gpus`: what a job that computes takes of either."""
 
     name: str
     dataset: str
@@ -82,6 +82,7 @@ class Suite:
     seeds: tuple[int, ...]
     progress: tuple[int, ...]
     threads: int
+    gpus: int
     artefacts: dict[str, Artefact]
     ablations: dict[str, Artefact]
 
@@ -168,6 +169,7 @@ class _SuiteFile:
     progress: list[int] = registry.setting([100], low=1, below=101)
     experiments: str = registry.setting("../experiments")
     threads: int = registry.setting(1, low=1)
+    gpus: int = registry.setting(0, low=0)
     artefacts: dict = dataclasses.field(default_factory=dict)
     ablations: dict = dataclasses.field(default_factory=dict)
 
@@ -195,7 +197,7 @@ def load_suite(path: Path | str) -> Suite:
         raise UserError(f"{path}: progress must hold 100, the end of training")
     folder = Path(os.path.normpath(path.parent / file.experiments))
     seeds, progress = tuple(dict.fromkeys(file.seeds)), tuple(dict.fromkeys(file.progress))
-    suite = Suite(path.stem, file.dataset, folder, seeds, progress, file.threads, {}, {})
+    suite = Suite(path.stem, file.dataset, folder, seeds, progress, file.threads, file.gpus, {}, {})
     for name, document in file.artefacts.items():
         suite.artefacts[name] = _artefact(name, document, suite, str(path))
     for name, document in file.ablations.items():

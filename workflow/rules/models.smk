@@ -36,6 +36,7 @@ rule release:
     localrule: True
     conda:
         "../../environment.yml"
+    threads: 4
     params:
         settings=run_settings,
         experiments=SUITE.experiments,
@@ -55,6 +56,8 @@ rule train:
     conda:
         "../../environment.yml"
     threads: SUITE.threads
+    resources:
+        gpu=SUITE.gpus,
     params:
         settings=run_settings,
         experiments=SUITE.experiments,

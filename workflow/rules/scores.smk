@@ -13,6 +13,8 @@ rule sample:
     conda:
         "../../environment.yml"
     threads: SUITE.threads
+    resources:
+        gpu=SUITE.gpus,
     params:
         evaluation=sample_options,
     shell:
@@ -32,6 +34,8 @@ rule score:
     conda:
         "../../environment.yml"
     threads: SUITE.threads
+    resources:
+        gpu=SUITE.gpus,
     shell:
         "python -m cm score --images {input.images:q} --reference {input.reference} --extractor {input.extractor}"
         " --out {output:q} --threads {threads} > {log:q} 2>&1"
@@ -47,6 +51,8 @@ rule featurise:
     conda:
         "../../environment.yml"
     threads: SUITE.threads
+    resources:
+        gpu=SUITE.gpus,
     params:
         data=subpath(input.manifest, parent=True),
     shell:
@@ -65,6 +71,8 @@ rule floor:
     conda:
         "../../environment.yml"
     threads: SUITE.threads
+    resources:
+        gpu=SUITE.gpus,
     params:
         data=subpath(input.manifest, parent=True),
     shell:
