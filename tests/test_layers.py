@@ -27,7 +27,7 @@ LAYERS = [
     {"networks", "objectives", "samplers", "features", "generate", "convert", "weights"},
     {"train"},
     {"build", "describe"},
-    {"__main__"},
+    {"__main__", "options"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 TORCH_FREE = {"config", "files", "metrics", "uncertainty", "report", "registry", "errors", "images"}

@@ -85,7 +85,7 @@ def test_a_checkpoint_of_ones_own(experiments, tmp_path):
 def test_another_file_than_was_published_is_refused(experiments, tmp_path, capsys, entry, message):
     changed = experiment((tmp_path / "home.pt").as_uri(), **entry)
     (experiments / "digits" / "ct.yaml").write_text(yaml.safe_dump(changed))
-    config.experiments._document.cache_clear()
+    config.documents.document_of.cache_clear()
     assert convert(experiments, tmp_path / "100.safetensors") == 2
     error = capsys.readouterr().err
     assert message in error

@@ -3,13 +3,6 @@
 from cm.config.checking import check
 from cm.config.experiments import (
     EXPERIMENTS,
-    MAX_SEED,
-    Data,
-    Evaluation,
-    Released,
-    Run,
-    Training,
-    Weights,
     data_of,
     evaluation_of,
     inputs,
@@ -23,6 +16,7 @@ from cm.config.experiments import (
     teacher,
     variant,
 )
+from cm.config.sections import MAX_SEED, Data, Evaluation, Released, Run, Training, Weights
 from cm.config.suites import Artefact, Cell, Suite, load_suite, with_inputs
 
 __all__ = [

@@ -17,6 +17,7 @@ from typing import Any
 from cm import registry
 from cm.config import experiments as exp
 from cm.config.checking import check
+from cm.config.documents import read_yaml
 from cm.errors import UserError, unknown
 
 
@@ -192,7 +193,7 @@ def load_suite(path: Path | str) -> Suite:
     does not keep, and an ablation over a setting that its method does not have.
     """
     path = Path(path)
-    file = check(_SuiteFile, exp.read_yaml(path), str(path))
+    file = check(_SuiteFile, read_yaml(path), str(path))
     if 100 not in file.progress:
         raise UserError(f"{path}: progress must hold 100, the end of training")
     folder = Path(os.path.normpath(path.parent / file.experiments))
