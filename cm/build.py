@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cm import __version__, checkpoints, convert, fetch, files, generate, registry, weights
+from cm import __version__, checkpoints, fetch, files, generate, registry, weights
 from cm.config import Run, check
 from cm.distances import feature_distance
 from cm.errors import UserError
@@ -87,6 +87,8 @@ def trained(path: Path | str, device: str = "cpu") -> tuple[nn.Module, dict[str,
 
 def released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and description of a run that takes them from a checkpoint: a file, or the published one, fetched."""
+    from cm import convert
+
     about = run.released
     if checkpoint is None:
         name = run.sections["training"].released + PurePosixPath(urlparse(about.url).path).suffix

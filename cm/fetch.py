@@ -7,7 +7,6 @@ every error says which file, from where, and where to put it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from cm import files
 from cm.errors import UserError
 from cm.progress import Progress
 
@@ -59,12 +59,8 @@ def verify(path: Path, *, sha256: str | None = None, size: int | None = None) ->
     """UserError if the file has not that size in bytes or that digest."""
     if size is not None and path.stat().st_size != size:
         raise UserError(f"{path} has {path.stat().st_size} bytes, not {size}: it is truncated or another file")
-    if sha256 is None:
-        return
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256:
-        raise UserError(f"{path} has sha256 {digest}, not {sha256}: it is damaged or another file")
+    if sha256 is not None and files.sha256_of(path) != sha256:
+        raise UserError(f"{path} has sha256 {files.sha256_of(path)}, not {sha256}: it is damaged or another file")
 
 
 def packed(client: str, package: str, *, sha256: str, name: str) -> Path:
