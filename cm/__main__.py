@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cm import __version__, config, files
 from cm.errors import UserError
-from cm.options import OPTIONS
+from cm.options import OPTIONS, POSITIONAL
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from cm.images import Images
+    from cm.features import Compute
 
 VERBS = {}
 
@@ -161,7 +160,12 @@ def sample(
     with files.new_array(out, (count, height, width, channels)) as made:
         build.samples(module, description, call, count=count, seed=seed, out=made, **how)
     about = {"run": description["run"], "progress": description["progress"], "sampler": sampler, "seed": seed}
-    about |= {"nfe": call.evaluations, "seconds": {"sampling": round(time.monotonic() - began, 3)}}
+    about |= {
+        "rounding": rounding,
+        "clamp": clamp,
+        "nfe": call.evaluations,
+        "seconds": {"sampling": round(time.monotonic() - began, 3)},
+    }
     about |= {"model_sha256": files.sha256_of(model), "trained_at": description["commit"]}
     files.write_json(out.with_suffix(".json"), about)
     if preview:
@@ -170,89 +174,34 @@ def sample(
 
 
 @verb
-def featurise(
-    images: Path,
-    extractor: Path,
-    out: Path,
-    keep: int,
-    batch: int,
-    workers: int,
-    threads: int | None,
-    device: str | None,
-) -> None:
-    """Summarise the features of real images, once for all the scores that compare with them."""
-    from cm import images as sets
+def featurise(images: Path, protocol: str, extractor: Path | None, out: Path, compact: bool, **compute: Any) -> None:
+    """Summarise the features of real images, once for all scores that compare with them; goes on where it stopped."""
+    scoring_by = config.protocol(protocol)
+    how = _compute(**compute)
+    from cm import features, scoring, statistics
 
-    real = sets.opened(images)
-    device = _device(device, threads)
-    from cm import features
-
-    judge, about = _judge(extractor, real, device)
-    summary = features.summarise(judge.features, real, keep=keep, batch=batch, workers=workers, device=device)
-    features.write(out, summary, {"extractor": about, "reference": _reference(images, real)})
+    if compact:
+        found, about = scoring.featurised(images, dataclasses.replace(scoring_by, statistics=None), extractor, how)
+        statistics.pack(out, *found.moments(), about)
+    else:
+        features.write(out, *scoring.featurised(images, scoring_by, extractor, how))
 
 
 @verb
-def score(
-    images: Path,
-    reference: Path,
-    extractor: Path,
-    out: Path,
-    batch: int,
-    workers: int,
-    interval: bool,
-    threads: int | None,
-    device: str | None,
-) -> None:
-    """Score images against real ones, or their summary: FID, KID, precision, recall, and IS if there are classes."""
-    from cm import images as sets
+def score(images: Path, reference: Path, protocol: str, extractor: Path | None, out: Path, **compute: Any) -> None:
+    """Score images against real ones, or their summary, by a protocol: FID, KID, precision, recall, IS."""
+    scoring_by = config.protocol(protocol)
+    how = _compute(**compute)
+    from cm import scoring
 
-    sampled = sets.opened(images)
-    summary = reference.suffix == ".npz" and "covariance" in files.array_names(reference)
-    real = None if summary else sets.opened(reference)
-    if real is not None and sampled.shape != real.shape:
-        raise UserError(f"{images} holds images of {list(sampled.shape)}, {reference} of {list(real.shape)}")
-    device = _device(device, threads)
-    from cm import features, metrics, uncertainty
-
-    began, how = time.monotonic(), {"batch": batch, "workers": workers, "device": device}
-    judge, judged_by = _judge(extractor, sampled, device)
-    if real is None:
-        target, of = features.read(reference)
-        if of["extractor"] != judged_by:
-            raise UserError(f"{reference} has features of {of['extractor']}, not of {judged_by}")
-        compared_with = of["reference"]
-    else:
-        target, compared_with = features.extract(judge.features, real, **how), _reference(reference, real)
-    found = features.extract(judge.features, sampled, **how)
-    values = metrics.computed(found, target)
-    sure = {"uncertainty": {"fid": uncertainty.summary(found, target)}} if interval else {}
-    about = files.read_json(images.with_suffix(".json")) if images.with_suffix(".json").exists() else {}
-    seconds = {**about.pop("seconds", {}), "scoring": round(time.monotonic() - began, 3)}
-    run = about["run"].split("/") if "run" in about else []
-    names = dict(zip(("dataset", "method", "variant"), run, strict=False))
-    content = {**names, "sampler": None, **about, "metrics": values, "images": len(sampled), "extractor": judged_by}
-    content |= {
-        **sure,
-        "reference": compared_with,
-        "seconds": seconds,
-        "versions": files.versions(),
-        "commit": files.commit(),
-    }
-    files.write_json(out, content)
+    files.write_json(out, scoring.scored(images, reference, scoring_by, extractor, how))
 
 
-def _judge(extractor: Path, images: Images, device: str) -> tuple[nn.Module, dict[str, str]]:
-    """The network of an extractor of features of such images, and what it is."""
-    from cm import build
+def _compute(batch: int, workers: int, threads: int | None, device: str | None) -> Compute:
+    devices = tuple(_device(one, threads) for one in (device.split(",") if device else [None]))
+    from cm.features import Compute
 
-    height, width, channels = images.shape
-    judge, name = build.extractor(extractor, (channels, height, width), device)
-    return judge, {"name": name, "sha256": files.sha256_of(extractor)}
-
-
-def _reference(path: Path, images: Images) -> dict[str, str | int]:
-    return {"split": path.parent.name, "images": len(images), "sha256": images.sha256()}
+    return Compute(batch, workers, devices)
 
 
 @verb
@@ -284,8 +233,8 @@ def _device(device: str | None, threads: int | None) -> str:
 def _check_numbers(options: dict) -> None:
     for name, low, high in (
         ("count", 1, None),
-        ("keep", 4, None),
         ("batch", 1, None),
+        ("workers", 1, None),
         ("threads", 1, None),
         ("seed", 0, config.MAX_SEED),
     ):
@@ -304,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
         about = VERBS[name].__doc__
         of_verb = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
         for option, settings in options.items():
-            of_verb.add_argument(option if option == "subject" else f"--{option}", **settings)
+            of_verb.add_argument(option if option in POSITIONAL.get(name, ()) else f"--{option}", **settings)
     return parser
 
 

@@ -16,6 +16,7 @@ from cm import __version__, checkpoints, fetch, files, generate, registry, weigh
 from cm.config import Run, check
 from cm.distances import feature_distance
 from cm.errors import UserError
+from cm.extractors import Extractor
 from cm.networks.modules.denoiser import Denoiser
 from cm.objectives.base import Objective
 from cm.schedules import Karras
@@ -126,19 +127,37 @@ def image_shape(description: Mapping[str, Any]) -> tuple[int, int, int]:
     return network["image_channels"], network["resolution"], network["resolution"]
 
 
-def extractor(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[nn.Module, str]:
-    """The pretrained network or the classifier in a file, and the name of its weights or run.
+def classifier(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[nn.Module, str]:
+    """The classifier in a file, whose features and maps compare images, and its run.
 
     UserError for any other model, and for a classifier of images not of `shape` [C, H, W].
     """
-    if "weights" in checkpoints.description(path):
-        return weights.extractor(path, device)
     module, description = trained(path, device)
     if not hasattr(module, "features"):
         raise UserError(f"{path} holds {description['run']}, which is not a classifier: it gives no features")
     if image_shape(description) != shape:
         raise UserError(f"{path} takes images of {list(image_shape(description))}, not of {list(shape)} (C, H, W)")
     return module, description["run"]
+
+
+def extractor(path: Path | str, shape: tuple[int, int, int], resizer: str = "none") -> Extractor:
+    """The pretrained network or the classifier in a file, as an extractor for images of `shape` [C, H, W]."""
+    if "weights" in checkpoints.description(path):
+        return weights.extractor(path, resizer=resizer)
+    module, name = classifier(path, shape)
+    host = registry.get("resizer", resizer).host
+    return Extractor(name, module.hidden.out_features, lambda images: host(images, shape[-1]), Judge(module))
+
+
+class Judge(nn.Module):
+    """A classifier's features and logits, of images [B, C, H, W] in 0..255."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.features(x.float() / 127.5 - 1)
 
 
 def objective(run: Run, perceptual: Path | str | None = None, device: str = "cpu") -> Objective:
@@ -158,7 +177,7 @@ def _perceptual_distance(kind: type, path: Path | str, shape: tuple[int, int, in
     """LPIPS at 224 pixels with pretrained weights, or at the images' size with the maps of a trained classifier."""
     if "weights" in checkpoints.description(path):
         return kind(weights.lpips_metric(path, pooling=kind.pooling, device=device), size=224)
-    backbone, _ = extractor(path, shape, device)
+    backbone, _ = classifier(path, shape, device)
     return kind(feature_distance(lambda x: backbone.maps(2 * x - 1)))
 
 

@@ -5,6 +5,7 @@ A metric is a function `(samples: Features, reference: Features) -> float`. Lowe
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from cm.errors import UserError
 from cm.registry import register
 
 CLASSES = {"inception_score"}  # metrics of class probabilities
+SINGLE = {"kid", "precision", "recall"}  # metrics that compare image with image
+FEWEST = {"fid": 2, "kid": 2, "inception_score": 10, "precision": 4, "recall": 4}  # images of either set
 BLOCK = 1024  # rows that are summed at a time
 CACHED = 128  # rows whose kernel with some thousand others stays in the cache
 
@@ -46,11 +49,28 @@ class Features:
 
 
 class Moments:
-    """Mean and covariance of features that come in parts, the same to the last bit however they are parted."""
+    """Mean and covariance of features that come in parts, the same to the last bit however they are parted.
 
-    def __init__(self) -> None:
-        self._waiting: list[np.ndarray] = []
-        self.count, self._shift, self._sum, self._products = 0, 0.0, 0.0, 0.0
+    `state`, of an earlier one, goes on where that was.
+    """
+
+    def __init__(self, state: Mapping[str, np.ndarray] | None = None) -> None:
+        given = state or {
+            "waiting": np.empty((0, 0), np.float32),
+            "count": 0,
+            "shift": 0.0,
+            "sum": 0.0,
+            "products": 0.0,
+        }
+        self._waiting = [given["waiting"]] if len(given["waiting"]) else []
+        self.count = int(given["count"])
+        self._shift, self._sum, self._products = (given[name] for name in ("shift", "sum", "products"))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All there is to know, as arrays."""
+        waiting = np.concatenate(self._waiting) if self._waiting else np.empty((0, 0), np.float32)
+        parts = {"count": self.count, "shift": self._shift, "sum": self._sum, "products": self._products}
+        return {"waiting": waiting, **{name: np.asarray(value) for name, value in parts.items()}}
 
     def add(self, units: np.ndarray) -> None:
         """More features, [n, D]."""
@@ -81,12 +101,35 @@ class Moments:
         self._products = self._products + centred.T @ centred
 
 
-def computed(samples: Features, reference: Features) -> dict[str, float]:
-    """Every registered metric by its name, but for those of classes where the extractor gives no logits."""
-    known = registry.known("metric")
-    return {
-        name: known[name](samples, reference) for name in known if name not in CLASSES or samples.logits is not None
-    }
+def pooled(parts: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and unbiased covariance of all images, from the number, mean and covariance of each part of them."""
+    counts = np.array([count for count, _, _ in parts], np.float64)
+    means = np.array([mean for _, mean, _ in parts])
+    mean = counts @ means / counts.sum()
+    centred = (means - mean) * np.sqrt(counts)[:, None]
+    products = sum((count - 1) * covariance for count, _, covariance in parts) + centred.T @ centred
+    return mean, products / (counts.sum() - 1)
+
+
+def computed(samples: Features, reference: Features, names: Sequence[str]) -> dict[str, float | None]:
+    """The metrics of these names; None for those that `absent` has."""
+    missing = absent(samples.logits is not None, len(reference.units) > 0, names)
+    return {name: None if name in missing else registry.get("metric", name)(samples, reference) for name in names}
+
+
+def absent(logits: bool, units: bool, names: Sequence[str]) -> dict[str, str]:
+    """Why metrics of these names are not to be had: without `logits` of the samples, or `units` of the reference."""
+    reasons = dict.fromkeys(CLASSES, "the weights of the extractor have no logits") if not logits else {}
+    if not units:
+        reasons |= dict.fromkeys(SINGLE, "the reference is a mean and a covariance, without features of single images")
+    return {name: reasons[name] for name in names if name in reasons}
+
+
+def check_enough(images: int, what: str, names: Sequence[str]) -> None:
+    """UserError if these are too few images for one of the metrics of these names."""
+    for name in names:
+        if images < FEWEST.get(name, 1):
+            raise UserError(f"{name} needs at least {FEWEST[name]} images, {what} has {images}")
 
 
 @register("metric", "fid")
@@ -121,12 +164,13 @@ class Gaussian:
 
     def distance(self, other: Gaussian) -> float:
         """Frechet distance; tr (C1^1/2 C2 C1^1/2)^1/2 is the sum of the singular values of R1^T R2 where C = R R^T."""
-        _check_widths(len(self.mean), len(other.mean))
+        check_widths(len(self.mean), len(other.mean))
         cross = np.linalg.svd(self.root.T @ other.root, compute_uv=False).sum()
         return float(np.square(self.mean - other.mean).sum() + self.trace + other.trace - 2 * cross)
 
 
-def _check_widths(first: int, second: int) -> None:
+def check_widths(first: int, second: int) -> None:
+    """UserError for features of different numbers an image."""
     if first != second:
         raise UserError(f"features of {first} and of {second} numbers an image come from different extractors")
 
@@ -139,7 +183,7 @@ def kid(samples: Features, reference: Features, subsets: int = 100, size: int = 
     has. The draws, and so the value, are torch-fidelity's with its default seed. All in float64: float32 is a third
     faster, but leaves five digits of a small KID. Half a minute of a core for twice 10,000 images of D = 2048.
     """
-    _check_widths(samples.units.shape[1], reference.units.shape[1])
+    check_widths(samples.units.shape[1], reference.units.shape[1])
     size = min(len(samples.units), len(reference.units), size)
     if size < 2:
         raise UserError(f"KID needs at least 2 images, not {size}")
@@ -223,7 +267,7 @@ def recall(samples: Features, reference: Features) -> float:
 
 def _covered(points: np.ndarray, manifold: np.ndarray, k: int = 3, rows: int = 1024) -> float:
     """Share of `points` within the distance of its k-th neighbour of some point of `manifold`."""
-    _check_widths(points.shape[1], manifold.shape[1])
+    check_widths(points.shape[1], manifold.shape[1])
     if len(manifold) <= k:
         raise UserError(f"precision and recall need more than {k} images, not {len(manifold)}")
     chunks = range(0, len(manifold), rows)

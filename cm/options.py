@@ -7,13 +7,23 @@ from pathlib import Path
 from cm import config
 
 _PATH = {"type": Path, "required": True}
-_IMAGES = "a folder, a zip, a .npz or a .npy of 8-bit images; arrays are [N, H, W, C]"
-_EXTRACTOR = {**_PATH, "help": "model file of a classifier, or of the weights of the FID Inception"}
+_IMAGES = {"type": Path, "help": "a folder, a zip, a .npz or a .npy of 8-bit images; arrays are [N, H, W, C]"}
 _EXPERIMENTS = {"type": Path, "default": config.EXPERIMENTS, "help": "folder of experiment files"}
 _COMPUTE = {
     "threads": {"type": int, "help": "processor threads torch may use"},
     "device": {"help": "cpu, cuda, cuda:1, ...; by default a GPU if there is one"},
 }
+_SCORING = {
+    "protocol": {"required": True, "help": f"how to score: a name in {config.PROTOCOLS}, or a .yaml file"},
+    "extractor": {"type": Path, "help": "file of the protocol's extractor; pretrained weights are fetched by default"},
+}
+_FEATURES = {
+    "batch": {"type": int, "default": 64, "help": "images at a time"},
+    "workers": {"type": int, "default": 4, "help": "threads that decode and resize images"},
+    "threads": _COMPUTE["threads"],
+    "device": {"help": "cpu, cuda, or several: cuda:0,cuda:1; by default a GPU if there is one"},
+}
+POSITIONAL = {"describe": ("subject",), "featurise": ("images",), "score": ("images",)}
 OPTIONS = {
     "prepare": {
         "dataset": {"required": True, "help": "cifar10, imagenet64, lsun_bedroom, folder, ..."},
@@ -50,7 +60,7 @@ OPTIONS = {
         "out": {**_PATH, "help": "file to write; a folder for diffusers"},
     },
     "weights": {
-        "name": {"required": True, "help": "inception, lpips-vgg16 or lpips-alexnet"},
+        "name": {"required": True, "help": "inception, dinov2, lpips-vgg16 or lpips-alexnet"},
         "source": {"type": Path, "help": "file to read; by default fetched to $CM_CACHE"},
         "out": {**_PATH, "help": "file to write"},
     },
@@ -74,23 +84,21 @@ OPTIONS = {
         **_COMPUTE,
     },
     "featurise": {
-        "images": {**_PATH, "help": _IMAGES},
-        "extractor": _EXTRACTOR,
+        "images": {**_IMAGES, "metavar": "IMAGES"},
+        **_SCORING,
         "out": {**_PATH, "help": ".npz file to write"},
-        "keep": {"type": int, "default": 10_000, "help": "images whose features are kept for precision and recall"},
-        "batch": {"type": int, "default": 64, "help": "images at a time"},
-        "workers": {"type": int, "default": 4, "help": "threads that decode image files"},
-        **_COMPUTE,
+        "compact": {
+            "action": "store_true",
+            "help": "the mean and covariance alone, computed anew, small enough for a repository",
+        },
+        **_FEATURES,
     },
     "score": {
-        "images": {**_PATH, "help": _IMAGES},
-        "interval": {"action": "store_true", "help": "of FID too, and its limit of infinitely many images: slow"},
-        "reference": {**_PATH, "help": "the same of real images, or what `featurise` made of them"},
-        "extractor": _EXTRACTOR,
+        "images": {**_IMAGES, "metavar": "IMAGES"},
+        "reference": {**_PATH, "help": "the same of real images, what `featurise` made of them, or others' statistics"},
+        **_SCORING,
         "out": {**_PATH, "help": ".json file to write"},
-        "batch": {"type": int, "default": 64, "help": "images at a time"},
-        "workers": {"type": int, "default": 4, "help": "threads that decode image files"},
-        **_COMPUTE,
+        **_FEATURES,
     },
     "draw": {
         "suite": {**_PATH, "help": "suite file"},

@@ -25,6 +25,7 @@ HOMES = {
     "network": "cm.networks",
     "method": "cm.objectives",
     "preconditioning": "cm.preconditioning",
+    "resizer": "cm.resizers",
     "sampler": "cm.samplers",
     "schedule": "cm.schedules",
     "solver": "cm.solvers",

@@ -20,7 +20,7 @@ FILES = {
         "network": NETWORK | {"attention": [4], "dropout": 0.1},
         "noise": {"name": "karras"},
         "perceptual": "digits/classifier/default/seed1",
-        "evaluation": {"extractor": "digits/classifier/default/seed0", "images": 40},
+        "evaluation": {"protocol": "offline", "images": 40},
     },
     "edm": {"training": TRAINING | {"optimiser": "adam", "flip": True}, "sampler": "heun,steps~4"},
     "cd": {"training": TRAINING, "objective": {"distance": "lpips"}, "teacher": "edm", "sampler": "onestep"},

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "lazy", "registry", "config", "files", "fetch", "pickles", "checkpoints", "progress"},
+    {"errors", "lazy", "registry", "config", "files", "fetch", "pickles", "checkpoints", "parallel", "progress"},
     {
         "schedules",
         "weightings",
@@ -23,14 +23,27 @@ LAYERS = [
         "data",
         "report",
         "images",
+        "resizers",
+        "statistics",
     },
-    {"networks", "objectives", "samplers", "features", "generate", "convert", "weights"},
+    {"networks", "objectives", "samplers", "features", "extractors", "generate", "convert", "weights"},
     {"train"},
-    {"build", "describe"},
+    {"build", "describe", "scoring"},
     {"__main__", "options"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-TORCH_FREE = {"config", "files", "metrics", "uncertainty", "report", "registry", "errors", "images"}
+TORCH_FREE = {
+    "config",
+    "errors",
+    "files",
+    "images",
+    "metrics",
+    "registry",
+    "report",
+    "resizers",
+    "statistics",
+    "uncertainty",
+}
 MODULES = sorted(
     path.relative_to(ROOT)
     for path in (ROOT / "cm").rglob("*.py")

@@ -155,9 +155,54 @@ def test_a_subset_with_the_moments_of_all_gives_their_fid():
 
 
 def test_without_logits_there_is_no_inception_score():
-    known = set(registry.names("metric"))
-    assert set(metrics.computed(SAMPLES, REFERENCE)) == known
-    assert set(metrics.computed(Features(SAMPLES.units), REFERENCE)) == known - {"inception_score"}
+    known = registry.names("metric")
+    full, without = (metrics.computed(samples, REFERENCE, known) for samples in (SAMPLES, Features(SAMPLES.units)))
+    assert list(full) == list(without) == known
+    assert without == full | {"inception_score": None}
+    assert set(metrics.absent(False, True, known)) == {"inception_score"}
+
+
+def test_a_mean_and_a_covariance_give_fid_alone():
+    known = registry.names("metric")
+    given = Features(np.empty((0, 16), np.float32), fitted=REFERENCE.moments())
+    found = metrics.computed(SAMPLES, given, known)
+    assert found["fid"] == metrics.fid(SAMPLES, REFERENCE)
+    assert {name for name, value in found.items() if value is None} == {"kid", "precision", "recall"}
+    assert set(metrics.absent(True, False, known)) == {"kid", "precision", "recall"}
+    assert metrics.absent(True, True, known) == {}
+
+
+@pytest.mark.parametrize("name", registry.names("metric"))
+def test_the_fewest_images_are_known_of_every_metric(name):
+    """One more than is refused is enough, and the metric itself then works."""
+    fewest = metrics.FEWEST[name]
+    with pytest.raises(UserError, match=f"^{name} needs at least {fewest} images, mine has {fewest - 1}$"):
+        metrics.check_enough(fewest - 1, "mine", ["fid", name] if fewest > 2 else [name])
+    metrics.check_enough(fewest, "mine", [name])
+    few = Features(SAMPLES.units[:fewest], SAMPLES.logits[:fewest])
+    assert np.isfinite(registry.get("metric", name)(few, few))
+
+
+@pytest.mark.parametrize("sizes", [(200, 200), (1, 399), (3, 90, 307)])
+def test_moments_of_parts_pool_to_those_of_all(sizes):
+    starts = np.cumsum((0, *sizes))
+    parts = [Features(REFERENCE.units[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+    zero = np.zeros((16, 16))
+    given = [(len(p.units), *(p.moments() if len(p.units) > 1 else (p.units[0].astype(float), zero))) for p in parts]
+    for got, expected in zip(metrics.pooled(given), REFERENCE.moments(), strict=True):
+        assert np.allclose(got, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 1500, 2048, 2500])
+def test_moments_go_on_from_their_state(stop):
+    units = features(3, count=3000).units
+    whole, first = metrics.Moments(), metrics.Moments()
+    whole.add(units)
+    first.add(units[:stop])
+    second = metrics.Moments(first.state())
+    second.add(units[stop:])
+    for got, expected in zip(second.result(), whole.result(), strict=True):
+        assert np.array_equal(got, expected)
 
 
 @pytest.mark.parametrize("name", registry.names("metric"))

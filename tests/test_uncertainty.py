@@ -1,4 +1,4 @@
-"""Intervals and extrapolated FIDs of Gaussians whose true distance is known."""
+"""Intervals against finite differences, closed forms, the full bootstrap and known Gaussians; extrapolated FIDs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from cm import metrics, uncertainty
 from cm.errors import UserError
-from cm.metrics import Features
+from cm.metrics import Features, Gaussian
 
 WIDTH, SHIFT = 8, 0.3
 SCALES = np.linspace(0.5, 1.5, WIDTH)
@@ -20,40 +20,133 @@ def samples(seed: int, count: int) -> Features:
     return Features(points.astype(np.float32))
 
 
-@pytest.fixture(scope="module")
-def intervals() -> list[uncertainty.Interval]:
-    """Of 200 sets of 100 samples each."""
-    return [uncertainty.bootstrap(samples(seed, 100), STANDARD) for seed in range(200)]
+def fitted(width: int) -> Features:
+    """A reference N(0, diag(1 / k)), of a spectrum that falls as that of images does."""
+    return Features(np.zeros((2, width), np.float32), fitted=(np.zeros(width), np.diag(1 / np.arange(1, width + 1))))
+
+
+def near(seed: int, count: int, width: int, gap: float) -> Features:
+    """Samples of the Gaussian of `fitted`, moved and stretched by `gap` standard deviations."""
+    points = np.random.default_rng(seed).standard_normal((count, width)) * (1 + gap) + gap
+    return Features((points / np.sqrt(np.arange(1, width + 1))).astype(np.float32))
+
+
+def width_of(ends: tuple[float, float]) -> float:
+    return ends[1] - ends[0]
 
 
 def share(intervals: list[tuple[float, float]], value: float) -> float:
     return float(np.mean([low <= value <= high for low, high in intervals]))
 
 
-def test_intervals_cover_the_expected_fid_and_that_of_infinitely_many(intervals):
-    expected = np.mean([interval.value for interval in intervals])
-    assert expected - TRUE > 0.2  # what makes the two differ
-    assert share([(i.low, i.high) for i in intervals], expected) == pytest.approx(0.94, abs=0.04)
-    assert share([i.at_infinity() for i in intervals], TRUE) == pytest.approx(0.94, abs=0.04)
+def bootstrapped(some: Features, reference: Features, draws: int) -> float:
+    """Standard deviation of the FIDs of samples of samples, each with moments of its own."""
+    random, count = np.random.default_rng(0), len(some.units)
+    rows = [random.integers(count, size=count) for _ in range(draws)]
+    return float(np.std([metrics.fid(Features(some.units[drawn]), reference) for drawn in rows]))
 
 
-def test_plain_percentiles_would_not_cover(intervals):
-    plain = [(i.low + i.bias, i.high + i.bias) for i in intervals]
-    assert share(plain, TRUE) < 0.6
-    assert np.mean([i.low + i.bias > i.value for i in intervals]) < 0.5
+def weighted(points: np.ndarray, weights: np.ndarray, reference: Gaussian) -> float:
+    """FID of samples of these weights; the covariance is unbiased where they are equal."""
+    mean = weights @ points
+    covariance = ((points - mean).T * weights) @ (points - mean) * len(points) / (len(points) - 1)
+    return reference.distance(Gaussian(mean, covariance))
 
 
-def test_the_bias_of_resampling_is_that_of_sampling(intervals):
-    bias = np.mean([i.value for i in intervals]) - TRUE
-    assert np.mean([i.bias for i in intervals]) == pytest.approx(bias, rel=0.15)
+@pytest.mark.parametrize(
+    ("count", "width", "rank"), [(60, 5, 5), (20, 30, 30), (60, 6, 3), (12, 30, 20)], ids=lambda size: str(size)
+)
+def test_influences_are_the_derivatives_by_the_weights(count, width, rank):
+    """Of full rank; of fewer samples than features; of a reference that has no variance in some directions."""
+    random = np.random.default_rng(0)
+    points, root = random.standard_normal((count, width)), random.standard_normal((width, rank))
+    reference, fit = Gaussian(random.standard_normal(width), root @ root.T), Gaussian(points.mean(0), np.cov(points.T))
+    moved = [(1 - eps) / count + eps * np.eye(count) for eps in (1e-5, -1e-5)]
+    up, down = (np.array([weighted(points, weights, reference) for weights in matrix]) for matrix in moved)
+    found = uncertainty.influences(points, fit, reference)
+    np.testing.assert_allclose(found, (up - down) / 2e-5, rtol=1e-5, atol=1e-5 * found.std())
+    assert abs(found.mean()) < 1e-12 * found.std()
+
+
+def test_influences_of_one_feature_have_a_closed_form():
+    """FID is (m - m_R)^2 + (s - s_R)^2, so d FID / d C is 1 - s_R / s."""
+    points = np.random.default_rng(0).standard_normal((50, 1)) * 2 + 1
+    fit = Gaussian(points.mean(0), np.cov(points.T).reshape(1, 1))
+    centred, scale = points[:, 0] - points.mean(), points.std(ddof=1)
+    squares = (1 - 0.5 / scale) * np.square(centred) * 50 / 49
+    expected = 2 * (points.mean() - 3) * centred + squares - squares.mean()
+    found = uncertainty.influences(points, fit, Gaussian(np.array([3.0]), np.array([[0.25]])))
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_influences_do_not_depend_on_the_block(monkeypatch):
+    some, fixed = samples(0, 300), Gaussian(*STANDARD.moments())
+    fit = Gaussian(*some.moments())
+    whole = uncertainty.influences(some.units, fit, fixed)
+    monkeypatch.setattr(uncertainty, "BLOCK", 64)
+    np.testing.assert_allclose(uncertainty.influences(some.units, fit, fixed), whole, rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def scored() -> list[tuple[float, tuple[float, float]]]:
+    """FID and interval of 200 sets of 100 samples each."""
+    sets = [samples(seed, 100) for seed in range(200)]
+    return [(metrics.fid(some, STANDARD), uncertainty.interval(some, STANDARD, draws=300)) for some in sets]
+
+
+def test_intervals_cover_the_expected_fid(scored):
+    fids, intervals = zip(*scored, strict=True)
+    assert np.mean(fids) - TRUE > 0.2  # the interval is of N samples, whose FID is larger
+    assert share(intervals, np.mean(fids)) == pytest.approx(0.95, abs=0.04)
+    assert all(low < fid < high for fid, (low, high) in scored)
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "gap"),
+    [(400, 8, 0.0), (400, 8, 0.3), (1000, 32, 0.0), (1000, 32, 0.05), (1000, 32, 0.3), (40, 64, 0.0), (40, 64, 0.3)],
+)
+def test_intervals_are_never_too_narrow(count, width, gap):
+    """Far from the reference as wide as FIDs spread; near it by up to sqrt 2 too wide; so of singular ones."""
+    sets, reference = [near(seed, count, width, gap) for seed in range(100)], fitted(width)
+    fids = [metrics.fid(some, reference) for some in sets]
+    intervals = [uncertainty.interval(some, reference, draws=200) for some in sets]
+    wide = np.sqrt(np.mean(np.square([width_of(ends) for ends in intervals]))) / (2 * 1.96 * np.std(fids))
+    assert share(intervals, np.mean(fids)) >= 0.9
+    assert 0.85 < wide < (1.3 if gap == 0.3 else 1.7)
+    assert gap or wide > 1.15
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "gap", "ratio"), [(400, 8, 0.3, 1.0), (2000, 64, 0.3, 1.0), (1000, 64, 0.0, 0.7)]
+)
+def test_the_full_bootstrap_is_as_wide_far_away_and_wider_near(count, width, gap, ratio):
+    """The second order counts twice here and three times there: at the floor sqrt 2/3 and less."""
+    some, reference = near(1, count, width, gap), fitted(width)
+    linear = width_of(uncertainty.interval(some, reference)) / (2 * 1.96)
+    assert linear / bootstrapped(some, reference, 60) == pytest.approx(ratio, rel=0.25)
 
 
 def test_an_interval_holds_its_fid_and_shrinks_with_the_level_and_the_samples():
-    few, many = (uncertainty.bootstrap(samples(0, count), STANDARD) for count in (200, 3200))
-    narrow = uncertainty.bootstrap(samples(0, 200), STANDARD, level=0.5)
-    assert few.value == pytest.approx(metrics.fid(samples(0, 200), STANDARD), rel=1e-12)
-    assert few.low < narrow.low < few.value < narrow.high < few.high
-    assert 2.5 < (few.high - few.low) / (many.high - many.low) < 6.5
+    few, many = (uncertainty.interval(samples(0, count), STANDARD) for count in (200, 3200))
+    narrow = uncertainty.interval(samples(0, 200), STANDARD, level=0.5)
+    assert few[0] < narrow[0] < metrics.fid(samples(0, 200), STANDARD) < narrow[1] < few[1]
+    assert width_of(few) / width_of(many) == pytest.approx(4, rel=0.3)
+    assert width_of(few) / width_of(narrow) == pytest.approx(1.96 / 0.674, rel=0.1)
+
+
+def test_an_interval_ends_at_zero():
+    """One feature of the mean and variance of the reference, almost: FID is a square, its expectation not negative."""
+    some = near(4, 50, 1, 0.0)
+    low, high = uncertainty.interval(some, fitted(1))
+    assert low == 0.0 < metrics.fid(some, fitted(1)) < high
+
+
+@pytest.mark.parametrize("others", [np.ones((5, 3)), np.array([[0, 1, 0], [0, -1, 0.0]])], ids=["alike", "apart"])
+def test_images_that_share_no_direction_with_the_reference_have_an_interval(others):
+    """All alike, they have no variance; apart, theirs and the reference's are in different directions."""
+    reference = Features(np.array([[1, 0, 0], [-1, 0, 0]], np.float32))
+    some = Features(others.astype(np.float32))
+    assert uncertainty.interval(some, reference) == pytest.approx([metrics.fid(some, reference)] * 2)
 
 
 def test_fid_infinity_is_that_of_the_gaussians():
@@ -77,7 +170,20 @@ def test_subsets_rise_from_where_the_line_holds_to_all(count, smallest, monkeypa
     assert sizes == sorted(sizes)
 
 
-@pytest.mark.parametrize("of", [uncertainty.bootstrap, uncertainty.fid_infinity])
+@pytest.mark.parametrize(
+    ("count", "width", "extrapolate", "limit"),
+    [(200, 8, False, False), (200, 8, True, True), (29, 8, True, False), (30, 8, True, True)]
+    + [(127, 64, True, False), (128, 64, True, True)],
+)
+def test_a_summary_has_the_limit_where_it_is_asked_for_and_to_be_had(count, width, extrapolate, limit):
+    some, reference = near(0, count, width, 0.3), fitted(width)
+    found = uncertainty.summary(some, reference, extrapolate=extrapolate)
+    expected = dict(zip(("low", "high"), uncertainty.interval(some, reference), strict=True))
+    assert found == expected | ({"at_infinity": uncertainty.fid_infinity(some, reference)} if limit else {})
+    assert all(type(value) is float for value in found.values())
+
+
+@pytest.mark.parametrize("of", [uncertainty.interval, uncertainty.fid_infinity])
 def test_results_depend_on_the_seed_alone(of):
     some = samples(0, 300)
     assert of(some, STANDARD) == of(some, STANDARD)
@@ -90,8 +196,8 @@ def test_what_cannot_be_estimated_is_refused():
     with pytest.raises(UserError, match="for 1 subsets"):
         uncertainty.fid_infinity(samples(0, 200), STANDARD, points=1)
     with pytest.raises(UserError, match="at least 2 draws, not 1"):
-        uncertainty.bootstrap(samples(0, 200), STANDARD, draws=1)
+        uncertainty.interval(samples(0, 200), STANDARD, draws=1)
     with pytest.raises(UserError, match="at least 2 images, not 1"):
-        uncertainty.bootstrap(samples(0, 1), STANDARD)
+        uncertainty.interval(samples(0, 1), STANDARD)
     with pytest.raises(UserError, match="different extractors"):
-        uncertainty.bootstrap(samples(0, 200), Features(np.eye(5, dtype=np.float32)))
+        uncertainty.interval(samples(0, 200), Features(np.eye(5, dtype=np.float32)))

@@ -16,10 +16,13 @@ import torchvision
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from cm import checkpoints, fetch, files, weights
+from cm import checkpoints, features, fetch, files, metrics, registry, weights
 from cm.distances import LPIPS
 from cm.errors import UserError
+from cm.extractors import Extractor
+from cm.images import opened
 from cm.weights import names, reading, sdist, sources
+from cm.weights.modules.inception import Inception
 
 TENSORS = {
     "inception": "51b7e7ddb01dffc1fbd8886342dca4c86020a9c57da2ad02bb2e6ca272a6ff1c",
@@ -79,6 +82,12 @@ def images(count: int = 2, size: int = 32) -> np.ndarray:
     return np.where(np.arange(count)[:, None, None, None] % 2, ramp, noise).astype(np.uint8)
 
 
+def of(judge: Extractor, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Features and logits of images [B, C, H, W]."""
+    with torch.inference_mode():
+        return judge.network(judge.host(pixels.transpose(0, 2, 3, 1)))
+
+
 @pytest.mark.parametrize("name", TENSORS)
 def test_a_package_has_the_weights_that_were_checked(packed, name):
     _, description = checkpoints.load(packed(name))
@@ -88,37 +97,67 @@ def test_a_package_has_the_weights_that_were_checked(packed, name):
 
 
 def test_inception_gives_the_features_that_fid_is_published_with(packed):
-    """Values of a run that gave the published FID of CIFAR-10's halves; see benchmarks/inception_fid.md."""
-    inception, name = weights.extractor(packed("inception"))
-    x = torch.from_numpy(images()).float() / 127.5 - 1
-    with torch.inference_mode():
-        units, logits = inception.features(x)
-    assert name == "inception" and logits is None and units.shape == (2, 2048)
+    """Values of a run that gave the published FID of CIFAR-10's halves; see benchmarks/scoring.md."""
+    judge = weights.extractor(packed("inception"))
+    units, logits = of(judge, images())
+    assert (judge.name, judge.width, logits, units.shape) == ("inception", 2048, None, (2, 2048))
     frozen = [[0.51772, 0.03072, 0.00958, 0.01456, 20.80679], [0.3124, 0.0, 0.0, 0.01529, 15.00148]]
     torch.testing.assert_close(
         torch.cat([units[:, ::512], units.norm(dim=1, keepdim=True)], 1), torch.tensor(frozen), atol=1e-4, rtol=0
     )
 
 
+def patches(photo: str, seed: int, count: int) -> np.ndarray:
+    """uint8 [count, 32, 32, 3] from a photograph that scikit-learn carries."""
+    from sklearn.datasets import load_sample_image
+
+    pixels, random = load_sample_image(photo), np.random.RandomState(seed)
+    rows, columns = (random.randint(0, side - 32, count) for side in pixels.shape[:2])
+    return np.stack([pixels[y : y + 32, x : x + 32] for y, x in zip(rows, columns, strict=True)])
+
+
+def test_scores_of_photographs_with_the_real_network_are_torch_fidelitys(packed, tmp_path):
+    """Two hundred images; the values are those of torch-fidelity 0.4.0 with the same weights."""
+    judge, found = weights.extractor(packed("inception")), []
+    for name, seeds, counts in (("a", (0, 1), (60, 40)), ("b", (2, 3), (40, 60))):
+        photos = zip(("china.jpg", "flower.jpg"), seeds, counts, strict=True)
+        np.save(tmp_path / f"{name}.npy", np.concatenate([patches(*photo) for photo in photos]))
+        found.append(features.extract(judge, opened(tmp_path / f"{name}.npy"), features.Compute(50)))
+    values = metrics.computed(*found, ["fid", "kid", "precision", "recall"])
+    assert values["fid"] == pytest.approx(97.67545124984093, rel=1e-5)
+    assert values["kid"] == pytest.approx(0.007026076316833496, abs=1e-6)
+    assert (values["precision"], values["recall"]) == (0.95, 0.89)
+
+
 def test_inception_agrees_with_torch_fidelity_on_features_and_logits(fidelity_file, packed, tmp_path):
     weights.made("inception", tmp_path / "inception.safetensors", fidelity_file)
     _, description = checkpoints.load(tmp_path / "inception.safetensors")
     assert description["logits"] and description["tensors_sha256"] == TENSORS["inception"]
-    ours, _ = weights.extractor(tmp_path / "inception.safetensors")
     theirs = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(fidelity_file))
-    u = torch.from_numpy(images())
     with torch.inference_mode():
-        got, want = ours.features(u.float() / 127.5 - 1), theirs(u)
+        want = theirs(torch.from_numpy(images()))
+    got = of(weights.extractor(tmp_path / "inception.safetensors"), images())
     for mine, other in zip(got, want, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
 
 
-def test_inception_sees_the_integers_again_and_repeats_grey(packed):
-    inception, _ = weights.extractor(packed("inception"))
-    u = torch.arange(256.0).reshape(1, 1, 16, 16)
+@pytest.mark.parametrize("resizer", sources.KNOWN["inception"].resizers)
+def test_inception_repeats_grey(packed, resizer):
+    judge = weights.extractor(packed("inception"), resizer=resizer)
+    grey = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
+    assert torch.equal(of(judge, grey)[0], of(judge, grey.repeat(3, 1))[0])
+
+
+def test_batch_norms_are_put_into_convolutions_without_a_change(packed):
+    tensors, _ = checkpoints.load(packed("inception"))
+    resizer = registry.get("resizer", "legacy_tensorflow")
+    plain = Inception(resizer.device, centre=128.0, logits=False).eval()
+    checkpoints.restore(plain, tensors, "here")
+    judge = weights.extractor(packed("inception"))
     with torch.inference_mode():
-        grey, colour = inception.features(u / 127.5 - 1)[0], inception(u.expand(-1, 3, -1, -1))[0]
-    assert torch.equal(grey, colour)
+        want = plain(judge.host(images().transpose(0, 2, 3, 1)))[0]
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in judge.network.modules())
+    torch.testing.assert_close(of(judge, images())[0], want, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("prefix", ["net.", ""])
@@ -207,7 +246,7 @@ def test_lpips_has_no_gradients_to_its_weights(packed):
 
 
 def test_files_of_other_weights_are_refused(packed, tmp_path):
-    with pytest.raises(UserError, match=r"holds lpips-alexnet, not inception: `cm weights`"):
+    with pytest.raises(UserError, match=r"holds lpips-alexnet, not inception or dinov2: `cm weights`"):
         weights.extractor(packed("lpips-alexnet"))
     with pytest.raises(UserError, match="unknown pooling 'avg'; known: average, max"):
         weights.lpips_metric(packed("lpips-alexnet"), pooling="avg")
@@ -218,8 +257,26 @@ def test_files_of_other_weights_are_refused(packed, tmp_path):
         weights.lpips_metric(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize("resizer", ["bicubic", "none", "lanczos"])
+def test_a_resizer_that_an_extractor_does_not_take_is_refused(packed, resizer):
+    known = "clean, legacy_pytorch, legacy_tensorflow"
+    with pytest.raises(UserError, match=f"^extractor inception: unknown resizer '{resizer}'; known: {known}$"):
+        weights.extractor(packed("inception"), resizer=resizer)
+
+
+def test_weights_are_made_once_in_the_cache_and_their_digest_is_of_the_network(packed, tmp_path, monkeypatch):
+    raw, asked = package("lpips-alexnet"), []
+    monkeypatch.setenv("CM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sources, "found", lambda name, source: asked.append(name) or raw)
+    paths = [weights.cached("lpips-alexnet") for _ in range(2)]
+    assert paths == [tmp_path / "cache/weights/lpips-alexnet.safetensors"] * 2 and asked == ["lpips-alexnet"]
+    assert weights.digest(paths[0]) == TENSORS["lpips-alexnet"]
+    checkpoints.save(tmp_path / "model.safetensors", {"w": torch.zeros(1)}, {"run": "digits/classifier"})
+    assert weights.digest(tmp_path / "model.safetensors") == files.sha256_of(tmp_path / "model.safetensors")
+
+
 def test_unknown_weights_and_files_of_another_network_leave_nothing(tmp_path):
-    with pytest.raises(UserError, match="unknown weights 'vgg'; known: inception, lpips-alexnet, lpips-vgg16"):
+    with pytest.raises(UserError, match="unknown weights 'vgg'; known: dinov2, inception, lpips-alexnet, lpips-vgg16"):
         weights.made("vgg", tmp_path / "out")
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "part.pth")
     with pytest.raises(UserError, match=r"part.pth holds another network: it has no net.slice1.0.bias"):
@@ -300,6 +357,23 @@ def test_weights_that_cannot_be_had_are_one_clear_line(routes, name, tmp_path):
     with pytest.raises(UserError):
         sources.found(name)
     assert routes[2:] == [known.package.name, known.home], "what is in the cache goes first"
+    known.at.touch()
+    with pytest.raises(UserError):
+        sources.found(name)
+    assert routes[4:] == [known.home, known.package.name], "of both in the cache, the home's file"
+
+
+def test_weights_that_no_package_carries_come_from_their_home_alone(routes, tmp_path):
+    """What is told before anything starts is what fetching fails with: the file, from where, and where to put it."""
+    home = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
+    line = f"no file {tmp_path}/dinov2_vitl14_pretrain.pth: download {home} and put it there"
+    assert sources.missing("dinov2") == registry.get("weights", "dinov2").missing() == line
+    assert [sources.missing(name) for name in TENSORS] == [None] * 3 and routes == []
+    with pytest.raises(UserError, match=f"^no weights 'dinov2': give the file of {home} as --source, or: .*put it at"):
+        sources.found("dinov2")
+    assert routes == [home]
+    torch.save({"cls_token": torch.zeros(1)}, tmp_path / "dinov2_vitl14_pretrain.pth")
+    assert sources.missing("dinov2") is None
 
 
 def test_a_home_file_with_another_checksum_is_refused(tmp_path, monkeypatch):

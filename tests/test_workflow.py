@@ -74,7 +74,8 @@ def test_every_artefact_exists_with_finite_numbers(place):
             assert all((place / f"reports/{folder}/{name}.{ending}").stat().st_size > 0 for ending in endings)
     with open(place / "reports/tables/table1.csv") as file:
         measured = [row for row in csv.DictReader(file) if row["images"]]
-    assert [row["Method"] for row in measured] == ["real images (test)", "EDM", "PD", "PD", "CD", "CD", "CT"]
+    floor = ["real images (test)", "real images (train halves)"]
+    assert [row["Method"] for row in measured] == [*floor, "EDM", "PD", "PD", "CD", "CD", "CT"]
     for row in measured:
         assert all(math.isfinite(float(value)) for name, value in row.items() if "digits" in name and value)
     scores = [json.loads(path.read_text()) for path in (place / "results/scores").rglob("*.json")]
@@ -220,6 +221,33 @@ def test_a_mistake_is_told_before_any_job_starts(tmp_path, suite, target, messag
     assert "exit status 1" in output
     assert "Traceback" not in output
     assert not (tmp_path / "results" / "models").exists()
+
+
+def test_weights_that_nobody_can_fetch_are_told_before_any_job_starts(tmp_path, monkeypatch):
+    shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("CM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "protocols/vit.yaml").write_text("{extractor: dinov2, resizer: bicubic, metrics: [fid]}")
+    base = tmp_path / "experiments/digits/base.yaml"
+    base.write_text(base.read_text().replace("protocol: offline", "protocol: vit"))
+    output = snakemake(tmp_path, "reports/tables/table1.csv", check=False)
+    file = "dinov2_vitl14_pretrain.pth"
+    assert f"download https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/{file} and put it there" in output
+    assert str(tmp_path / "cache" / file) in output
+    assert "exit status 1" in output
+    assert not (tmp_path / "results" / "data").exists()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / file).touch()
+    assert jobs(snakemake(tmp_path, "reports/tables/table1.csv", "--dry-run"))["weights"] == 1
+
+
+def test_a_changed_protocol_scores_anew_and_trains_nothing(place):
+    path = place / "protocols/offline.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("kept: 100", "kept: 90"))
+    planned = jobs(snakemake(place, "reports/tables/table1.csv", "--dry-run"))
+    path.write_text(text)
+    assert {"featurise", "score", "floor", "table"} <= planned.keys()
+    assert not {"train", "train_curve", "prepare"} & planned.keys()
 
 
 def test_ruff_check():

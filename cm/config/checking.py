@@ -32,10 +32,11 @@ def _required(field: dataclasses.Field) -> bool:
 
 
 def _checked(field: dataclasses.Field, value: Any, where: str) -> Any:
-    kind = field.metadata.get("kind")
+    kind, wanted = field.metadata.get("kind"), str(field.type)
+    if kind and wanted.startswith("list["):
+        return [_checked_name(kind, field.name, item, where) for item in _as_list(value)]
     if kind:
         return _checked_name(kind, field.name, value, where)
-    wanted = str(field.type)
     if value is None and "None" in wanted:
         return None
     if wanted.startswith("list["):

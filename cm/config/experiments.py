@@ -29,6 +29,7 @@ from cm.config.documents import (
     settings_of,
     with_changes,
 )
+from cm.config.protocols import Protocol, protocol
 from cm.config.sections import MAX_SEED, Data, Evaluation, Run, Weights
 from cm.errors import UserError
 
@@ -53,7 +54,9 @@ def load(run: str, experiments: Path = EXPERIMENTS) -> Run:
     if written != text:
         raise UserError(f"variant '{text}' of {dataset}/{method} must be written '{written}'")
     document = with_changes(resolved(dataset, method, changes, Path(experiments)), changes, f"{dataset}/{method}")
-    return Run(dataset, method, text, seed, check_sections(document, f"{dataset}/{method} {text}"), document)
+    sections = check_sections(document, f"{dataset}/{method} {text}")
+    scoring = protocol(sections["evaluation"].protocol, experiments)
+    return Run(dataset, method, text, seed, {**sections, "protocol": scoring}, document)
 
 
 def variant(dataset: str, method: str, changes: Mapping[str, Any], experiments: Path = EXPERIMENTS) -> str:
@@ -91,10 +94,11 @@ def _write(value: Any) -> str:
     return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 
-def evaluation_of(dataset: str, experiments: Path = EXPERIMENTS) -> Evaluation:
+def protocol_of(dataset: str, experiments: Path = EXPERIMENTS) -> Protocol:
     """How samples of a data set are scored, as its base.yaml says."""
     path = Path(experiments) / dataset / "base.yaml"
-    return check(Evaluation, document_of(path).get("evaluation", {}), str(path))
+    evaluation = check(Evaluation, document_of(path).get("evaluation", {}), str(path))
+    return protocol(evaluation.protocol, experiments)
 
 
 def data_of(dataset: str, experiments: Path = EXPERIMENTS) -> Data:

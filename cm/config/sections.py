@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cm import registry
+
+if TYPE_CHECKING:
+    from cm.config.protocols import Protocol
 
 MAX_SEED = 4000  # the noise of image i is seeded with 10^6 seed + i, of which generators use 32 bits
 SECTIONS = ("objective", "training", "network", "noise")
@@ -41,17 +44,14 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The `evaluation:` section. `images`: samples of a score. `extractor`: the run or weights whose features compare.
+    """The `evaluation:` section. `protocol`: how samples are scored, a file of config/protocols.
 
-    `reference`: the split of real images compared with. `rounding` to eight bits: `truncate` as the official code, or
-    `round` as EDM. `clamp` the denoiser's estimates while sampling. `precision` of sampling, as in `training:`.
-    `batch`: images at a time.
+    `images`: how many samples are made, if not the protocol's number. `clamp` the denoiser's estimates while sampling.
+    `precision` of sampling, as in `training:`. `batch`: images at a time.
     """
 
-    extractor: str
-    images: int = registry.setting(50_000, low=2)
-    reference: str = registry.setting("train")
-    rounding: str = registry.setting("truncate", kind="rounding")
+    protocol: str
+    images: int | None = registry.setting(None, low=2)
     clamp: bool = registry.setting(False)
     precision: str = registry.setting("float32", kind="precision")
     batch: int = registry.setting(256, low=1)
@@ -111,6 +111,16 @@ class Run:
     def describe(self) -> dict[str, Any]:
         """What training depends on, every setting of every section, as plain data to be stored beside the weights."""
         return {key: {**self._name(key), **dataclasses.asdict(self.sections[key])} for key in SECTIONS}
+
+    @property
+    def protocol(self) -> Protocol:
+        """How samples of the run are scored."""
+        return self.sections["protocol"]
+
+    @property
+    def images(self) -> int:
+        """How many samples a score of the run is of."""
+        return self.sections["evaluation"].images or self.protocol.images
 
     @property
     def released(self) -> Released | None:

@@ -212,7 +212,10 @@ def load_suite(path: Path | str) -> Suite:
 @functools.cache
 def _check_inputs(run: exp.Run, experiments: Path) -> None:
     """Expand everything a run starts from and is scored with."""
-    exp.judge(run.sections["evaluation"].extractor, experiments)
+    exp.judge(run.protocol.extractor, experiments)
+    splits = exp.splits_of(run.dataset, experiments)
+    if run.protocol.reference not in splits:
+        raise unknown("split", run.protocol.reference, splits, f"{run.protocol.file}, for {run.dataset}")
     for other in exp.inputs(run, experiments).values():
         if isinstance(other, exp.Run):
             _check_inputs(other, experiments)

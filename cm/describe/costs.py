@@ -112,7 +112,7 @@ def _cost(name: str, runs: list[Run], experiments: Path) -> Cost:
 def of_suite(suite: Suite) -> tuple[list[Cost], list[Sampling]]:
     """Every training and every set of samples that drawing all artefacts of a suite needs."""
     cells = _needed(suite)
-    judges = (config.judge(cell.run.sections["evaluation"].extractor, suite.experiments) for cell in cells)
+    judges = (config.judge(cell.run.protocol.extractor, suite.experiments) for cell in cells)
     runs = [*(cell.run for cell in cells), *(judge for judge in judges if isinstance(judge, Run))]
     return trainings(config.with_inputs(runs, suite.experiments), suite.experiments), samplings(cells)
 
@@ -128,7 +128,7 @@ def samplings(cells: Iterable[Cell]) -> list[Sampling]:
     """The samples of these cells by data set."""
     found: dict[str, Sampling] = {}
     for cell in cells:
-        images = cell.run.sections["evaluation"].images
+        images = cell.run.images
         flops = images * config.sampler(cell.sampler).evaluations * counting.flops(cell.run)
         old = found.get(cell.run.dataset, Sampling(cell.run.dataset, 0, 0, 0))
         found[old.dataset] = Sampling(old.dataset, old.sets + 1, old.images + images, old.flops + flops)

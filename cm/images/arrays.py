@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
+import mmap
 import shutil
 import struct
 import tempfile
@@ -42,9 +43,13 @@ class Array(Images):
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def batches(self, batch: int, workers: int) -> Iterator[np.ndarray]:
-        for start in range(0, len(self), batch):
-            yield np.array(self.pixels[start : start + batch], order="C")
+    def batches(self, batch: int, workers: int, start: int = 0) -> Iterator[np.ndarray]:
+        for place in range(start, len(self), batch):
+            yield np.array(self.pixels[place : place + batch], order="C")
+            _forget(self.pixels)
+
+    def only(self, places: np.ndarray) -> Array:
+        return dataclasses.replace(self, pixels=self.pixels[places])
 
     def sha256(self) -> str:
         if self.member is None:
@@ -127,6 +132,13 @@ def _unpacked(path: Path, stream: IO[bytes], header: Header, size: int) -> np.nd
         shutil.copyfileobj(stream, file, 1 << 20)
         file.flush()
         return header.mapped(file)
+
+
+def _forget(mapped: np.ndarray) -> None:
+    """Pages that were read stay in the system's cache, but are no memory of this process any more."""
+    mapping = getattr(mapped, "_mmap", None)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 @contextlib.contextmanager

@@ -18,8 +18,12 @@ class Images(abc.ABC):
         """How many."""
 
     @abc.abstractmethod
-    def batches(self, batch: int, workers: int) -> Iterator[np.ndarray]:
-        """All images, uint8 [b, H, W, C], decoded by `workers` threads; UserError that names the first damaged one."""
+    def batches(self, batch: int, workers: int, start: int = 0) -> Iterator[np.ndarray]:
+        """Images from `start` on, uint8 [b, H, W, C], decoded by `workers` threads; UserError names a damaged one."""
+
+    @abc.abstractmethod
+    def only(self, places: np.ndarray) -> Images:
+        """Those at these places."""
 
     @abc.abstractmethod
     def sha256(self) -> str:

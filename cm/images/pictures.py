@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -10,8 +9,7 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +19,7 @@ from cm.data.encoded import SUFFIXES, below, is_picture
 from cm.data.sources.stores import Files, Store, ZipMembers, open_zip
 from cm.errors import UserError
 from cm.images.base import Images
+from cm.parallel import in_order
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,8 +41,8 @@ class Pictures(Images):
     def __len__(self) -> int:
         return len(self.store.names)
 
-    def batches(self, batch: int, workers: int) -> Iterator[np.ndarray]:
-        starts = range(0, len(self), batch)
+    def batches(self, batch: int, workers: int, start: int = 0) -> Iterator[np.ndarray]:
+        starts = range(start, len(self), batch)
         places = (
             range(part, min(part + PART, start + batch, len(self)))
             for start in starts
@@ -51,11 +50,16 @@ class Pictures(Images):
         )
         with self.store.opened() as get:
             decoded = functools.partial(_with_image, self.store, get, self._pixels)
-            made = _in_order(lambda part: np.stack([decoded(index) for index in part]), places, workers)
+            made = in_order(lambda part: np.stack([decoded(index) for index in part]), places, workers)
             with contextlib.closing(made) as parts:
                 for start in starts:
                     wanted = min(batch, len(self) - start)
                     yield np.concatenate(list(itertools.islice(parts, -(-wanted // PART))))
+
+    def only(self, places: np.ndarray) -> Pictures:
+        return dataclasses.replace(
+            self, store=dataclasses.replace(self.store, names=[self.store.names[i] for i in places])
+        )
 
     def sha256(self) -> str:
         return self.digest
@@ -115,7 +119,7 @@ def _looks(store: Store, get: Callable[[int], bytes]) -> Iterator[Look]:
     count = len(store.names)
     parts = (range(start, min(start + PART, count)) for start in range(0, count, PART))
     look = functools.partial(_with_image, store, get, _look)
-    for part in _in_order(lambda part: [look(index) for index in part], parts, len(os.sched_getaffinity(0))):
+    for part in in_order(lambda part: [look(index) for index in part], parts, len(os.sched_getaffinity(0))):
         yield from part
 
 
@@ -142,18 +146,3 @@ def _with_image(store: Store, get: Callable[[int], bytes], use: Callable[[Image,
     except Exception as error:  # a damaged image can raise almost anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     raise UserError(f"{store.path}: {store.names[index]} cannot be used: {reason}")
-
-
-def _in_order(function: Callable[[range], Result], parts: Iterable[range], workers: int) -> Iterator[Result]:
-    """`function` of each part, in threads, of which Pillow's decoders do not hold each other up; a few are ahead."""
-    pool = ThreadPoolExecutor(workers)
-    ahead = collections.deque()
-    try:
-        for part in parts:
-            ahead.append(pool.submit(function, part))
-            if len(ahead) > 2 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

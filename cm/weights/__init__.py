@@ -1,4 +1,4 @@
-"""Pretrained networks that others published and this suite measures with: the FID Inception-v3, and LPIPS.
+"""Pretrained networks that others published and this suite measures with: the FID Inception-v3, DINOv2, and LPIPS.
 
 `made` writes one as our own file, from wherever it can be had; `extractor` and `lpips_metric` build the networks from
 such files. Nothing is fetched then, and nothing is ever unpickled but arrays.
@@ -6,13 +6,15 @@ such files. Nothing is fetched then, and nothing is ever unpickled but arrays.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cm import checkpoints
+from cm import checkpoints, fetch, files, registry
 from cm.errors import UserError, unknown
+from cm.extractors import Extractor
 from cm.weights import sources
 
 if TYPE_CHECKING:
@@ -35,12 +37,33 @@ def made(name: str, out: Path, source: Path | None = None) -> None:
     checkpoints.save(out, tensors, _description(name, raw, tensors))
 
 
-def extractor(path: Path | str, device: str = "cpu") -> tuple[nn.Module, str]:
-    """The Inception in a file that `made` wrote, with its `features`, and its name."""
-    tensors, description = _load(path, ("inception",))
-    from cm.weights.modules.inception import Inception
+def cached(name: str) -> Path:
+    """The file that `made` writes of the weights `name`, in the cache; it is made if it is not there."""
+    path = fetch.cache() / "weights" / f"{name}.safetensors"
+    if not path.is_file():
+        made(name, path)
+    return path
 
-    return _frozen(Inception(logits=description["logits"]), tensors, path, device), description["weights"]
+
+def digest(path: Path | str) -> str:
+    """The digest of the features' tensors in a file that `made` wrote; the sha256 of any other model's file."""
+    return checkpoints.description(path).get("tensors_sha256") or files.sha256_of(path)
+
+
+def extractor(path: Path | str, device: str = "cpu", resizer: str = "legacy_tensorflow") -> Extractor:
+    """The features of the network in a file that `made` wrote, on images that `resizer` brings to its size.
+
+    UserError for weights that give no features, and for a resizer that is none of theirs.
+    """
+    tensors, description = _load(path, [name for name, known in sources.KNOWN.items() if known.resizers])
+    name = description["weights"]
+    if resizer not in sources.KNOWN[name].resizers:
+        raise unknown("resizer", resizer, sources.KNOWN[name].resizers, f"extractor {name}")
+    network = _frozen(_network(name, resizer, logits=description["logits"]), tensors, path, device)
+    if name == "inception":
+        network.fuse()
+    host = functools.partial(registry.get("resizer", resizer).host, size=network.size)
+    return Extractor(name, network.width, host, network)
 
 
 def lpips_metric(path: Path | str, *, pooling: str = "max", device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
@@ -64,16 +87,28 @@ def lpips_metric(path: Path | str, *, pooling: str = "max", device: str = "cpu")
 def _fitted(name: str, state: Mapping[str, Tensor], source: str) -> nn.Module:
     """The network with weights as their makers name them."""
     from cm.weights import names
-    from cm.weights.modules import inception, perceptual
+    from cm.weights.modules import perceptual
 
-    if name == "inception":
-        tensors = names.inception(state)
-        module = inception.Inception(logits="fc.weight" in tensors)
-    else:
+    if name in perceptual.NETS:
         module = perceptual.network(name)
         tensors = perceptual.with_aliases(names.backbone(state, module) | perceptual.heads(name))
+    else:
+        tensors = names.inception(state) if name == "inception" else dict(state)
+        module = _network(name, sources.KNOWN[name].resizers[0], logits="fc.weight" in tensors)
     checkpoints.restore(module, tensors, source)
     return module
+
+
+def _network(name: str, resizer: str, *, logits: bool) -> nn.Module:
+    """A network of features, its weights not set, with the `device` half of the resizer."""
+    resize = registry.get("resizer", resizer).device
+    if name == "dinov2":
+        from cm.weights.modules import dinov2
+
+        return dinov2.network(resize)
+    from cm.weights.modules import inception
+
+    return inception.Inception(resize, centre=inception.CENTRES[resizer], logits=logits)
 
 
 def _unique(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -95,7 +130,7 @@ def _description(name: str, raw: sources.Raw, tensors: Mapping[str, Tensor]) -> 
     }
 
 
-def _load(path: Path | str, allowed: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _load(path: Path | str, allowed: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, description = checkpoints.load(path)
     held = description.get("weights", "no pretrained weights")
     if held not in allowed:

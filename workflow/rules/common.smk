@@ -135,38 +135,67 @@ def sampled_model(wildcards):
 
 def sample_options(wildcards):
     """How the samples of a run are made for its score."""
-    evaluation = run_of(wildcards).sections["evaluation"]
-    flags = {"count": evaluation.images, "rounding": evaluation.rounding, "precision": evaluation.precision}
+    run = run_of(wildcards)
+    evaluation = run.sections["evaluation"]
+    flags = {"count": run.images, "rounding": run.protocol.rounding, "precision": evaluation.precision}
     given = " ".join(f"--{key} {value}" for key, value in {**flags, "batch": evaluation.batch}.items())
     return given + (" --clamp" if evaluation.clamp else "")
 
 
+@told
+def protocol_of(wildcards):
+    """How images are scored: as the run says, or the data set, or by the protocol that the job is for."""
+    if hasattr(wildcards, "run"):
+        return run_of(wildcards).protocol
+    if hasattr(wildcards, "protocol"):
+        return settings.protocol(wildcards.protocol, SUITE.experiments)
+    return settings.protocol_of(wildcards.dataset, SUITE.experiments)
+
+
+def reference_images(wildcards):
+    """The real images that a protocol compares with."""
+    return f"results/data/{wildcards.dataset}/{protocol_of(wildcards).reference}/images.npy"
+
+
+def protocol_path(wildcards):
+    """The file of a protocol."""
+    return protocol_of(wildcards).file
+
+
+def protocol_settings(wildcards):
+    """What a protocol says, so that another one scores anew."""
+    return protocol_of(wildcards).settings()
+
+
+@told
 def score_inputs(wildcards):
-    """The reference images and the judge that the samples of a run are scored with."""
-    return judge_inputs(run_of(wildcards).sections["evaluation"], run_of(wildcards).dataset)
-
-
-@told
-def floor_inputs(wildcards):
-    """The same judge for real test images."""
-    evaluation = settings.evaluation_of(wildcards.dataset, SUITE.experiments)
-    return judge_inputs(evaluation, wildcards.dataset)
-
-
-@told
-def judge_inputs(evaluation, dataset):
-    """Features of the reference images, and the extractor, of an evaluation."""
+    """Features of the reference images, and the extractor."""
+    protocol = protocol_of(wildcards)
+    dataset = wildcards.run.partition("/")[0] if hasattr(wildcards, "run") else wildcards.dataset
     return {
-        "reference": f"results/features/{dataset}/{evaluation.reference}/{evaluation.extractor}.npz",
-        "extractor": model_of(settings.judge(evaluation.extractor, SUITE.experiments)),
+        "reference": f"results/features/{dataset}/{protocol.name}.npz",
+        "extractor": model_of(settings.judge(protocol.extractor, SUITE.experiments)),
     }
 
 
 @told
 def featurise_inputs(wildcards):
-    """The data set and the judge that a summary of features is of."""
-    judge = settings.judge(wildcards.judge, SUITE.experiments)
-    return {"manifest": f"results/data/{wildcards.dataset}/manifest.json", "extractor": model_of(judge)}
+    """The data set, the extractor, and the statistics that a summary of features is of."""
+    protocol = protocol_of(wildcards)
+    files = {
+        "manifest": f"results/data/{wildcards.dataset}/manifest.json",
+        "extractor": model_of(settings.judge(protocol.extractor, SUITE.experiments)),
+    }
+    return files | ({"statistics": protocol.statistics_file} if protocol.statistics else {})
+
+
+@told
+def weights_at_hand(wildcards):
+    """Nothing; a user's mistake, before anything starts, if weights are where no job could fetch them."""
+    missing = registry.get("weights", wildcards.name).missing()
+    if missing:
+        raise UserError(missing)
+    return []
 
 
 def artefact_inputs(wildcards):
@@ -207,5 +236,5 @@ wildcard_constraints:
     name="[^/]+",
     progress=pattern(map(str, SUITE.progress)),
     sampler="[^/]+",
-    judge=".+",
+    protocol="[^/]+",
     split="train|test",

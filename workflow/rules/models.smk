@@ -15,6 +15,8 @@ rule prepare:
 
 
 rule weights:
+    input:
+        weights_at_hand,
     output:
         "results/weights/{name}.safetensors",
     log:

@@ -36,33 +36,38 @@ rule score:
     threads: SUITE.threads
     resources:
         gpu=SUITE.gpus,
+    params:
+        protocol=protocol_path,
+        settings=protocol_settings,
     shell:
-        "python -m cm score --images {input.images:q} --reference {input.reference} --extractor {input.extractor}"
-        " --out {output:q} --threads {threads} > {log:q} 2>&1"
+        "python -m cm score {input.images:q} --reference {input.reference} --protocol {params.protocol}"
+        " --extractor {input.extractor} --out {output:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule featurise:
     input:
         unpack(featurise_inputs),
     output:
-        "results/features/{dataset}/{split}/{judge}.npz",
+        "results/features/{dataset}/{protocol}.npz",
     log:
-        "results/logs/featurise/{dataset}/{split}/{judge}.log",
+        "results/logs/featurise/{dataset}/{protocol}.log",
     conda:
         "../../environment.yml"
     threads: SUITE.threads
     resources:
         gpu=SUITE.gpus,
     params:
-        data=subpath(input.manifest, parent=True),
+        images=reference_images,
+        protocol=protocol_path,
+        settings=protocol_settings,
     shell:
-        "python -m cm featurise --images {params.data}/{wildcards.split}/images.npy --extractor {input.extractor}"
+        "python -m cm featurise {params.images} --protocol {params.protocol} --extractor {input.extractor}"
         " --out {output} --threads {threads} > {log} 2>&1"
 
 
 rule floor:
     input:
-        unpack(floor_inputs),
+        unpack(score_inputs),
         manifest="results/data/{dataset}/manifest.json",
     output:
         "results/scores/{dataset}/real/{split}.json",
@@ -75,6 +80,8 @@ rule floor:
         gpu=SUITE.gpus,
     params:
         data=subpath(input.manifest, parent=True),
+        protocol=protocol_path,
+        settings=protocol_settings,
     shell:
-        "python -m cm score --images {params.data}/{wildcards.split}/images.npy --reference {input.reference} --extractor {input.extractor}"
-        " --out {output} --threads {threads} > {log} 2>&1"
+        "python -m cm score {params.data}/{wildcards.split}/images.npy --reference {input.reference}"
+        " --protocol {params.protocol} --extractor {input.extractor} --out {output} --threads {threads} > {log} 2>&1"
