@@ -9,8 +9,10 @@ import importlib.metadata
 import json
 import os
 import subprocess
+import tokenize
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,19 @@ import numpy as np
 
 from cm import __version__
 from cm.errors import UserError
+
+# What NumPy, zipfile and zlib raise on reading an archive that is damaged or something else.
+DAMAGED = (
+    ValueError,
+    TypeError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    MemoryError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @contextlib.contextmanager
@@ -61,10 +76,10 @@ def write_arrays(path: Path | str, **arrays: np.ndarray) -> None:
         np.savez(file, **arrays)
 
 
-def read_arrays(path: Path | str) -> dict[str, np.ndarray]:
-    """All arrays of a .npz file; UserError if it is missing, truncated or of another format."""
+def read_arrays(path: Path | str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file, those of these names or all; UserError if it is missing, damaged or something else."""
     with _npz(path) as file:
-        return dict(file)
+        return {name: np.asarray(file[name]) for name in (file if names is None else names)}
 
 
 def array_names(path: Path | str) -> list[str]:
@@ -80,8 +95,9 @@ def _npz(path: Path | str) -> Iterator[Any]:
             yield file
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
-    except (ValueError, EOFError, OSError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a whole .npz file: {error}") from None
+    except DAMAGED as error:
+        reason = (str(error).splitlines() or ["it ends too early"])[0]
+        raise UserError(f"{path} is not a whole .npz file: {reason}") from None
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -15,12 +15,8 @@ their roots add up: by up to 1e-3.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,16 +37,6 @@ FORMS = {
 UNREAD = "arr_0"  # images, which a mean and a covariance do not need
 PICKLE = ".pkl"
 TOLERANCE = 1e-6  # of the largest entry: asymmetry of a covariance, and how far below zero a variance may be rounded
-DAMAGED = (
-    ValueError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    MemoryError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +58,7 @@ def is_statistics(path: Path | str) -> bool:
     UserError for a .npz file that is missing or damaged. ADM's files are sets of images as well.
     """
     suffix = Path(path).suffix.lower()
-    return suffix == PICKLE or (suffix == ".npz" and not Path(path).is_dir() and _form(_names(path)) != "")
+    return suffix == PICKLE or (suffix == ".npz" and not Path(path).is_dir() and _form(files.array_names(path)) != "")
 
 
 def read(path: Path | str) -> Statistics:
@@ -80,11 +66,11 @@ def read(path: Path | str) -> Statistics:
     path = Path(path)
     if path.suffix.lower() == PICKLE:
         raise UserError(f"{path} is a pickle, which is not read: np.savez(file, mu=..., sigma=...) of its 'fid' is")
-    form = _form(names := _names(path))
+    form = _form(names := files.array_names(path))
     if not form:
         known = "; ".join(f"{', '.join(needed)} ({of})" for of, needed in FORMS.items())
         raise UserError(f"{path} has no statistics but {', '.join(names) or 'nothing'}; known: {known}")
-    arrays = _arrays(path, [name for name in FORMS[form] if name != UNREAD])
+    arrays = files.read_arrays(path, [name for name in FORMS[form] if name != UNREAD])
     about = _about(path, arrays.pop("about")) if "about" in arrays else _foreign(path, form)
     for name, array in arrays.items():
         _check_numbers(array, f"{path}, {name}")
@@ -107,27 +93,6 @@ def pack(path: Path | str, mean: np.ndarray, covariance: np.ndarray, about: Mapp
 def _form(names: Sequence[str]) -> str:
     """The first form whose arrays are all there, or none."""
     return next((form for form, needed in FORMS.items() if set(needed) <= set(names)), "")
-
-
-def _names(path: Path | str) -> list[str]:
-    """The arrays of a .npz file; UserError if it is missing or damaged."""
-    with _whole(path):
-        return files.array_names(path)
-
-
-def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Only these arrays of a .npz file; UserError if they are damaged."""
-    with _whole(path), np.load(path, allow_pickle=False) as file:
-        return {name: np.asarray(file[name]) for name in names}
-
-
-@contextlib.contextmanager
-def _whole(path: Path | str) -> Iterator[None]:
-    try:
-        yield
-    except DAMAGED as error:
-        reason = (str(error).splitlines() or ["it ends too early"])[0]
-        raise UserError(f"{path} is not a whole .npz file: {reason}") from None
 
 
 def _foreign(path: Path, form: str) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -186,7 +188,7 @@ def test_the_fewest_images_are_known_of_every_metric(name):
 @pytest.mark.parametrize("sizes", [(200, 200), (1, 399), (3, 90, 307)])
 def test_moments_of_parts_pool_to_those_of_all(sizes):
     starts = np.cumsum((0, *sizes))
-    parts = [Features(REFERENCE.units[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+    parts = [Features(REFERENCE.units[a:b]) for a, b in itertools.pairwise(starts)]
     zero = np.zeros((16, 16))
     given = [(len(p.units), *(p.moments() if len(p.units) > 1 else (p.units[0].astype(float), zero))) for p in parts]
     for got, expected in zip(metrics.pooled(given), REFERENCE.moments(), strict=True):

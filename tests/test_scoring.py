@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from cm import config, features, files, metrics, statistics
+from cm import config, features, files, statistics
 from cm.__main__ import main
 from cm.features import Compute
 

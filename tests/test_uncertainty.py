@@ -53,9 +53,7 @@ def weighted(points: np.ndarray, weights: np.ndarray, reference: Gaussian) -> fl
     return reference.distance(Gaussian(mean, covariance))
 
 
-@pytest.mark.parametrize(
-    ("count", "width", "rank"), [(60, 5, 5), (20, 30, 30), (60, 6, 3), (12, 30, 20)], ids=lambda size: str(size)
-)
+@pytest.mark.parametrize(("count", "width", "rank"), [(60, 5, 5), (20, 30, 30), (60, 6, 3), (12, 30, 20)])
 def test_influences_are_the_derivatives_by_the_weights(count, width, rank):
     """Of full rank; of fewer samples than features; of a reference that has no variance in some directions."""
     random = np.random.default_rng(0)
@@ -170,16 +168,15 @@ def test_subsets_rise_from_where_the_line_holds_to_all(count, smallest, monkeypa
     assert sizes == sorted(sizes)
 
 
-@pytest.mark.parametrize(
-    ("count", "width", "extrapolate", "limit"),
-    [(200, 8, False, False), (200, 8, True, True), (29, 8, True, False), (30, 8, True, True)]
-    + [(127, 64, True, False), (128, 64, True, True)],
-)
-def test_a_summary_has_the_limit_where_it_is_asked_for_and_to_be_had(count, width, extrapolate, limit):
+@pytest.mark.parametrize(("count", "width"), [(200, 8), (29, 8), (30, 8), (127, 64), (128, 64)])
+@pytest.mark.parametrize("extrapolate", [False, True])
+def test_a_summary_has_the_limit_where_it_is_asked_for_and_to_be_had(count, width, extrapolate):
     some, reference = near(0, count, width, 0.3), fitted(width)
     found = uncertainty.summary(some, reference, extrapolate=extrapolate)
     expected = dict(zip(("low", "high"), uncertainty.interval(some, reference), strict=True))
-    assert found == expected | ({"at_infinity": uncertainty.fid_infinity(some, reference)} if limit else {})
+    if extrapolate and count not in (29, 127):
+        expected["at_infinity"] = uncertainty.fid_infinity(some, reference)
+    assert found == expected
     assert all(type(value) is float for value in found.values())
 
 

@@ -10,9 +10,7 @@ import mmap
 import shutil
 import struct
 import tempfile
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
@@ -25,7 +23,6 @@ from cm.errors import UserError
 from cm.images.base import Images
 
 BEGINNING = 1 << 22  # bytes of an array of another type that are looked at
-DAMAGED = (ValueError, TypeError, EOFError, RuntimeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,11 +142,11 @@ def _forget(mapped: np.ndarray) -> None:
 def _whole(path: Path) -> Iterator[None]:
     try:
         yield
-    except DAMAGED as error:
-        reason = (str(error).splitlines() or ["it ends too early"])[0]
-        raise UserError(f"{path} is not a whole {path.suffix} file: {reason}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except files.DAMAGED as error:
+        reason = (str(error).splitlines() or ["it ends too early"])[0]
+        raise UserError(f"{path} is not a whole {path.suffix} file: {reason}") from None
 
 
 def _header(stream: IO[bytes]) -> Header:

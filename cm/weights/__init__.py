@@ -38,9 +38,15 @@ def made(name: str, out: Path, source: Path | None = None) -> None:
 
 
 def cached(name: str) -> Path:
-    """The file that `made` writes of the weights `name`, in the cache; it is made if it is not there."""
-    path = fetch.cache() / "weights" / f"{name}.safetensors"
-    if not path.is_file():
+    """The file that `made` writes of the weights `name`, in the cache.
+
+    It is made if it is not there, and anew if the file of their home, which may have more, has come to the cache since.
+    """
+    if name not in sources.KNOWN:
+        raise unknown("weights", name, sources.KNOWN)
+    path, home = fetch.cache() / "weights" / f"{name}.safetensors", sources.KNOWN[name].at
+    old = home.is_file() and path.is_file() and checkpoints.description(path)["source_sha256"] != files.sha256_of(home)
+    if old or not path.is_file():
         made(name, path)
     return path
 
