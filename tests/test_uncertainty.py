@@ -55,10 +55,12 @@ def weighted(points: np.ndarray, weights: np.ndarray, reference: Gaussian) -> fl
 
 @pytest.mark.parametrize(("count", "width", "rank"), [(60, 5, 5), (20, 30, 30), (60, 6, 3), (12, 30, 20)])
 def test_influences_are_the_derivatives_by_the_weights(count, width, rank):
-    """Of full rank; of fewer samples than features; of a reference that has no variance in some directions."""
-    random = np.random.default_rng(0)
-    points, root = random.standard_normal((count, width)), random.standard_normal((width, rank))
-    reference, fit = Gaussian(random.standard_normal(width), root @ root.T), Gaussian(points.mean(0), np.cov(points.T))
+    """Of full rank; of fewer samples than features; of a reference without variance in some directions; variances of
+    four orders of magnitude.
+    """
+    random, scales = np.random.default_rng(0), np.logspace(0, -2, width)
+    points, root = random.standard_normal((count, width)) * scales, random.standard_normal((rank, width)) * scales
+    reference, fit = Gaussian(random.standard_normal(width), root.T @ root), Gaussian(points.mean(0), np.cov(points.T))
     moved = [(1 - eps) / count + eps * np.eye(count) for eps in (1e-5, -1e-5)]
     up, down = (np.array([weighted(points, weights, reference) for weights in matrix]) for matrix in moved)
     found = uncertainty.influences(points, fit, reference)
@@ -83,6 +85,20 @@ def test_influences_do_not_depend_on_the_block(monkeypatch):
     whole = uncertainty.influences(some.units, fit, fixed)
     monkeypatch.setattr(uncertainty, "BLOCK", 64)
     np.testing.assert_allclose(uncertainty.influences(some.units, fit, fixed), whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e8])
+def test_influences_are_squares_of_the_unit_of_features(unit):
+    points, (mean, covariance) = samples(0, 300).units.astype(np.float64), STANDARD.moments()
+    found, scaled = (
+        uncertainty.influences(
+            points * by,
+            Gaussian(points.mean(0) * by, np.cov(points.T) * by**2),
+            Gaussian(mean * by, covariance * by**2),
+        )
+        for by in (1.0, unit)
+    )
+    np.testing.assert_allclose(scaled / unit**2, found, rtol=1e-9, atol=1e-9 * found.std())
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +146,13 @@ def test_an_interval_holds_its_fid_and_shrinks_with_the_level_and_the_samples():
     assert few[0] < narrow[0] < metrics.fid(samples(0, 200), STANDARD) < narrow[1] < few[1]
     assert width_of(few) / width_of(many) == pytest.approx(4, rel=0.3)
     assert width_of(few) / width_of(narrow) == pytest.approx(1.96 / 0.674, rel=0.1)
+
+
+def test_an_interval_is_of_the_samples_that_are_there_not_of_more():
+    some = samples(0, 200)
+    assert uncertainty.interval(Features(some.units, fitted=STANDARD.fitted), STANDARD) == uncertainty.interval(
+        some, STANDARD
+    )
 
 
 def test_an_interval_ends_at_zero():
