@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from cm import files
@@ -69,15 +69,25 @@ def packed(client: str, package: str, *, sha256: str, name: str) -> Path:
     `package` is `name==1.2.3` for pip, `name@1.2.3` for npm. UserError if the client fails or the archive is another.
     """
     path = cache() / name
+    what = f"{package} ({client})"
+    return archived(name, lambda folder: _call(_command(client, package, folder), what=what, path=path), sha256=sha256)
+
+
+def archived(name: str, download: Callable[[Path], None], *, sha256: str) -> Path:
+    """The archive `name` in the cache; if it is not there, the only file that `download` leaves in a folder.
+
+    UserError if that is another.
+    """
+    path = cache() / name
     if path.is_file():
         verify(path, sha256=sha256)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        _call(_command(client, package, folder), what=f"{package} ({client})", path=path)
+        download(Path(folder))
         archives = sorted(Path(folder).iterdir())
         if len(archives) != 1:
-            raise UserError(f"{client} gave {len(archives)} files for {package}, not one: put {name} at {path}")
+            raise UserError(f"the download gave {len(archives)} files, not one: put {name} at {path}")
         verify(archives[0], sha256=sha256)
         archives[0].replace(path)
     return path
@@ -90,11 +100,11 @@ def _name(url: str) -> str:
     return name
 
 
-def _command(client: str, package: str, folder: str) -> list[str]:
+def _command(client: str, package: str, folder: Path) -> list[str]:
     if client == "npm":
-        return ["npm", "pack", "--loglevel=error", "--ignore-scripts", "--pack-destination", folder, package]
+        return ["npm", "pack", "--loglevel=error", "--ignore-scripts", "--pack-destination", str(folder), package]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    return [*pip, "--dest", folder, package]
+    return [*pip, "--dest", str(folder), package]
 
 
 def _call(command: Sequence[str], *, what: str, path: Path) -> None:

