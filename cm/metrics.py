@@ -5,7 +5,7 @@ A metric is a function `(samples: Features, reference: Features) -> float`. Lowe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -270,13 +270,18 @@ def _covered(points: np.ndarray, manifold: np.ndarray, k: int = 3, rows: int = 1
     check_widths(points.shape[1], manifold.shape[1])
     if len(manifold) <= k:
         raise UserError(f"precision and recall need more than {k} images, not {len(manifold)}")
-    chunks = range(0, len(manifold), rows)
-    radii = np.concatenate([np.partition(_squared(manifold[i : i + rows], manifold), k, 1)[:, k] for i in chunks])
-    inside = [(_squared(points[i : i + rows], manifold) <= radii).any(1) for i in range(0, len(points), rows)]
-    return float(np.concatenate(inside).mean())
+    points, manifold = points.astype(np.float64), manifold.astype(np.float64)
+    norms = np.square(manifold).sum(1)
+    radii = np.concatenate([np.partition(near, k, 1)[:, k] for near in _distances(manifold, manifold, norms, rows)])
+    return float(np.concatenate([(near <= radii).any(1) for near in _distances(points, manifold, norms, rows)]).mean())
 
 
-def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared distances [N, M] between rows, in float64."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return np.clip(np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T, 0, None)
+def _distances(points: np.ndarray, manifold: np.ndarray, norms: np.ndarray, rows: int) -> Iterator[np.ndarray]:
+    """Squared distances [rows, M] of some points after others to all of a manifold [M, D] with squared `norms` [M]."""
+    for start in range(0, len(points), rows):
+        some = points[start : start + rows]
+        near = some @ manifold.T
+        near *= -2
+        near += norms
+        near += np.square(some).sum(1)[:, None]
+        yield np.maximum(near, 0, out=near)

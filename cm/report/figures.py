@@ -10,24 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm import report
-from cm.errors import UserError
-from cm.report import scores
+from cm.report import footnotes, scores
 from cm.report.scores import Score
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from cm.config import Artefact, Cell, Suite
+    from cm.config import Artefact, Suite
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; yellow, the faintest on white, last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
 DPI = 150
-SMALL = 64
-WORDS = {1: "one step", 2: "two steps"}
+FAR = 5  # a floor that many times below the lowest point would squeeze the rest
 
 Points = Mapping[Any, Sequence[Score]]
 
@@ -36,34 +33,21 @@ Points = Mapping[Any, Sequence[Score]]
 def curves(suite: Suite, artefact: Artefact, root: Path) -> Figure:
     """Figure 3 of the paper: FID over the percentage of training."""
     found = scores.load(suite, artefact, root)
-    figure, axes = _axes(found, "training progress (%)")
+    axes = _axes(found, "training progress (%)")
     for index, (label, points) in enumerate(_lines(found, lambda score: score.progress).items()):
         _line(axes, index, label, points)
-    return _finished(figure, axes, found, sorted({score.progress for score in found}))
+    return _finished(axes, found, sorted({score.progress for score in found}))
 
 
 @report.kind("sampling_steps", form="figure", needs="scores")
 def sampling_steps(suite: Suite, artefact: Artefact, root: Path) -> Figure:
     """Figure 4 of the paper: FID over the number of evaluations of the network for a sample."""
     found = scores.load(suite, artefact, root)
-    figure, axes = _axes(found, "evaluations of the network per sample (NFE)")
+    axes = _axes(found, "evaluations of the network per sample (NFE)")
     axes.set_xscale("log", base=2)
     for index, (label, points) in enumerate(_lines(found, lambda score: score.nfe).items()):
         _line(axes, index, label, points)
-    return _finished(figure, axes, found, sorted({score.nfe for score in found}))
-
-
-@report.kind("samples", form="figure", needs="samples", options=("columns",))
-def samples(suite: Suite, artefact: Artefact, root: Path) -> Figure:
-    """Figure 5 of the paper: a row of images per model and sampler; those of a column start from the same noise."""
-    cells = [cell for cell in suite.cells(artefact) if cell.run.seed == artefact.seeds[0]]
-    if not cells:
-        raise UserError(f"artefact {artefact.name}: no entries, so nothing to draw")
-    columns = artefact.options.get("columns", 12)
-    rows = [_preview(cell, root)[:columns] for cell in cells]
-    if len({row.shape[1:3] for row in rows}) > 1:
-        raise UserError(f"artefact {artefact.name}: images of {sorted({row.shape[1:3] for row in rows})} in one figure")
-    return _sheet(rows, _captions(cells))
+    return _finished(axes, found, sorted({score.nfe for score in found}))
 
 
 def ablation(found: Sequence[Score]) -> Figure:
@@ -74,7 +58,7 @@ def ablation(found: Sequence[Score]) -> Figure:
     values = sorted(values) if numeric else values
     to_scale = numeric and _apart(values)
     at = {_tick(value): value if to_scale else index for index, value in enumerate(values)}
-    figure, axes = _axes(found, f"{last} (not to scale)" if numeric and not to_scale else last)
+    axes = _axes(found, f"{last} (not to scale)" if numeric and not to_scale else last)
     lines: dict[str, dict[float, list[Score]]] = {}
     for group in scores.groups(found, place).values():
         lines.setdefault(_series(group[0], others, found), {})[at[_tick(group[0].varied.get(last))]] = group
@@ -85,7 +69,7 @@ def ablation(found: Sequence[Score]) -> Figure:
         axes.set_xlim(-0.5, len(values) - 0.5)
     elif _wide(values):
         axes.set_xscale("log", base=2)
-    return _finished(figure, axes, found, list(at.values()), list(at))
+    return _finished(axes, found, list(at.values()), list(at), bars=_has_intervals(found))
 
 
 def is_number(value: Any) -> bool:
@@ -125,7 +109,7 @@ def _lines(found: Sequence[Score], x: Callable[[Score], float]) -> dict[str, dic
     return {label: dict(sorted(points.items())) for label, points in lines.items()}
 
 
-def _axes(found: Sequence[Score], x_label: str) -> tuple[Figure, Axes]:
+def _axes(found: Sequence[Score], x_label: str) -> Axes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
@@ -136,7 +120,7 @@ def _axes(found: Sequence[Score], x_label: str) -> tuple[Figure, Axes]:
     axes.set_xlabel(x_label)
     axes.set_ylabel(found[0].heading("fid"))
     axes.set_yscale("log")
-    return figure, axes
+    return axes
 
 
 def _style(index: int) -> dict[str, Any]:
@@ -151,6 +135,18 @@ def _fids(points: Points) -> tuple[list[float], list[float]]:
     return [mean for mean, _ in spreads], [std or 0.0 for _, std in spreads]
 
 
+def _reach(group: Sequence[Score]) -> tuple[float, float]:
+    """How far a bar goes below and above: one deviation over seeds, or to the ends of the interval of one seed."""
+    value, std = scores.spread([score["fid"] for score in group])
+    low, high = group[0].interval("fid") or (value, value)
+    return (std, std) if std is not None else (max(value - low, 0.0), max(high - value, 0.0))
+
+
+def _has_intervals(found: Sequence[Score]) -> bool:
+    """Whether bars are intervals of single seeds."""
+    return len({score.seed for score in found}) == 1 and any(score.interval("fid") for score in found)
+
+
 def _line(axes: Axes, index: int, label: str, points: Points) -> None:
     """Means joined by a line, with a band of one standard deviation to both sides if there are seeds enough."""
     style, (means, stds) = _style(index), _fids(points)
@@ -163,9 +159,11 @@ def _line(axes: Axes, index: int, label: str, points: Points) -> None:
 
 def _error_bars(axes: Axes, index: int, label: str, points: Points, joined: bool) -> None:
     style, points = _style(index), dict(sorted(points.items()))
-    means, stds = _fids(points)
+    means, _ = _fids(points)
+    below, above = zip(*map(_reach, points.values()), strict=True)
+    bars = (below, above) if any([*below, *above]) else None
     style["linestyle"] = style["linestyle"] if joined else "none"
-    axes.errorbar(list(points), means, yerr=stds if any(stds) else None, capsize=3, label=label or None, **style)
+    axes.errorbar(list(points), means, yerr=bars, capsize=3, label=label or None, **style)
 
 
 def _ring_default(axes: Axes, lines: Mapping[str, Points]) -> None:
@@ -198,21 +196,37 @@ def _tick(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _floor(axes: Axes, found: Sequence[Score]) -> Score | None:
+    """A line at the FID of one half of the reference against the other, unless it would squeeze the axis."""
+    halves = scores.halves(found)
+    fid = halves.metrics.get("fid") if halves else None
+    if fid is None or fid < min(score["fid"] for score in found) / FAR:
+        return None
+    axes.axhline(fid, color="#888888", linewidth=1.0, linestyle="--", label=f"{halves.split} halves", zorder=1)
+    return halves
+
+
 def _finished(
-    figure: Figure, axes: Axes, found: Sequence[Score], ticks: list[float], labels: list[str] | None = None
+    axes: Axes, found: Sequence[Score], ticks: list[float], labels: list[str] | None = None, *, bars: bool = False
 ) -> Figure:
-    """Ticks where there are points, numbers on the axis of FID, a legend beside the plot, and footnotes."""
+    """The floor, ticks where there are points, numbers on the axis of FID, a legend beside the plot, and footnotes."""
+    halves = _floor(axes, found)
     axes.set_xticks(ticks, labels or [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     _number_log_axis(axes)
-    entries = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] == "default")
+    _legend(axes, last=["default", f"{found[0].split} halves"])
+    notes = [textwrap.fill(note, 120) for note in footnotes.of_figure(found, bars=bars, halves=halves)]
+    axes.figure.supxlabel("\n".join(notes), fontsize=7, color="#555555")
+    return axes.figure
+
+
+def _legend(axes: Axes, last: Sequence[str]) -> None:
+    """In the plot for one entry, else beside it. `last`: labels that come after the others."""
+    entries = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] in last)
     if len(entries) == 1:
         axes.legend(*zip(*entries, strict=True), frameon=False, fontsize=9)
     elif entries:
-        figure.legend(*zip(*entries, strict=True), loc="outside right upper", frameon=False, fontsize=9)
-    notes = [textwrap.fill(note, 120) for note in scores.notes(scores.columns(found))]
-    figure.supxlabel("\n".join(notes), fontsize=7, color="#555555")
-    return figure
+        axes.figure.legend(*zip(*entries, strict=True), loc="outside right upper", frameon=False, fontsize=9)
 
 
 def _number_log_axis(axes: Axes) -> None:
@@ -224,64 +238,3 @@ def _number_log_axis(axes: Axes) -> None:
     axes.yaxis.set_major_locator(ticker.MaxNLocator(6) if high / low < 5 else ticker.LogLocator(subs=steps))
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
-
-
-# ---- pictures -----------------------------------------------------------------------------------------------------
-
-
-def _preview(cell: Cell, root: Path) -> np.ndarray:
-    """The images kept of a cell, uint8 [n, H, W, C]."""
-    from cm import files
-
-    path = Path(root) / "samples" / f"{cell.path}.npy"
-    if not path.exists():
-        raise UserError(f"no samples {path}: run snakemake '{path}'")
-    return files.read_images(path)
-
-
-def _captions(cells: Sequence[Cell]) -> list[str]:
-    """`CT, one step`; with the percentage of training where there are several."""
-    several = len({cell.progress for cell in cells}) > 1
-    return [
-        ", ".join([cell.label, _steps(cell.sampler), *([f"{cell.progress}% of training"] if several else [])])
-        for cell in cells
-    ]
-
-
-def _steps(name: str) -> str:
-    from cm.config import sampler
-
-    call = sampler(name)
-    count = getattr(call, "steps", call.evaluations)
-    return WORDS.get(count, f"{count} steps")
-
-
-def _sheet(rows: Sequence[np.ndarray], names: Sequence[str], gap: int = 4, margin: float = 0.1) -> Figure:
-    """Rows of images [n, H, W, C], each with its name to the left, every pixel a whole number of the PNG's pixels."""
-    from matplotlib.figure import Figure
-
-    size = rows[0].shape[1]
-    zoom = max(1, SMALL // size)
-    shown = size * zoom if size <= 2 * SMALL else 2 * SMALL
-    height, width = (shown + gap) / DPI, max(map(len, rows)) * (shown + gap) / DPI
-    left = margin + 0.085 * max(map(len, names))
-    whole = (left + width + margin, len(rows) * height + 2 * margin)
-    figure = Figure(figsize=whole)
-    for index, (row, name) in enumerate(zip(rows, names, strict=True)):
-        bottom = margin + (len(rows) - 1 - index) * height
-        figure.text((left - margin) / whole[0], (bottom + height / 2) / whole[1], name, ha="right", va="center")
-        axes = figure.add_axes((left / whole[0], bottom / whole[1], len(row) * height / whole[0], height / whole[1]))
-        axes.imshow(_strip(row, zoom, gap * size * zoom // shown), interpolation="none" if zoom > 1 else "auto")
-        axes.set_axis_off()
-    return figure
-
-
-def _strip(images: np.ndarray, zoom: int, gap: int) -> np.ndarray:
-    """Images [n, H, W, C] side by side, enlarged and framed in white: [H zoom + gap, n (W zoom + gap), 3]."""
-    half = (gap // 2, gap - gap // 2)
-    import numpy as np
-
-    colour = np.broadcast_to(images, (*images.shape[:3], 3)) if images.shape[3] == 1 else images[..., :3]
-    large = colour.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    framed = np.pad(large, ((0, 0), half, half, (0, 0)), constant_values=255)
-    return np.concatenate(list(framed), axis=1)

@@ -1,7 +1,8 @@
-"""Score files, read and checked: the numbers of one artefact are all there, finite, and of one protocol."""
+"""Score files, read and checked: numbers of one artefact are finite, or absent for a reason, and of one protocol."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,20 @@ from typing import TYPE_CHECKING, Any
 from cm.errors import UserError
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from cm.config import Artefact, Cell, Suite
 
 TITLES = {"fid": "FID", "kid": "KID", "inception_score": "IS", "precision": "precision", "recall": "recall"}
+NEEDED = ("metrics", "images", "protocol", "extractor", "reference", "versions", "commit")
+OF_PROTOCOL = ("name", "images", "reference", "extractor", "resizer", "rounding")
 
 
 @dataclass(frozen=True)
 class Score:
-    """The score file of a cell. `varied`: setting to value, of the artefact's entry; `version`: of all packages."""
+    """The score file of a cell. `varied`: setting to value, of the artefact's entry; `version`: of all packages.
+
+    `metrics`: None for one that is not to be had, for the reason in `absent`. `uncertainty`: metric to `low`, `high`
+    and `at_infinity`, as far as they were computed. `halves`: metrics of one half of the reference against the other.
+    """
 
     path: Path
     dataset: str
@@ -32,84 +37,87 @@ class Score:
     progress: int | None
     sampler: str | None
     nfe: int | None
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]
+    absent: Mapping[str, str]
+    uncertainty: Mapping[str, Mapping[str, float]]
     images: int
+    protocol: Mapping[str, Any]
     extractor: Mapping[str, str]
     reference: Mapping[str, Any]
+    halves: Mapping[str, Any] | None
     seconds: Mapping[str, float]
     commit: str
     version: str
 
     def __getitem__(self, metric: str) -> float:
-        """The value of a metric; UserError if the file has it not."""
+        """The value of a metric; UserError, with the reason, if the file has it not."""
         if metric not in self.metrics:
             raise UserError(f"{self.path} has no {metric}, only {', '.join(self.metrics)}")
-        return self.metrics[metric]
+        value = self.metrics[metric]
+        if value is None:
+            raise UserError(f"{self.path} has no {metric}: {self.absent[metric]}")
+        return value
 
     def heading(self, metric: str) -> str:
         """`FID, digits, classifier features`: a number from features is nothing without the name of their network."""
         return f"{TITLES.get(metric, metric)}, {self.dataset}, {_short(self.extractor['name'])} features"
 
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """Low and high end of the bootstrap interval of a metric, if there is one."""
+        ends = self.uncertainty.get(metric, {})
+        return (ends["low"], ends["high"]) if {"low", "high"} <= set(ends) else None
+
+    def at_infinity(self, metric: str) -> float | None:
+        """The metric of infinitely many images, if it was extrapolated."""
+        return self.uncertainty.get(metric, {}).get("at_infinity")
+
+    @property
+    def short(self) -> bool:
+        """Whether it is of fewer images than the protocol asks for."""
+        return self.images < self.protocol["images"]
+
+    @property
+    def split(self) -> str:
+        """The real images that it compares with."""
+        return self.reference.get("split", "reference")
+
 
 def load(suite: Suite, artefact: Artefact, root: Path) -> list[Score]:
     """The score of every cell of an artefact, in its order.
 
-    Raises UserError for a score that is missing, damaged or not finite, and for scores of different protocols
-    (extractor, reference or number of images), whose numbers must not stand in one column.
+    Raises UserError for a score that is missing, damaged or not finite, and for scores of different protocols,
+    extractors, references or numbers of images, whose numbers must not stand in one column.
     """
     found = [read(cell, root) for cell in suite.cells(artefact)]
     if not found:
         raise UserError(f"artefact {artefact.name}: no entries, so nothing to draw")
-    for part in ("extractor", "reference", "images"):
+    for part in ("protocol", "extractor", "reference", "images"):
         _same(found, part, artefact.name)
     return found
 
 
-def frame(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
-    """`load` as a table, a row per cell: what it is, one column per varied setting and per metric, and its origin."""
-    import pandas
+def floors(suite: Suite, found: Sequence[Score], root: Path) -> list[Score]:
+    """Scores of real images: of the test split, and of halves of the reference, where the data have them.
 
-    return pandas.DataFrame(columns(load(suite, artefact, root)))
-
-
-def columns(scores: Sequence[Score]) -> dict[str, list]:
-    """Column to values, a value per score. A setting with the name of another column is called `<name> setting`."""
-    metrics = _union(score.metrics for score in scores)
-    before = ("label", "method", "variant", "seed", "progress", "sampler", "nfe")
-    after = ("images", "dataset", "commit", "version")
-    table = {name: [getattr(score, name) for score in scores] for name in before}
-    for key in _union(score.varied for score in scores):
-        title = f"{key} setting" if key in {*before, *metrics, *after, "extractor"} else key
-        table[title] = [score.varied.get(key) for score in scores]
-    table |= {name: [score.metrics.get(name) for score in scores] for name in metrics}
-    table["extractor"] = [score.extractor["name"] for score in scores]
-    return table | {name: [getattr(score, name) for score in scores] for name in after}
+    UserError if the score of the test split is of another protocol, extractor or reference.
+    """
+    return [score for score in (_test_split(suite, found, root), halves(found)) if score]
 
 
-def notes(frame: DataFrame | Mapping[str, Sequence[str]]) -> list[str]:
-    """Footnotes that the scores of a `frame` (or `columns`) call for: mixtures of commits or of package versions."""
-    found = []
-    for name, text in (("commit", "commits of this code"), ("version", "versions")):
-        values = sorted(set(frame[name]))
-        if len(values) > 1:
-            found.append(f"Scores of different {text} are mixed: {'; '.join(values)}.")
-    return found
+def halves(found: Sequence[Score]) -> Score | None:
+    """The score of one random half of the reference against the other, None without (imported statistics)."""
+    for score in found:
+        if score.halves:
+            metrics = score.halves["metrics"]
+            absent = {name: "the halves of the reference have none" for name in metrics if metrics[name] is None}
+            of = {"metrics": metrics, "absent": absent, "images": score.halves["images"], "uncertainty": {}}
+            return dataclasses.replace(score, **_no_run(f"{score.split} halves"), **of)
+    return None
 
 
-def floor(suite: Suite, found: Sequence[Score], root: Path) -> Score | None:
-    """The score of real test images, None for data without; UserError if its extractor or reference is another one."""
-    from cm import config
-
-    dataset = found[0].dataset
-    if "test" not in config.splits_of(dataset, suite.experiments):
-        return None
-    path = Path(root) / "scores" / dataset / "real" / "test.json"
-    known = {"dataset": dataset, "label": "real images (test)", "varied": {}}
-    known |= dict.fromkeys(("method", "variant", "seed", "progress", "sampler", "nfe"))
-    real = _score(path, _content(path), known)
-    for part in ("extractor", "reference"):
-        _same([*found, real], part, "the floor")
-    return real
+def extrapolated(found: Sequence[Score]) -> bool:
+    """Whether there are fewer images than the protocol asks for, and FIDs of infinitely many beside theirs."""
+    return found[0].short and any(score.at_infinity("fid") is not None for score in found)
 
 
 def read(cell: Cell, root: Path) -> Score:
@@ -142,11 +150,36 @@ def groups(scores: Iterable[Score], key: Callable[[Score], Hashable]) -> dict[An
     return found
 
 
-def spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and standard deviation (n - 1) over seeds; no deviation of one value."""
+def spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and standard deviation (n - 1) over seeds; no deviation of one value; neither where a value is missing."""
     import statistics
 
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None, None
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
+
+
+# ---- reading ------------------------------------------------------------------------------------------------------
+
+
+def _test_split(suite: Suite, found: Sequence[Score], root: Path) -> Score | None:
+    from cm import config
+
+    dataset = found[0].dataset
+    if "test" not in config.splits_of(dataset, suite.experiments):
+        return None
+    path = Path(root) / "scores" / dataset / "real" / "test.json"
+    real = _score(path, _content(path), {"dataset": dataset, **_no_run("test")})
+    for part in ("protocol", "extractor", "reference"):
+        _same([*found, real], part, "the floor")
+    return real
+
+
+def _no_run(which: str) -> dict[str, Any]:
+    """The fields that say which run a score is of, for real images."""
+    none = dict.fromkeys(("method", "variant", "seed", "progress", "sampler", "nfe"))
+    return {"label": f"real images ({which})", "varied": {}, **none}
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -161,38 +194,60 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _score(path: Path, content: Mapping[str, Any], known: Mapping[str, Any]) -> Score:
-    needed = ("metrics", "images", "extractor", "reference", "versions", "commit")
+    _check_keys(path, content, NEEDED, "it")
+    _check_keys(path, content["protocol"], OF_PROTOCOL, "its protocol")
+    own = {"absent": {}, "uncertainty": {}, "seconds": {}, **content}
+    reference = {key: value for key, value in content["reference"].items() if key != "halves"}
+    halved = content["reference"].get("halves")
+    _check_numbers(path, content["metrics"], own["absent"])
+    for name, ends in own["uncertainty"].items():
+        _check_numbers(path, {f"{key} of {name}": value for key, value in ends.items()})
+    if halved:
+        _check_numbers(path, halved["metrics"], halved["metrics"])
+    version = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
+    as_written = ("metrics", "absent", "uncertainty", "images", "protocol", "extractor", "seconds", "commit")
+    values = {key: own[key] for key in as_written}
+    return Score(path=path, **values, **known, version=version, reference=reference, halves=halved)
+
+
+def _check_keys(path: Path, content: Mapping[str, Any], needed: Iterable[str], what: str) -> None:
     for key in needed:
         if key not in content:
-            raise UserError(f"{path} is not a score: it has no '{key}'")
-    values = {key: content[key] for key in needed if key != "versions"}
-    for name, value in content["metrics"].items():
+            raise UserError(f"{path} is not a score: {what} has no '{key}'")
+
+
+def _check_numbers(path: Path, values: Mapping[str, Any], absent: Iterable[str] = ()) -> None:
+    for name, value in values.items():
+        if value is None and name in absent:
+            continue
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{path}: {name} is {value}, not a finite number")
-    version = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
-    return Score(path=path, **values, **known, version=version, seconds=content.get("seconds", {}))
 
 
 def _same(found: Sequence[Score], part: str, where: str) -> None:
-    first = found[0]
-    for other in found:
-        if getattr(other, part) != getattr(first, part):
+    first = getattr(found[0], part)
+    for score in found:
+        other = getattr(score, part)
+        if other != first:
             raise UserError(
                 f"{where}: scores of different {part} cannot stand in one artefact: "
-                f"{_told(getattr(first, part))} in {first.path}, {_told(getattr(other, part))} in {other.path}"
+                f"{_told(first, other)} in {found[0].path}, {_told(other, first)} in {score.path}"
             )
 
 
-def _told(value: Any) -> str:
-    words = value.values() if isinstance(value, Mapping) else [value]
-    return " ".join(str(word)[:40] for word in words)
+def _told(value: Any, other: Any) -> str:
+    """A value that differs from another one, in words: by its name, or by the entries in which the two differ."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    name = value.get("name")
+    if name != other.get("name"):
+        return str(name)
+    differ = [key for key in {**value, **other} if value.get(key) != other.get(key)]
+    entries = ", ".join(f"{key} {str(value.get(key))[:40]}" for key in differ)
+    return f"{name} with {entries}" if name else entries
 
 
 def _short(extractor: str) -> str:
     """`digits/classifier/default/seed0` to `classifier`; a name that is no run stays as it is."""
     parts = extractor.split("/")
     return parts[1] if len(parts) == 4 else extractor
-
-
-def _union(names: Iterable[Iterable[str]]) -> list[str]:
-    return list(dict.fromkeys(name for some in names for name in some))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from cm import report
 from cm.errors import UserError, unknown
-from cm.report import figures, scores
+from cm.report import figures, footnotes, scores
 from cm.report.scores import Score
-from cm.report.writing import STD, table, text
+from cm.report.writing import HIGH, LOW, STD, table, text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -30,29 +30,34 @@ DATASETS = {
 def comparison(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     """Tables 1 and 2 of the paper: a row per label and NFE, measured beside published; then the paper's other rows."""
     found = scores.load(suite, artefact, root)
-    real = scores.floor(suite, found, root)
+    floors, limits = scores.floors(suite, found, root), scores.extrapolated(found)
     paper = published(artefact)
-    rows = [{"Method": real.label, "NFE": None, **_measured([real]), "seeds": None}] if real else []
-    floors = len(rows)
+    rows = [{"Method": real.label, "NFE": None, **_measured([real], limits), "seeds": None} for real in floors]
     for (label, nfe), group in scores.groups(found, lambda score: (score.label, score.nfe)).items():
-        rows.append({"Method": label, "NFE": nfe, **_measured(group), **paper.pop((label, nfe), {})})
-    best = _best(rows, found[0].heading("fid"), start=floors)
+        rows.append({"Method": label, "NFE": nfe, **_measured(group, limits), **paper.pop((label, nfe), {})})
+    best = _best(rows, found[0].heading("fid"), range(len(floors), len(rows)))
     rows += [{"Method": method, "NFE": nfe, **row} for (method, nfe), row in paper.items()]
-    notes = [*_notes([*found, *([real] if real else [])]), *_floor_notes(found, real)]
-    return table(rows, [*notes, *_paper_notes(suite, artefact, found)], best)
+    notes = [*footnotes.of_table(found, floors), *_paper_notes(suite, artefact, found)]
+    return table(rows, notes, best=best, marked=_marked(rows, found))
 
 
-@report.kind("ablation", form="both", needs="scores")
+@report.kind("ablation", form="both", needs="scores", floor=True)
 def ablation(suite: Suite, artefact: Artefact, root: Path) -> tuple[DataFrame, Any]:
-    """A row per combination of the varied settings; and FID over the last of them, a line per value of the others."""
+    """A row per combination of the varied settings, then real images; and FID over the last setting, a line per value
+    of the others.
+    """
     found = scores.load(suite, artefact, root)
     if not any(score.varied for score in found):
         raise UserError(f"artefact {artefact.name}: an ablation needs 'vary:' or 'variants:' in its entries")
+    floors, limits = scores.floors(suite, found, root), scores.extrapolated(found)
     rows = []
     for group in scores.groups(found, figures.place).values():
         first = group[0]
-        rows.append({**_texts(first.varied), "variant": first.variant, "NFE": first.nfe, **_measured(group)})
-    return table(rows, _notes(found), _best(rows, found[0].heading("fid"))), figures.ablation(found)
+        rows.append({**_texts(first.varied), "variant": first.variant, "NFE": first.nfe, **_measured(group, limits)})
+    best = _best(rows, found[0].heading("fid"), range(len(rows)))
+    rows += [{"variant": real.label, **_measured([real], limits), "seeds": None} for real in floors]
+    notes = footnotes.of_table(found, floors)
+    return table(rows, notes, best=best, marked=_marked(rows, found)), figures.ablation(found)
 
 
 @report.kind("timings", form="table", needs="benchmarks")
@@ -62,7 +67,7 @@ def timings(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     for cell in suite.cells(artefact):
         groups.setdefault((cell.label, cell.run.variant, cell.sampler, cell.progress), []).append(cell)
     notes = ["Training is the wall-clock time of its job, with start and kept models; of a resumed one, the last part."]
-    notes += [_SPREAD] if len(artefact.seeds) > 1 else []
+    notes += [footnotes.SPREAD] if len(artefact.seeds) > 1 else []
     return table([_timing(cells, root) for cells in groups.values()], notes)
 
 
@@ -86,28 +91,41 @@ def published(artefact: Artefact) -> dict[tuple[str, int], dict[str, str]]:
 
 # ---- rows ---------------------------------------------------------------------------------------------------------
 
-_SPREAD = "± is the standard deviation over seeds (n - 1)."
+LIMIT = " at infinity"
 
 
-def _measured(group: Sequence[Score]) -> dict[str, Any]:
-    """Mean and deviation of each metric of the scores of one model over seeds."""
+def _measured(group: Sequence[Score], limits: bool) -> dict[str, Any]:
+    """Each metric of the scores of one model: mean and deviation over seeds, or the value and interval of one.
+
+    `limits`: with a column for the FIDs of infinitely many images.
+    """
     row: dict[str, Any] = {}
     for metric in group[0].metrics:
         heading = group[0].heading(metric)
-        row[heading], row[heading + STD] = scores.spread([score[metric] for score in group])
+        values = [None if metric in score.absent else score[metric] for score in group]
+        row |= _spread(heading, values)
+        interval = group[0].interval(metric) if len(group) == 1 else None
+        row |= {heading + LOW: interval[0], heading + HIGH: interval[1]} if interval else {}
+        if limits and metric == "fid":
+            row |= _spread(heading + LIMIT, [score.at_infinity(metric) for score in group])
     return {**row, "seeds": len(group), "images": group[0].images}
 
 
-def _best(rows: Sequence[Mapping[str, Any]], heading: str, start: int = 0) -> tuple[int, str] | None:
-    """Row and column of the lowest value from row `start` on, if there is anything to compare."""
-    if len(rows) - start < 2 or any(heading not in row for row in rows[start:]):
+def _spread(heading: str, values: Sequence[float | None]) -> dict[str, float | None]:
+    return dict(zip((heading, heading + STD), scores.spread(values), strict=True))
+
+
+def _best(rows: Sequence[Mapping[str, Any]], heading: str, which: Sequence[int]) -> tuple[int, str] | None:
+    """Row and column of the lowest value in rows `which`, if there is anything to compare."""
+    if len(which) < 2 or any(rows[index].get(heading) is None for index in which):
         return None
-    return min(range(start, len(rows)), key=lambda index: rows[index][heading]), heading
+    return min(which, key=lambda index: rows[index][heading]), heading
 
 
-def _notes(found: Sequence[Score]) -> list[str]:
-    several = len({score.seed for score in found if score.seed is not None}) > 1
-    return [*([_SPREAD] if several else []), *scores.notes(scores.columns(found))]
+def _marked(rows: Sequence[Mapping[str, Any]], found: Sequence[Score]) -> list[tuple[int, str]]:
+    """Places of numbers of images, if the models have fewer than the protocol asks for."""
+    asked = found[0].protocol["images"] if found[0].short else 0
+    return [(index, "images") for index, row in enumerate(rows) if row.get("images", asked) < asked]
 
 
 def _paper_titles(dataset: str) -> dict[str, str]:
@@ -115,15 +133,6 @@ def _paper_titles(dataset: str) -> dict[str, str]:
     where = f"{DATASETS.get(dataset, dataset)}, Inception"
     measures = {key: f"published {title}, {where}" for key, title in scores.TITLES.items()}
     return {**measures, "group": "group in the paper", "note": "note in the paper"}
-
-
-def _floor_notes(found: Sequence[Score], real: Score | None) -> list[str]:
-    if real is None or real.images >= found[0].images:
-        return []
-    return [
-        f"The row of real images has {real.images} of them, models {found[0].images}: FID falls with their number, so "
-        "that row is no lower bound."
-    ]
 
 
 def _paper_notes(suite: Suite, artefact: Artefact, found: Sequence[Score]) -> list[str]:

@@ -1,6 +1,7 @@
 """A table as a table: rows with notes, and its CSV in full precision, Markdown and LaTeX rounded.
 
-A column `X, std` belongs to the column `X`, and is printed behind its value there: `2.93 ± 0.10`.
+Columns `X, std` and `X, low`, `X, high` belong to the column `X`, and are printed behind its value there:
+`2.93 ± 0.10`, `2.93 [2.90, 2.97]`. Values are marked in print only.
 """
 
 from __future__ import annotations
@@ -14,17 +15,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-STD = ", std"
+STD, LOW, HIGH = PARTS = (", std", ", low", ", high")
 DASH = "\u2013"
+DAGGER = "\u2020"
+
+Place = tuple[int, str]
 
 
-def table(rows: Sequence[Mapping[str, Any]], notes: list[str], best: tuple[int, str] | None = None) -> DataFrame:
-    """The rows as a table of Python objects; `attrs`: its `notes`, and the row and column of its `best` value."""
+def table(
+    rows: Sequence[Mapping[str, Any]], notes: list[str], *, best: Place | None = None, marked: Sequence[Place] = ()
+) -> DataFrame:
+    """The rows as a table of Python objects, columns that belong to one behind it.
+
+    `attrs`: its `notes`, and row and column of its `best` value and of those `marked` with a dagger.
+    """
     import pandas
 
-    names = dict.fromkeys(name for row in rows for name in row)
-    made = pandas.DataFrame([[row.get(name) for name in names] for row in rows], columns=list(names), dtype=object)
-    made.attrs = {"notes": notes, "best": best}
+    known = dict.fromkeys(name for row in rows for name in row)
+    names = [name + part for name in known if not name.endswith(PARTS) for part in ("", *PARTS) if name + part in known]
+    made = pandas.DataFrame([[row.get(name) for name in names] for row in rows], columns=names, dtype=object)
+    made.attrs = {"notes": notes, "best": best, "marked": list(marked)}
     return made
 
 
@@ -49,24 +59,31 @@ def save(table: DataFrame, stem: Path, caption: str) -> None:
 
 
 def _printed(table: DataFrame) -> dict[str, list[str]]:
-    """Heading to cells as text, deviations behind their means, the best value in asterisks."""
-    columns = {name: table[name].tolist() for name in table if not name.endswith(STD)}
-    stds = {name: table.get(name + STD, [None] * len(table)) for name in columns}
-    cells = {name: [_number(*pair) for pair in zip(columns[name], stds[name], strict=True)] for name in columns}
+    """Heading to cells as text, deviations and intervals behind their values, the best value in asterisks."""
+    cells = {name: _column(table, name) for name in table if not name.endswith(PARTS)}
+    for row, name in table.attrs["marked"]:
+        cells[name][row] += DAGGER
     if table.attrs["best"]:
         row, name = table.attrs["best"]
         cells[name][row] = f"**{cells[name][row]}**"
     return cells
 
 
-def _number(value: Any, std: float | None = None) -> str:
-    """Three significant digits, as the paper prints, and the deviation to the same decimal."""
+def _column(table: DataFrame, name: str) -> list[str]:
+    parts = [table.get(name + part, [None] * len(table)) for part in PARTS]
+    return [_number(*values) for values in zip(table[name], *parts, strict=True)]
+
+
+def _number(value: Any, std: float | None = None, low: float | None = None, high: float | None = None) -> str:
+    """Three significant digits, as the paper prints, and the deviation or the interval to the same decimal."""
     if value is None:
         return DASH
     if not isinstance(value, float):
         return str(value)
     decimals = min(max(2 - math.floor(math.log10(abs(value))), 0), 4) if value else 2
-    return f"{value:.{decimals}f}" + (f" ± {std:.{decimals}f}" if std is not None else "")
+    deviation = f" ± {std:.{decimals}f}" if std is not None else ""
+    interval = f" [{low:.{decimals}f}, {high:.{decimals}f}]" if low is not None and high is not None else ""
+    return f"{value:.{decimals}f}{deviation}{interval}"
 
 
 def _markdown(cells: Mapping[str, list[str]], caption: str, notes: Sequence[str]) -> str:
@@ -108,7 +125,7 @@ def _escaped(text: str) -> str:
 
 
 def _tex_signs(text: str) -> str:
-    return text.replace("±", "$\\pm$").replace(DASH, "--")
+    return text.replace("±", "$\\pm$").replace(DASH, "--").replace(DAGGER, "$\\dagger$")
 
 
 def _alignment(cells: Mapping[str, list[str]]) -> list[str]:
