@@ -60,7 +60,9 @@ class Score:
 
     def heading(self, metric: str) -> str:
         """`FID, digits, classifier features`: a number from features is nothing without the name of their network."""
-        return f"{TITLES.get(metric, metric)}, {self.dataset}, {_short(self.extractor['name'])} features"
+        judge = _short(self.extractor["name"])
+        title = "FD" if (metric, judge) == ("fid", "dinov2") else TITLES.get(metric, metric)
+        return f"{title}, {self.dataset}, {judge} features"
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """Low and high end of the bootstrap interval of a metric, if there is one."""
