@@ -171,7 +171,7 @@ def protocol_settings(wildcards):
 def score_inputs(wildcards):
     """Features of the reference images, and the extractor."""
     protocol = protocol_of(wildcards)
-    dataset = wildcards.run.partition("/")[0] if hasattr(wildcards, "run") else wildcards.dataset
+    dataset = run_of(wildcards).dataset if hasattr(wildcards, "run") else wildcards.dataset
     return {
         "reference": f"results/features/{dataset}/{protocol.name}.npz",
         "extractor": model_of(settings.judge(protocol.extractor, SUITE.experiments)),
