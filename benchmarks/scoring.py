@@ -95,11 +95,10 @@ def torch_fidelity(place: Path, options: argparse.Namespace, clock: Clock) -> fl
     network = Inception("inception", ["2048"], feature_extractor_weights_path=str(place / "inception.pth"))
     how = {"input1": str(place / "images"), "batch_size": BATCH, "cuda": False, "verbose": False}
     found = utils.extract_featuresdict_from_input_id(1, network, **how)
-    statistics = [
-        metric_fid.fid_features_to_statistics(found["2048"]),
-        dict(zip(("mu", "sigma"), _statistics(place), strict=True)),
-    ]
-    return metric_fid.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    mean, covariance = _statistics(place)
+    statistics = {"mu": mean.astype(np.float32), "sigma": covariance}  # it asserts that means have one type
+    own = metric_fid.fid_features_to_statistics(found["2048"])
+    return metric_fid.fid_statistics_to_metric(own, statistics, verbose=False)["frechet_inception_distance"]
 
 
 SYSTEMS = {"this suite": this_suite, "clean-fid": clean_fid, "torch-fidelity": torch_fidelity}
