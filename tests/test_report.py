@@ -582,6 +582,11 @@ def test_mixed_commits_are_told_in_a_footnote(suite, own, tmp_path):
         assert "different commits" in (tmp_path / f"tables/table1.{suffix}").read_text()
 
 
+def test_a_floor_of_another_commit_is_told_in_a_footnote(suite, own, tmp_path):
+    write(own / "scores/digits/real/test.json", content(0.3, commit="def456"))
+    assert "different commits of this code are mixed: abc123; def456." in drawn(suite, "table1", own, tmp_path)[1]
+
+
 def test_two_runs_under_one_label_are_refused(suite, own, tmp_path):
     clash = demo(tmp_path / "s.yaml", lambda text: text.replace("[l1, l2, lpips]}", "[l1, l2, lpips]}, label: CD"))
     with pytest.raises(UserError, match=r"'CD' stands for .*labels of their own"):

@@ -21,7 +21,7 @@ def of_table(found: Sequence[Score], floors: Sequence[Score]) -> list[str]:
         *_absent(found),
         *_halved(scores.halves(found)),
         *_no_bound(found, floors),
-        *_origin(found),
+        *_origin([*found, *floors]),
     ]
 
 

@@ -199,16 +199,16 @@ def _score(path: Path, content: Mapping[str, Any], known: Mapping[str, Any]) -> 
     _check_keys(path, content, NEEDED, "it")
     _check_keys(path, content["protocol"], OF_PROTOCOL, "its protocol")
     own = {"absent": {}, "uncertainty": {}, "seconds": {}, **content}
-    reference = {key: value for key, value in content["reference"].items() if key != "halves"}
-    halved = content["reference"].get("halves")
+    reference = dict(content["reference"])
+    halved = reference.pop("halves", None)
     _check_numbers(path, content["metrics"], own["absent"])
     for name, ends in own["uncertainty"].items():
         _check_numbers(path, {f"{key} of {name}": value for key, value in ends.items()})
     if halved:
         _check_numbers(path, halved["metrics"], halved["metrics"])
     version = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
-    as_written = ("metrics", "absent", "uncertainty", "images", "protocol", "extractor", "seconds", "commit")
-    values = {key: own[key] for key in as_written}
+    kept = ("metrics", "absent", "uncertainty", "images", "protocol", "extractor", "seconds", "commit")
+    values = {key: own[key] for key in kept}
     return Score(path=path, **values, **known, version=version, reference=reference, halves=halved)
 
 
@@ -242,10 +242,10 @@ def _told(value: Any, other: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
     name = value.get("name")
-    if name != other.get("name"):
-        return str(name)
     differ = [key for key in {**value, **other} if value.get(key) != other.get(key)]
     entries = ", ".join(f"{key} {str(value.get(key))[:40]}" for key in differ)
+    if "name" in differ:
+        return str(name)
     return f"{name} with {entries}" if name else entries
 
 

@@ -43,9 +43,7 @@ def comparison(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
 
 @report.kind("ablation", form="both", needs="scores", floor=True)
 def ablation(suite: Suite, artefact: Artefact, root: Path) -> tuple[DataFrame, Any]:
-    """A row per combination of the varied settings, then real images; and FID over the last setting, a line per value
-    of the others.
-    """
+    """A row per combination of the varied settings, then real images; and FID over the last, a line for each other."""
     found = scores.load(suite, artefact, root)
     if not any(score.varied for score in found):
         raise UserError(f"artefact {artefact.name}: an ablation needs 'vary:' or 'variants:' in its entries")
