@@ -370,6 +370,11 @@ def test_an_absent_metric_is_an_error_with_its_reason(suite, own):
         scores.load(suite, suite.find("fig3a"), own)[1]["fid"]
 
 
+def test_no_word_of_intervals_that_are_not_shown(suite, own, tmp_path):
+    alter(own, lambda score: {} if score["sampler"] else {"uncertainty": {}})
+    assert "[ ]" not in drawn(suite, "table1", own, tmp_path)[1]
+
+
 def short(score: dict) -> dict:
     """A score of 500 images, of which the best seed of CD in two steps has no extrapolation."""
     if score["sampler"] is None:
@@ -387,6 +392,7 @@ def test_fewer_images_than_the_protocols_are_marked_and_extrapolated(suite, own,
     table = {(row["Method"], row["NFE"]): row for row in rows}
     cd = table["CD", "1"]
     assert list(cd).index(limit) == list(cd).index(f"{FID}, high") + 1
+    assert [head for head in cd if head.endswith("infinity")] == [limit]
     assert float(cd[limit]) == pytest.approx(float(cd[FID]) - 0.5)
     assert float(cd[f"{limit}, std"]) == pytest.approx(0.1)
     assert (table["CD", "2"][limit], table["CD", "2"][f"{limit}, std"]) == ("", "")
@@ -406,10 +412,12 @@ def test_fewer_images_without_extrapolation_have_no_column(suite, own, tmp_path)
     assert "\n† fewer than the 2000 of the protocol: FID is biased upwards (Chong" in markdown
 
 
-def test_as_many_images_as_the_protocol_asks_have_no_mark(made):
-    text = (made / "reports/tables/table1.md").read_text()
+def test_as_many_images_as_the_protocol_asks_have_no_mark(suite, own, tmp_path):
+    alter(own, lambda score: {"uncertainty": {"fid": {**score["uncertainty"]["fid"], "at_infinity": 0.1}}})
+    text = drawn(suite, "table1", own, tmp_path)[1]
     assert "†" not in text
     assert "at infinity" not in text
+    assert "The train halves are random halves of the train split, one against the other." in text
     assert "Rows of fewer real images (899 and 449) than models have (2000) are no" in text
 
 
@@ -475,6 +483,15 @@ def test_an_ablation_figure_has_the_intervals_of_one_seed_as_bars(suite, own, tm
     assert [list(bar[:, 1]) for bar in bars] == [
         pytest.approx([score["fid"] - 0.2, score["fid"] + 0.3]) for score in found if score.varied["solver"] == "heun"
     ]
+
+
+def test_an_interval_beside_the_value_gives_a_bar_to_one_side(suite, own, tmp_path):
+    alone = demo(tmp_path / "s.yaml", lambda text: text.replace("seeds: [0, 1, 2]", "seeds: [0]"))
+    alter(own, lambda score: {"uncertainty": {"fid": {"low": score["metrics"]["fid"] + 0.1, "high": 9.0}}})
+    figure = figures.ablation(scores.load(alone, alone.find("ablation_mu"), own))
+    container = figure.axes[0].containers[0]
+    bars = [list(bar[:, 1]) for bar in container[2][0].get_segments()]
+    assert bars == [pytest.approx([y, 9.0]) for y in container[0].get_ydata()]
 
 
 def test_an_ablation_figure_over_seeds_has_deviations_as_bars(suite, made):

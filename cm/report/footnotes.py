@@ -12,9 +12,9 @@ SPREAD = "± is the standard deviation over seeds (n - 1)."
 ROUNDED = {"truncate": "truncated", "round": "rounded"}
 
 
-def of_table(found: Sequence[Score], floors: Sequence[Score]) -> list[str]:
-    """Below a table of scores, with rows of real images."""
-    line = "; the column at infinity extrapolates to infinitely many" if scores.extrapolated(found) else ""
+def of_table(found: Sequence[Score], floors: Sequence[Score], *, limits: bool) -> list[str]:
+    """Below a table of scores, with rows of real images. `limits`: it has FIDs of infinitely many images."""
+    line = "; the column at infinity extrapolates to infinitely many" if limits else ""
     return [
         *_signs(found, floors),
         *_fewer(found, DAGGER, line),

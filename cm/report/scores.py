@@ -117,11 +117,6 @@ def halves(found: Sequence[Score]) -> Score | None:
     return None
 
 
-def extrapolated(found: Sequence[Score]) -> bool:
-    """Whether there are fewer images than the protocol asks for, and FIDs of infinitely many beside theirs."""
-    return found[0].short and any(score.at_infinity("fid") is not None for score in found)
-
-
 def read(cell: Cell, root: Path) -> Score:
     """The score of a cell."""
     path = score_path(cell, root)

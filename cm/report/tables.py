@@ -30,14 +30,14 @@ DATASETS = {
 def comparison(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     """Tables 1 and 2 of the paper: a row per label and NFE, measured beside published; then the paper's other rows."""
     found = scores.load(suite, artefact, root)
-    floors, limits = scores.floors(suite, found, root), scores.extrapolated(found)
+    floors, limits = scores.floors(suite, found, root), _extrapolated(found)
     paper = published(artefact)
     rows = [{"Method": real.label, "NFE": None, **_measured([real], limits), "seeds": None} for real in floors]
     for (label, nfe), group in scores.groups(found, lambda score: (score.label, score.nfe)).items():
         rows.append({"Method": label, "NFE": nfe, **_measured(group, limits), **paper.pop((label, nfe), {})})
     best = _best(rows, found[0].heading("fid"), range(len(floors), len(rows)))
     rows += [{"Method": method, "NFE": nfe, **row} for (method, nfe), row in paper.items()]
-    notes = [*footnotes.of_table(found, floors), *_paper_notes(suite, artefact, found)]
+    notes = [*footnotes.of_table(found, floors, limits=limits), *_paper_notes(suite, artefact, found)]
     return table(rows, notes, best=best, marked=_marked(rows, found))
 
 
@@ -47,14 +47,14 @@ def ablation(suite: Suite, artefact: Artefact, root: Path) -> tuple[DataFrame, A
     found = scores.load(suite, artefact, root)
     if not any(score.varied for score in found):
         raise UserError(f"artefact {artefact.name}: an ablation needs 'vary:' or 'variants:' in its entries")
-    floors, limits = scores.floors(suite, found, root), scores.extrapolated(found)
+    floors, limits = scores.floors(suite, found, root), _extrapolated(found)
     rows = []
     for group in scores.groups(found, figures.place).values():
         first = group[0]
         rows.append({**_texts(first.varied), "variant": first.variant, "NFE": first.nfe, **_measured(group, limits)})
     best = _best(rows, found[0].heading("fid"), range(len(rows)))
     rows += [{"variant": real.label, **_measured([real], limits), "seeds": None} for real in floors]
-    notes = footnotes.of_table(found, floors)
+    notes = footnotes.of_table(found, floors, limits=limits)
     return table(rows, notes, best=best, marked=_marked(rows, found)), figures.ablation(found)
 
 
@@ -107,6 +107,11 @@ def _measured(group: Sequence[Score], limits: bool) -> dict[str, Any]:
         if limits and metric == "fid":
             row |= _spread(heading + LIMIT, [score.at_infinity(metric) for score in group])
     return {**row, "seeds": len(group), "images": group[0].images}
+
+
+def _extrapolated(found: Sequence[Score]) -> bool:
+    """Whether there are fewer images than the protocol asks for, and FIDs of infinitely many beside theirs."""
+    return found[0].short and any(score.at_infinity("fid") is not None for score in found)
 
 
 def _spread(heading: str, values: Sequence[float | None]) -> dict[str, float | None]:
