@@ -46,6 +46,12 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def judge(place):
+    """The classifier that scores."""
+    return place / "models/digits/classifier/default/seed0/100.safetensors"
+
+
 def plan_of(place: Path, name: str, out: Path | None = None, **changes) -> train.Plan:
     run = config.load(name, place / "experiments")
     models = {

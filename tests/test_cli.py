@@ -17,11 +17,6 @@ def model(place):
     return place / "models/digits/edm/default/seed0/100.safetensors"
 
 
-@pytest.fixture
-def judge(place):
-    return place / "models/digits/classifier/default/seed0/100.safetensors"
-
-
 def run(verb: str, **options) -> int:
     """`main` with options as a user types them."""
     return main([verb, *(str(part) for name, value in options.items() for part in (f"--{name}", value))])

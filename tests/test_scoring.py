@@ -22,11 +22,6 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def judge(place):
-    return place / "models/digits/classifier/default/seed0/100.safetensors"
-
-
-@pytest.fixture
 def train(place):
     return place / "data/train/images.npy"
 

@@ -367,13 +367,13 @@ def test_weights_that_no_package_carries_come_from_their_home_alone(routes, tmp_
     """What is told before anything starts is what fetching fails with: the file, from where, and where to put it."""
     home = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
     line = f"no file {tmp_path}/dinov2_vitl14_pretrain.pth: download {home} and put it there"
-    assert sources.missing("dinov2") == registry.get("weights", "dinov2").missing() == line
-    assert [sources.missing(name) for name in TENSORS] == [None] * 3 and routes == []
+    assert registry.get("weights", "dinov2").missing() == line
+    assert [registry.get("weights", name).missing() for name in TENSORS] == [None] * 3 and routes == []
     with pytest.raises(UserError, match=f"^no weights 'dinov2': give the file of {home} as --source, or: .*put it at"):
         sources.found("dinov2")
     assert routes == [home]
     torch.save({"cls_token": torch.zeros(1)}, tmp_path / "dinov2_vitl14_pretrain.pth")
-    assert sources.missing("dinov2") is None
+    assert registry.get("weights", "dinov2").missing() is None
 
 
 def test_a_home_file_with_another_checksum_is_refused(tmp_path, monkeypatch):

@@ -29,8 +29,7 @@ def made(name: str, out: Path, source: Path | None = None) -> None:
     The description has `weights`, `source`, `source_sha256`, `tensors_sha256` (of the features' tensors, by name: two
     files that agree in it hold the same network), `logits` and `licence`.
     """
-    if name not in sources.KNOWN:
-        raise unknown("weights", name, sources.KNOWN)
+    registry.get("weights", name)
     raw = sources.found(name, source)
     module = _fitted(name, raw.state, raw.source)
     tensors = _unique(module.state_dict())
@@ -42,9 +41,7 @@ def cached(name: str) -> Path:
 
     It is made if it is not there, and anew if the file of their home, which may have more, has come to the cache since.
     """
-    if name not in sources.KNOWN:
-        raise unknown("weights", name, sources.KNOWN)
-    path, home = fetch.cache() / "weights" / f"{name}.safetensors", sources.KNOWN[name].at
+    path, home = fetch.cache() / "weights" / f"{name}.safetensors", registry.get("weights", name).at
     old = home.is_file() and path.is_file() and checkpoints.description(path)["source_sha256"] != files.sha256_of(home)
     if old or not path.is_file():
         made(name, path)
@@ -56,7 +53,7 @@ def digest(path: Path | str) -> str:
     return checkpoints.description(path).get("tensors_sha256") or files.sha256_of(path)
 
 
-def extractor(path: Path | str, device: str = "cpu", resizer: str = "legacy_tensorflow") -> Extractor:
+def extractor(path: Path | str, resizer: str = "legacy_tensorflow") -> Extractor:
     """The features of the network in a file that `made` wrote, on images that `resizer` brings to its size.
 
     UserError for weights that give no features, and for a resizer that is none of theirs.
@@ -65,7 +62,7 @@ def extractor(path: Path | str, device: str = "cpu", resizer: str = "legacy_tens
     name = description["weights"]
     if resizer not in sources.KNOWN[name].resizers:
         raise unknown("resizer", resizer, sources.KNOWN[name].resizers, f"extractor {name}")
-    network = _frozen(_network(name, resizer, logits=description["logits"]), tensors, path, device)
+    network = _frozen(_network(name, resizer, logits=description["logits"]), tensors, path, "cpu")
     if name == "inception":
         network.fuse()
     host = functools.partial(registry.get("resizer", resizer).host, size=network.size)

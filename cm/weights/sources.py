@@ -49,7 +49,7 @@ class Known:
         return fetch.cache() / self.home.rpartition("/")[2]
 
     def missing(self) -> str | None:
-        """What to fetch, from where, and where to put it, if no package carries it and the cache has it not."""
+        """What to fetch and where to put it, if no package carries it and the cache has it not; no look at the network."""
         if self.package or self.at.is_file():
             return None
         return f"no file {self.at}: download {self.home} and put it there"
@@ -120,11 +120,6 @@ def found(name: str, source: Path | None = None) -> Raw:
         except UserError as error:
             reasons.append(str(error))
     raise UserError(f"no weights '{name}': give the file of {known.home} as --source, or: {'; or: '.join(reasons)}")
-
-
-def missing(name: str) -> str | None:
-    """`Known.missing` of the weights `name`: without a look at the network."""
-    return KNOWN[name].missing()
 
 
 def given(path: Path) -> Raw:
