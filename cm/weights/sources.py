@@ -49,7 +49,7 @@ class Known:
         return fetch.cache() / self.home.rpartition("/")[2]
 
     def missing(self) -> str | None:
-        """What to fetch and where to put it, if no package carries it and the cache has it not; no look at the network."""
+        """What to fetch and where to put it, if neither a package nor the cache has it; no look at the network."""
         if self.package or self.at.is_file():
             return None
         return f"no file {self.at}: download {self.home} and put it there"
