@@ -27,8 +27,8 @@ from torch import nn
 
 from cm import build, config
 from cm.config import Run
-from cm.objectives.base import Objective
-from cm.train import Plan, Trainer
+from cm.methods.base import Objective
+from cm.training.trainer import Plan, Trainer
 
 SUITE = Path("config/suites/paper.yaml")
 COLUMNS = ("run", "parameters", "networks", "distance", "loss", "s to build", "s of the step", "peak memory")

@@ -55,12 +55,12 @@ class Clock:
 
 def this_suite(place: Path, options: argparse.Namespace, clock: Clock) -> float:
     """What `cm score` does for FID."""
-    from cm import features, images, metrics, weights
-    from cm.features import Compute
+    from cm.evaluation import features, imagesets, metrics, pretrained
+    from cm.evaluation.features import Compute
 
-    judge = weights.extractor(options.weights)
+    judge = pretrained.extractor(options.weights)
     judge.network.forward = clock.timed(judge.network.forward)
-    found = features.extract(judge, images.opened(place / "images"), Compute(BATCH, options.threads))
+    found = features.extract(judge, imagesets.opened(place / "images"), Compute(BATCH, options.threads))
     return metrics.fid(found, features.read(place / "statistics.npz")[0])
 
 
@@ -85,9 +85,9 @@ def torch_fidelity(place: Path, options: argparse.Namespace, clock: Clock) -> fl
     from torch_fidelity import metric_fid, utils
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Inception
 
-    from cm import checkpoints
+    from cm.checkpoints import native
 
-    tensors, _ = checkpoints.load(options.weights)
+    tensors, _ = native.load(options.weights)
     state = {name.removeprefix("body."): tensor for name, tensor in tensors.items()}
     state |= {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
     torch.save(state, place / "inception.pth")
@@ -108,17 +108,17 @@ def prepare(options: argparse.Namespace, place: Path) -> None:
     """The PNG files of the test images, and the statistics of the training images."""
     from PIL import Image
 
-    from cm import features, images, weights
-    from cm.features import Compute
+    from cm.evaluation import features, imagesets, pretrained
+    from cm.evaluation.features import Compute
 
     (place / "images").mkdir()
-    train, test = (images.opened(options.data / split / "images.npy") for split in ("train", "test"))
+    train, test = (imagesets.opened(options.data / split / "images.npy") for split in ("train", "test"))
     train, test = (
         some.only(np.random.RandomState(SEED).choice(len(some), COUNT, replace=False)) for some in (train, test)
     )
     for index, image in enumerate(test.pixels):
         Image.fromarray(image).save(place / "images" / f"{index:04}.png")
-    found = features.extract(weights.extractor(options.weights), train, Compute(BATCH, options.threads))
+    found = features.extract(pretrained.extractor(options.weights), train, Compute(BATCH, options.threads))
     features.write(place / "statistics.npz", found, {})
 
 
@@ -199,7 +199,7 @@ def _peak() -> float:
 
 
 def _statistics(place: Path) -> tuple[np.ndarray, np.ndarray]:
-    from cm import features
+    from cm.evaluation import features
 
     return features.read(place / "statistics.npz")[0].moments()
 

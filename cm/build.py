@@ -12,15 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cm import __version__, checkpoints, fetch, files, generate, registry, weights
+from cm import __version__, registry
+from cm.checkpoints import native
 from cm.config import Run, check
-from cm.distances import feature_distance
+from cm.diffusion import sampling
+from cm.diffusion.denoiser import Denoiser
+from cm.diffusion.distances import feature_distance
+from cm.diffusion.noise import KarrasNoise
 from cm.errors import UserError
-from cm.extractors import Extractor
-from cm.networks.modules.denoiser import Denoiser
-from cm.objectives.base import Objective
-from cm.schedules import Karras
-from cm.train import Plan
+from cm.evaluation import pretrained
+from cm.evaluation.extractors import Extractor
+from cm.methods.base import Objective
+from cm.training.trainer import Plan
+from cm.utils import fetch, files, provenance
 
 
 def plan(run: Run, *, data: Path, out: Path, keep: list[int], inputs: Mapping[str, Path], device: str) -> Plan:
@@ -58,7 +62,7 @@ def run_description(run: Run) -> dict[str, Any]:
         **run.describe(),
         "preconditioning": run.sections["objective"].preconditioning,
         "version": __version__,
-        "commit": files.commit(),
+        "commit": provenance.commit(),
     }
 
 
@@ -82,19 +86,21 @@ def trained(path: Path | str, device: str = "cpu") -> tuple[nn.Module, dict[str,
     """The model in a file, for evaluation, and its description."""
     tensors, description = model_file(path)
     module = model(description)
-    checkpoints.restore(module, tensors, path)
-    return generate.placed(module, device).eval().requires_grad_(False), description
+    native.restore(module, tensors, path)
+    return sampling.placed(module, device).eval().requires_grad_(False), description
 
 
 def released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and description of a run that takes them from a checkpoint: a file, or the published one, fetched."""
-    from cm import convert
+    from cm import checkpoints
 
     about = run.released
     if checkpoint is None:
         name = run.sections["training"].released + PurePosixPath(urlparse(about.url).path).suffix
         checkpoint = fetch.fetched(about.url, sha256=about.sha256, size=about.size, name=name)
-    tensors = convert.imported(checkpoint, run.sections["network"], weights=about.weights if about else "ema")
+    tensors = checkpoints.import_checkpoint(
+        checkpoint, run.sections["network"], weights=about.weights if about else "ema"
+    )
     origin = {"checkpoint": checkpoint.name} | ({"url": about.url, "licence": about.licence} if about else {})
     origin |= {"sha256": files.sha256_of(checkpoint)} if checkpoint.is_file() else {}
     description = run_description(run) | {"made_from": origin, "progress": 100}
@@ -103,7 +109,7 @@ def released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str, Tensor
 
 def model_file(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and description of a model; UserError for the state of a training."""
-    tensors, description = checkpoints.load(path)
+    tensors, description = native.load(path)
     if "network" not in description:
         raise UserError(f"{path} is the state of a training that is not finished, not a model")
     return tensors, description
@@ -113,10 +119,10 @@ def samples(module: nn.Module, description: Mapping[str, Any], sampler: Any, **h
     """uint8 images [count, H, W, C] of a trained model; `how`: the other arguments of `generate.images`."""
     classes = description["network"].get("classes", 0)
     about = {"noise": noise_of(description), "shape": image_shape(description), "classes": classes}
-    return generate.images(module, sampler, **about, **how)
+    return sampling.images(module, sampler, **about, **how)
 
 
-def noise_of(description: Mapping[str, Any]) -> Karras:
+def noise_of(description: Mapping[str, Any]) -> KarrasNoise:
     """The time grid of a model."""
     return _section("noise", description)
 
@@ -142,8 +148,8 @@ def classifier(path: Path | str, shape: tuple[int, int, int], device: str = "cpu
 
 def extractor(path: Path | str, shape: tuple[int, int, int], resizer: str = "none") -> Extractor:
     """The pretrained network or the classifier in a file, as an extractor for images of `shape` [C, H, W]."""
-    if "weights" in checkpoints.description(path):
-        return weights.extractor(path, resizer=resizer)
+    if "weights" in native.description(path):
+        return pretrained.extractor(path, resizer=resizer)
     module, name = classifier(path, shape)
     host = registry.get("resizer", resizer).host
     return Extractor(name, module.hidden.out_features, lambda images: host(images, shape[-1]), Judge(module))
@@ -175,8 +181,8 @@ def objective(run: Run, perceptual: Path | str | None = None, device: str = "cpu
 
 def _perceptual_distance(kind: type, path: Path | str, shape: tuple[int, int, int], device: str) -> Any:
     """LPIPS at 224 pixels with pretrained weights, or at the images' size with the maps of a trained classifier."""
-    if "weights" in checkpoints.description(path):
-        return kind(weights.lpips_metric(path, pooling=kind.pooling, device=device), size=224)
+    if "weights" in native.description(path):
+        return kind(pretrained.lpips_metric(path, pooling=kind.pooling, device=device), size=224)
     backbone, _ = classifier(path, shape, device)
     return kind(feature_distance(lambda x: backbone.maps(2 * x - 1)))
 
@@ -208,7 +214,7 @@ def _teacher(run: Run, inputs: Mapping[str, Path], description: dict, student: n
     if of_teacher["preconditioning"] != "edm":
         raise UserError(f"{inputs['teacher']} holds {of_teacher['run']}, which is not a diffusion model: no teacher")
     teacher = model(of_teacher)
-    checkpoints.restore(teacher, tensors, inputs["teacher"])
+    native.restore(teacher, tensors, inputs["teacher"])
     if getattr(run.sections["objective"], "init", "teacher") == "teacher":
-        checkpoints.restore(student, tensors, inputs["teacher"])
+        native.restore(student, tensors, inputs["teacher"])
     return teacher

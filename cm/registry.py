@@ -20,17 +20,17 @@ from cm.errors import unknown
 HOMES = {
     "artefact": "cm.report",
     "dataset": "cm.data",
-    "distance": "cm.distances",
-    "metric": "cm.metrics",
+    "distance": "cm.diffusion.distances",
+    "metric": "cm.evaluation.metrics",
     "network": "cm.networks",
-    "method": "cm.objectives",
-    "preconditioning": "cm.preconditioning",
-    "resizer": "cm.resizers",
-    "sampler": "cm.samplers",
-    "schedule": "cm.schedules",
-    "solver": "cm.solvers",
-    "weighting": "cm.weightings",
-    "weights": "cm.weights",
+    "method": "cm.methods",
+    "preconditioning": "cm.diffusion.preconditioning",
+    "resizer": "cm.evaluation.resizers",
+    "sampler": "cm.diffusion.samplers",
+    "schedule": "cm.diffusion.noise",
+    "solver": "cm.diffusion.solvers",
+    "weighting": "cm.diffusion.weightings",
+    "weights": "cm.evaluation.pretrained",
 }
 _things: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
 

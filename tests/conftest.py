@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from cm import build, config, data, train
+from cm import build, config, data
+from cm.training import trainer
 
 torch.set_num_threads(1)  # networks in tests are so small that a second thread only gets in the way
 
@@ -42,7 +43,7 @@ def place(tmp_path_factory):
         (folder / "experiments" / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
     data.prepare("digits", folder / "data")
     for run in ("classifier/default/seed0", "classifier/default/seed1", "edm/default/seed0"):
-        train.run(plan_of(folder, f"digits/{run}"))
+        trainer.run(plan_of(folder, f"digits/{run}"))
     return folder
 
 
@@ -52,7 +53,7 @@ def judge(place):
     return place / "models/digits/classifier/default/seed0/100.safetensors"
 
 
-def plan_of(place: Path, name: str, out: Path | None = None, **changes) -> train.Plan:
+def plan_of(place: Path, name: str, out: Path | None = None, **changes) -> trainer.Plan:
     run = config.load(name, place / "experiments")
     models = {
         role: place / "models" / other.name / "100.safetensors"

@@ -20,11 +20,11 @@ from goldens import GOLDEN, load, recipe_array, recipe_weights
 from nets import on_meta, tensor
 from torch import nn
 
-from cm import convert
+from cm import checkpoints
+from cm.checkpoints.openai_names import openai_state_dict
 from cm.errors import UserError
 from cm.networks.adm import ADM
 from cm.networks.ncsnpp import NCSNpp
-from cm.networks.openai_names import openai_state_dict
 
 JCM, SONG, DHARIWAL, UNET = (f"{name}_small.npz" for name in ("jcm_ncsnpp", "edm_ncsnpp", "edm_dhariwal", "unet_in64"))
 SMALL_JCM = NCSNpp(channels=32, multipliers=[1, 2, 2], blocks=2)
@@ -49,13 +49,13 @@ Net = NCSNpp | ADM
 def network(path: Path, net: Net, weights: str = "ema") -> nn.Module:
     """The network with the weights of a checkpoint."""
     module = net.build()
-    module.load_state_dict(convert.imported(path, net, weights), strict=True)
+    module.load_state_dict(checkpoints.import_checkpoint(path, net, weights), strict=True)
     return module.eval()
 
 
 def assert_fits(path: Path, net: Net) -> None:
     """Every name and shape of the network is in the checkpoint, and all is float32."""
-    got, own = convert.imported(path, net), on_meta(net).state_dict()
+    got, own = checkpoints.import_checkpoint(path, net), on_meta(net).state_dict()
     assert {name: value.shape for name, value in got.items()} == {name: value.shape for name, value in own.items()}
     assert {value.dtype for value in got.values()} == {torch.float32}
 
@@ -63,7 +63,7 @@ def assert_fits(path: Path, net: Net) -> None:
 def refusal(path: Path, net: Net = SMALL_JCM, weights: str = "ema") -> str:
     """The line in which a checkpoint is refused; it names the file."""
     with pytest.raises(UserError) as caught:
-        convert.imported(path, net, weights)
+        checkpoints.import_checkpoint(path, net, weights)
     line = str(caught.value)
     assert "\n" not in line and len(line) < 400 and str(path) in line
     return line

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from cm import files, registry
-from cm.__main__ import main
+from cm import registry
+from cm.cli import main
+from cm.utils import files
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_an_unknown_dataset_is_refused(tmp_path, capsys):
 
 def test_a_mistake_is_told_before_torch_is_imported():
     check = (
-        "import sys; from cm.__main__ import main\n"
+        "import sys; from cm.cli import main\n"
         "code = main(['train', '--run', 'digits/cd/solver~hune/seed0', '--data', 'd', '--out', 'o'])\n"
         "sys.exit(0 if code == 2 and 'torch' not in sys.modules else 1)"
     )

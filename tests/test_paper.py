@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cm import config, schedules
+from cm import config
 from cm.config import load_suite
+from cm.diffusion import curriculum
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "config" / "experiments"
@@ -69,7 +70,7 @@ def test_table_3(dataset, method):
             "paper",
             "adaptive",
         )
-        last = schedules.steps_at(run.settings["iterations"], run.settings["iterations"], s0=2, s1=run.settings["s1"])
+        last = curriculum.steps_at(run.settings["iterations"], run.settings["iterations"], s0=2, s1=run.settings["s1"])
         assert last == run.settings["s1"] + 1
         assert not config.inputs(run, EXPERIMENTS).keys() & {"teacher"}
 

@@ -10,8 +10,10 @@ import yaml
 from conftest import FILES, TRAINING
 from goldens import recipe_weights
 
-from cm import build, checkpoints, config, files
-from cm.__main__ import main
+from cm import build, config
+from cm.checkpoints import native
+from cm.cli import main
+from cm.utils import files
 
 NETWORK = {"name": "adm", "resolution": 8, "image_channels": 1, "channels": 32, "multipliers": [1, 2], "blocks": 1}
 NETWORK |= {"attention": [4], "head_channels": 32}
@@ -35,7 +37,7 @@ def experiments(tmp_path, monkeypatch):
     spec = config.load(RUN, folder)
     description = build.run_description(spec) | {"progress": 100}
     model = recipe_weights(build.model(description))
-    checkpoints.save(tmp_path / "ours.safetensors", model.state_dict(), description)
+    native.save(tmp_path / "ours.safetensors", model.state_dict(), description)
     arguments = ["convert", "--model", str(tmp_path / "ours.safetensors"), "--to", "openai"]
     assert main([*arguments, "--out", str(tmp_path / "home.pt")]) == 0
     return folder
@@ -48,7 +50,7 @@ def convert(experiments, out, *more: str) -> int:
 def test_a_released_checkpoint_becomes_the_model_of_its_run(experiments, tmp_path):
     out = tmp_path / "100.safetensors"
     assert convert(experiments, out) == 0
-    (ours, _), (theirs, description) = checkpoints.load(tmp_path / "ours.safetensors"), checkpoints.load(out)
+    (ours, _), (theirs, description) = native.load(tmp_path / "ours.safetensors"), native.load(out)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert (description["run"], description["progress"], description["preconditioning"]) == (RUN, 100, "boundary")
@@ -70,7 +72,7 @@ def test_a_checkpoint_of_ones_own(experiments, tmp_path):
     arguments = ["convert", "--run", "digits/ct/default/seed3", "--experiments", str(experiments)]
     arguments += ["--checkpoint", str(tmp_path / "home.pt"), "--out", str(tmp_path / "mine.safetensors")]
     assert main(arguments) == 0
-    assert checkpoints.description(tmp_path / "mine.safetensors")["run"] == "digits/ct/default/seed3"
+    assert native.description(tmp_path / "mine.safetensors")["run"] == "digits/ct/default/seed3"
     assert not (tmp_path / "cache").exists()
 
 

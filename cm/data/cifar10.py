@@ -15,12 +15,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from cm import fetch, pickles
 from cm.data.base import DataSet, InMemory, Opened
 from cm.data.locating import cached
 from cm.data.sources.small import checksum, read_files
 from cm.errors import UserError
 from cm.registry import register
+from cm.utils import fetch, pickles
 
 HOME = "https://www.cs.toronto.edu/~kriz"
 ARCHIVES = {

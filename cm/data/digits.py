@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from cm import files
 from cm.data.base import DataSet, InMemory, Opened
 from cm.errors import UserError
 from cm.registry import register
+from cm.utils import files
 
 
 @register("dataset", "digits")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cm import fetch
 from cm.errors import UserError
+from cm.utils import fetch
 
 
 def located(source: Path | str | None) -> Path | None:

@@ -15,15 +15,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from cm import files
 from cm.data import cropping
 from cm.data.base import DataSet, Opened, check_count
 from cm.data.encoded import Encoded
 from cm.data.locating import by_hand
 from cm.data.sources.stores import lmdb_values, open_zip
 from cm.errors import UserError
-from cm.progress import Progress
 from cm.registry import register, setting
+from cm.utils import files
+from cm.utils.progress_bar import ProgressBar
 
 DATA = "data.mdb"
 BLOCK = 1 << 24
@@ -100,7 +100,7 @@ def _check_space(size: int, path: Path, folder: Path) -> None:
 
 
 def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    progress = Progress(f"unpacking {DATA}", member.file_size, unit="B")
+    progress = ProgressBar(f"unpacking {DATA}", member.file_size, unit="B")
     with files.replacing(path) as temporary, archive.open(member) as packed, open(temporary, "wb") as file:
         while block := packed.read(BLOCK):
             file.write(block)

@@ -15,12 +15,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from cm import fetch
 from cm.data.base import DataSet, InMemory, Opened
 from cm.data.locating import by_hand
 from cm.data.sources.small import checksum, read_files
 from cm.errors import UserError
 from cm.registry import register
+from cm.utils import fetch
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cm import __version__, config, files, registry
+from cm import __version__, config, registry
 from cm.data.base import DataSet, Opened
 from cm.data.locating import located
 from cm.data.split import Split
 from cm.data.writing import Interrupted
 from cm.errors import UserError
+from cm.utils import files
 
 SCRATCH = ".partial"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cm import files
 from cm.data import writing
 from cm.data.base import Images
 from cm.data.journal import Journal
-from cm.progress import Progress
+from cm.utils import files
+from cm.utils.progress_bar import ProgressBar
 
 
 class Split:
@@ -95,7 +95,7 @@ def _keep_rows(path: Path, keep: np.ndarray) -> None:
 def _sha256(images: np.ndarray, name: str) -> str:
     """Of the raw bytes, a few megabytes at a time."""
     block = max(1, 4 * writing.CHUNK // images[0].nbytes)
-    digest, progress = hashlib.sha256(), Progress(f"checksum of {name}", len(images), unit="image", lines=4)
+    digest, progress = hashlib.sha256(), ProgressBar(f"checksum of {name}", len(images), unit="image", lines=4)
     for start in range(0, len(images), block):
         part = images[start : start + block]
         digest.update(part.data)

@@ -23,7 +23,7 @@ import numpy as np
 from cm.data.base import Images
 from cm.data.journal import Journal
 from cm.errors import UserError
-from cm.progress import Progress
+from cm.utils.progress_bar import ProgressBar
 
 CHUNK = 1 << 22
 
@@ -64,7 +64,7 @@ def write(images: Images, target: Target, journal: Journal, *, workers: int, all
     starts = [start for start in range(0, len(images), size) if start not in journal.done]
     jobs = ((images.part(start, start + size), target, start) for start in starts)
     done = len(images) - sum(min(size, len(images) - start) for start in starts)
-    progress = Progress(target.images.stem, len(images), start=done, unit="image")
+    progress = ProgressBar(target.images.stem, len(images), start=done, unit="image")
     problems: dict[int, tuple] = {}
     workers = min(workers, len(starts)) if images.encoded else 1
     with contextlib.closing(_results(jobs, workers)) as chunks, contextlib.closing(progress):

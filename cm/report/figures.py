@@ -86,7 +86,7 @@ def save(figure: Figure, stem: Path, caption: str) -> None:
     """Write `<stem>.svg` and `<stem>.png`, without the date and with fixed names inside."""
     import matplotlib
 
-    from cm.files import replacing
+    from cm.utils.files import replacing
 
     words = {"Title": stem.name, "Description": caption}
     formats = {"svg": {**words, "Date": None}, "png": {**words, "Software": None}}

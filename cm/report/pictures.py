@@ -35,7 +35,7 @@ def samples(suite: Suite, artefact: Artefact, root: Path) -> Figure:
 
 def _preview(cell: Cell, root: Path) -> np.ndarray:
     """The images kept of a cell, uint8 [n, H, W, C]."""
-    from cm import files
+    from cm.utils import files
 
     path = Path(root) / "samples" / f"{cell.path}.npy"
     if not path.exists():

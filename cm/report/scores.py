@@ -180,7 +180,7 @@ def _no_run(which: str) -> dict[str, Any]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    from cm import files
+    from cm.utils import files
 
     if not path.exists():
         raise UserError(f"no score {path}: run snakemake '{path}'")

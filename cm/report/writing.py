@@ -45,7 +45,7 @@ def text(value: Any) -> str:
 
 def save(table: DataFrame, stem: Path, caption: str) -> None:
     """Write `<stem>.csv`, `.md` and `.tex`."""
-    from cm.files import replacing
+    from cm.utils.files import replacing
 
     cells = _printed(table)
     texts = {

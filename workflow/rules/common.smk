@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, workflow.basedir)
+ROOT = Path(workflow.current_basedir).parents[1]
 
 from cm import config as settings
 from cm import registry
@@ -20,7 +20,7 @@ def read_suite():
         if key != "suite":
             raise unknown("key", key, ["suite"], "--config")
     name = str(config.get("suite", "demo"))
-    folder = Path(workflow.basedir) / "config" / "suites"
+    folder = ROOT / "config" / "suites"
     path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
     if not path.is_file():
         raise unknown("suite", name, [known.stem for known in folder.glob("*.yaml")])

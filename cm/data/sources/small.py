@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
-from cm import files
 from cm.data.sources.stores import open_zip
 from cm.errors import UserError
+from cm.utils import files
 
 DEPTHS = ("", "*/", "*/*/")
 

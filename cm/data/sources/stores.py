@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cm import files
 from cm.errors import UserError
+from cm.utils import files
 
 
 class Unreadable(Exception):

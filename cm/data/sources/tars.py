@@ -11,7 +11,7 @@ import numpy as np
 
 from cm.data.sources.stores import TarMembers
 from cm.errors import UserError
-from cm.progress import Progress
+from cm.utils.progress_bar import ProgressBar
 
 
 def tar_of_tars(path: Path) -> TarMembers:
@@ -35,7 +35,7 @@ def _check_end(file: IO[bytes]) -> None:
 
 def _inner(file: IO[bytes], path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
     outers = [(member.name, member.offset_data) for member in _members(file, 0) if member.name.endswith(".tar")]
-    progress = Progress(f"looking into {path.name}", len(outers), unit="tar") if outers else None
+    progress = ProgressBar(f"looking into {path.name}", len(outers), unit="tar") if outers else None
     for outer, start in outers:
         for member in _members(file, start):
             yield f"{PurePosixPath(outer).stem}/{PurePosixPath(member.name).name}", (member.offset_data, member.size)

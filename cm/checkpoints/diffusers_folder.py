@@ -1,0 +1,135 @@
+"""Folders of diffusers' `ConsistencyModelPipeline`: a `UNet2DModel`, and a scheduler that preconditions it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cm.diffusion.noise import KarrasNoise
+from cm.errors import UserError
+from cm.networks.adm import ADM
+from cm.utils import files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+VERSION = "0.42.1"  # the release this is tested with
+FREE = ("dropout", "_diffusers_version", "down_block_types", "up_block_types")
+UNSAID = {"attn_norm_num_groups": None}  # then the names of the tensors tell whether there is such a layer
+
+
+def read(path: Path, net: ADM) -> dict[str, Tensor]:
+    """Tensors of the `UNet2DModel` in a folder; UserError for damage or another configuration than `net`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    unet = path / "unet" if (path / "unet").is_dir() else path
+    if not (unet / "config.json").is_file():
+        raise UserError(f"{path} is a folder without unet/config.json: not one of diffusers")
+    _check_config(unet / "config.json", net)
+    if not (unet / WEIGHTS).is_file():
+        raise UserError(f"no file {unet / WEIGHTS}")
+    try:
+        return load_file(unet / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{unet / WEIGHTS} is not a whole safetensors file: {error}") from None
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], *, net: ADM, noise: KarrasNoise, steps: int) -> None:
+    """A folder for `ConsistencyModelPipeline.from_pretrained`, whole or not at all. `tensors`: of the `UNet2DModel`."""
+    from safetensors.torch import save_file
+
+    parts = {"scheduler": ["diffusers", "CMStochasticIterativeScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+    config = unet_config(net)
+    with _folder(path) as temporary:
+        files.write_json(temporary / "model_index.json", _about("ConsistencyModelPipeline") | parts)
+        files.write_json(temporary / "scheduler" / "scheduler_config.json", _scheduler(noise, steps))
+        files.write_json(temporary / "unet" / "config.json", config)
+        save_file(dict(tensors), temporary / "unet" / WEIGHTS, metadata={"format": "pt"})
+
+
+def unet_config(net: ADM) -> dict[str, Any]:
+    """The `UNet2DModel` that computes what `net` does; UserError if there is none."""
+    problem = _obstacle(net)
+    if problem:
+        raise UserError(f"no UNet2DModel of diffusers computes this network: {problem}")
+    attends = [net.resolution >> level in net.attention for level in range(len(net.multipliers))]
+    groups = net.groups(net.channels)
+    return _about("UNet2DModel") | {
+        "sample_size": net.resolution,
+        "in_channels": net.image_channels,
+        "out_channels": net.image_channels,
+        "block_out_channels": [net.channels * multiplier for multiplier in net.multipliers],
+        "layers_per_block": net.blocks,
+        "down_block_types": ["AttnDownBlock2D" if attend else "ResnetDownsampleBlock2D" for attend in attends],
+        "up_block_types": ["AttnUpBlock2D" if attend else "ResnetUpsampleBlock2D" for attend in reversed(attends)],
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+        "attention_head_dim": net.head_channels,
+        "norm_num_groups": groups,
+        "attn_norm_num_groups": groups,
+        "norm_eps": 1e-5,
+        "resnet_time_scale_shift": "scale_shift" if net.scale_shift else "default",
+        "num_class_embeds": net.classes or None,
+        "time_embedding_type": "positional",
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "center_input_sample": False,
+        "act_fn": "silu",
+        "dropout": net.dropout,
+    }
+
+
+def _obstacle(net: ADM) -> str:
+    groups = {net.groups(width) for _, block in net.all_blocks() for width in (block.width_in, block.width)}
+    if len(groups) > 1:
+        return f"its normalisations have {', '.join(map(str, sorted(groups)))} groups, theirs all the same"
+    if net.noise_factor != 1000:
+        return f"its noise labels are multiplied with {net.noise_factor:g}, theirs with 1000"
+    if net.multipliers[0] != 1:
+        return f"its first multiplier is {net.multipliers[0]}, theirs is 1"
+    if net.augment_dim:
+        return "it has augmentation labels"
+    return ""
+
+
+def _check_config(path: Path, net: ADM) -> None:
+    found, wanted = files.read_json(path), unet_config(net)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no configuration of a UNet2DModel")
+    for key, value in wanted.items():
+        if key not in FREE and found.get(key, value) not in (value, UNSAID.get(key, value)):
+            raise UserError(f"{path} describes another network: its {key} is {found[key]}, not {value}")
+
+
+def _scheduler(noise: KarrasNoise, steps: int) -> dict[str, Any]:
+    return _about("CMStochasticIterativeScheduler") | {
+        "num_train_timesteps": steps,
+        "sigma_min": noise.sigma_min,
+        "sigma_max": noise.sigma_max,
+        "sigma_data": noise.sigma_data,
+        "rho": noise.rho,
+        "s_noise": 1.0,
+        "clip_denoised": True,
+    }
+
+
+def _about(name: str) -> dict[str, str]:
+    return {"_class_name": name, "_diffusers_version": VERSION}
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends well, and is removed if it does not."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

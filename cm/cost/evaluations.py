@@ -1,0 +1,71 @@
+"""How often an iteration evaluates its networks: the objective is run once with stand-ins that count their calls."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cm import build
+from cm.config import Run
+from cm.cost import counting
+from cm.methods.base import Batch, Clock, Networks, Objective
+
+SIZE = 8  # of the image in pixels; any does
+
+
+@dataclasses.dataclass
+class Evaluations:
+    """Calls in one iteration; of the student, `student` are with a gradient and `frozen` without."""
+
+    student: int = 0
+    frozen: int = 0
+    target: int = 0
+    teacher: int = 0
+    distance: int = 0
+
+
+def evaluations(run: Run) -> Evaluations:
+    """The evaluations of one iteration of a run, which its N does not change: the first iteration is looked at."""
+    counts = Evaluations()
+    students, targets, teachers = (_StandIn(role, counts, run) for role in ("student", "target", "teacher"))
+    x, labels = torch.zeros(1, run.sections["network"].image_channels, SIZE, SIZE), torch.zeros(1, dtype=torch.int64)
+    clock = Clock(0, run.sections["training"].iterations)
+    batch = Batch(x, labels, run.sections["noise"], clock, torch.Generator().manual_seed(0))
+    _objective(run, counts).loss(Networks(students, targets, teachers), batch)
+    return counts
+
+
+class _StandIn:
+    """Counts its calls in place of a network, and gives zeros of the shape that the network would give."""
+
+    def __init__(self, role: str, counts: Evaluations, run: Run) -> None:
+        self._role, self._counts = role, counts
+        denoises = run.sections["objective"].preconditioning is not None
+        self._shape = None if denoises else counting.output_shape(run)
+
+    def __call__(self, x: Tensor, *_: Any) -> Tensor:
+        frozen = self._role == "student" and not torch.is_grad_enabled()
+        _count(self._counts, "frozen" if frozen else self._role)
+        return x.new_zeros(len(x), *(self._shape or x.shape[1:]))
+
+
+def _objective(run: Run, counts: Evaluations) -> Objective:
+    """The objective of a run with a distance that counts its calls and needs no weights."""
+    named = run.sections["objective"]
+    if not hasattr(named, "distance"):
+        return build.objective(run)
+    plain = dataclasses.replace(named, distance="l2")
+    objective = build.objective(dataclasses.replace(run, sections={**run.sections, "objective": plain}))
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        _count(counts, "distance")
+        return objective.distance(a, b)
+
+    return dataclasses.replace(objective, distance=distance)
+
+
+def _count(counts: Evaluations, name: str) -> None:
+    setattr(counts, name, getattr(counts, name) + 1)

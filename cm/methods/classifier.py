@@ -1,0 +1,30 @@
+"""A classifier of the data set's labels: feature extractor and perceptual backbone where no pretrained one fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from cm.lazy import torch
+from cm.methods.base import Batch, Networks, Objective
+from cm.registry import register, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register("method", "classifier")
+@dataclass(frozen=True)
+class Classification(Objective):
+    """Cross-entropy on images with Gaussian noise of standard deviation up to `jitter`, uniform for each image."""
+
+    preconditioning: ClassVar[None] = None
+    labelled: ClassVar[bool] = True
+    jitter: float = setting(0.3, low=0.0)
+    label_smoothing: float = setting(0.1, low=0.0, below=1.0)
+
+    def loss(self, nets: Networks, batch: Batch) -> Tensor:
+        level = self.jitter * torch.rand((len(batch.x), 1, 1, 1), generator=batch.generator, device=batch.x.device)
+        logits = nets.student(batch.x + level * batch.normal())
+        cross_entropy = torch.nn.functional.cross_entropy
+        return cross_entropy(logits, batch.labels, reduction="none", label_smoothing=self.label_smoothing)

@@ -1,0 +1,52 @@
+"""Progressive distillation (Salimans & Ho 2022) on the noise grid of EDM, as the paper's baseline.
+
+One Euler step of the student from t_i to t_{i+1} learns to land where two Euler steps of the teacher land, on the grid
+t(i / n), i = 0..n. A run is one stage, from 2n steps to n; the stages are a chain of runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cm.diffusion.solvers import euler, per_image
+from cm.lazy import torch
+from cm.methods.base import Batch, Networks, Objective
+from cm.registry import register, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cm.diffusion.solvers import Denoise
+
+
+@register("method", "pd")
+@dataclass(frozen=True)
+class ProgressiveDistillation(Objective):
+    """`steps`: the sampling steps n of the student of this stage; its teacher makes 2n."""
+
+    steps: int = setting(1, low=1)
+    distance: Callable[[Tensor, Tensor], Tensor] = setting("l2", kind="distance")
+    weighting: Callable[[Tensor, float], Tensor] = setting("truncated-snr", kind="weighting")
+
+    def wants_teacher(self) -> bool:
+        return True
+
+    def loss(self, nets: Networks, batch: Batch) -> Tensor:
+        index, z = batch.integers(self.steps), batch.normal()
+        return self.stage_loss(nets, batch, z=z, index=index.double())
+
+    def stage_loss(self, nets: Networks, batch: Batch, *, z: Tensor, index: Tensor) -> Tensor:
+        """The loss at given noise `z` [B, C, H, W] and grid indices `index` [B] in 0..steps-1; gives [B]."""
+        t, middle, s = (batch.noise.time((index + offset) / self.steps) for offset in (0.0, 0.5, 1.0))
+        x_t = batch.x + per_image(t, batch.x) * z
+        with torch.no_grad():
+            target = self._target(lambda y, time: nets.teacher(y, time, batch.labels), x_t, t, middle, s)
+        weight = self.weighting(t, batch.noise.sigma_data).to(batch.x.dtype)
+        return weight * self.distance(nets.student(x_t, t, batch.labels), target)
+
+    def _target(self, denoise: Denoise, x: Tensor, t: Tensor, middle: Tensor, s: Tensor) -> Tensor:
+        """The clean image for which one Euler step from t lands where the teacher's two steps do."""
+        landed = euler(denoise, euler(denoise, x, t, middle), middle, s)
+        return x - per_image(t, x) * (landed - x) / per_image(s - t, x)

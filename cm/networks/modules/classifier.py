@@ -1,0 +1,43 @@
+"""The module of `cm.networks.classifier`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from cm.networks.classifier import ConvNet
+
+
+class ConvNetModule(nn.Module):
+    """`forward`: logits; `features`: the units before them, and the logits; `maps`: what `LPIPS` compares."""
+
+    def __init__(self, config: ConvNet) -> None:
+        super().__init__()
+        width = config.channels
+        self.stage1 = nn.Sequential(_block(config.image_channels, width), _block(width, width))
+        self.stage2 = nn.Sequential(_block(width, 2 * width), _block(2 * width, 2 * width))
+        self.pool = nn.AvgPool2d(2)
+        self.hidden = nn.Linear(2 * width * (config.resolution // 4) ** 2, config.features)
+        self.dropout = nn.Dropout(config.dropout)
+        self.logits = nn.Linear(config.features, config.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [-1, 1] to logits [B, classes]."""
+        return self.features(x)[1]
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, features] and logits [B, classes] of images [B, C, H, W] in [-1, 1]."""
+        deep = self.pool(self.maps(x)[-1]).flatten(1)
+        units = nn.functional.silu(self.hidden(self.dropout(deep)))
+        return units, self.logits(units)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The outputs of both stages, [B, channels, H, W] and [B, 2 channels, H/2, W/2]."""
+        first = self.stage1(x)
+        return [first, self.stage2(self.pool(first))]
+
+
+def _block(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(min(8, outputs), outputs), nn.SiLU())

@@ -1,0 +1,1 @@
+"""Files, downloads, threads, progress bars and provenance."""

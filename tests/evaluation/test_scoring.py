@@ -1,0 +1,441 @@
+"""`cm score` and `cm featurise`: the same score however images come, and one line for what does not fit."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from cm import config
+from cm.cli import main
+from cm.evaluation import features, reference
+from cm.evaluation.features import Compute
+from cm.utils import files
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def train(place):
+    return place / "data/train/images.npy"
+
+
+@pytest.fixture
+def test(place):
+    return place / "data/test/images.npy"
+
+
+def run(verb: str, images: Path, **options) -> int:
+    """The command line with these options."""
+    given = {"protocol": "offline"} | options
+    return main([verb, str(images), *(str(part) for name, value in given.items() for part in (f"--{name}", value))])
+
+
+def score_of(images: Path, **options) -> dict:
+    """The score file of images, beside them."""
+    out = images.with_name("score.json")
+    assert run("score", images, out=out, **options) == 0
+    return json.loads(out.read_text())
+
+
+def protocol(folder: Path, **changes) -> Path:
+    """A protocol file that is `offline` but for the changes."""
+    document = yaml.safe_load(Path("config/protocols/offline.yaml").read_text())
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(document | changes))
+    config.protocol.cache_clear()
+    return path
+
+
+def test_a_score_says_everything_that_it_depends_on(place, judge, train, tmp_path):
+    model = place / "models/digits/edm/default/seed0/100.safetensors"
+    images = tmp_path / "a.npy"
+    assert main(f"sample --model {model} --sampler heun,steps~3 --count 40 --out {images}".split()) == 0
+    score = score_of(images, reference=train, extractor=judge)
+    assert (score["dataset"], score["method"], score["variant"], score["seed"]) == ("digits", "edm", "default", 0)
+    assert (score["sampler"], score["nfe"], score["images"]) == ("heun,steps~3", 5, 40)
+    assert score["protocol"] == config.protocol("offline").settings()
+    assert score["protocol"]["rounding"] == "truncate"
+    assert score["extractor"] == {"name": "digits/classifier/default/seed0", "sha256": files.sha256_of(judge)}
+    assert score["reference"]["sha256"] == files.sha256_of(train)
+    assert (score["reference"]["split"], score["reference"]["images"]) == ("train", 899)
+    assert set(score["metrics"]) == {"fid", "kid", "inception_score", "precision", "recall"}
+    assert score["absent"] == {}
+    assert score["seconds"]["sampling"] > 0
+    assert score["seconds"]["scoring"] > 0
+    assert score["versions"]["torch"]
+
+
+def test_images_of_another_rounding_are_refused(judge, train, test, tmp_path, capsys):
+    images = tmp_path / "a.npy"
+    files.write_array(images, files.read_images(test))
+    files.write_json(tmp_path / "a.json", {"rounding": "round"})
+    assert run("score", images, reference=train, extractor=judge, out=tmp_path / "s.json") == 2
+    assert "a.npy has eight bits by 'round', protocol offline by 'truncate'" in capsys.readouterr().err
+
+
+def test_real_images_against_themselves_score_perfectly(judge, train, tmp_path):
+    images = tmp_path / "a.npy"
+    files.write_array(images, files.read_images(train))
+    values = score_of(images, reference=train, extractor=judge)["metrics"]
+    assert values["fid"] == pytest.approx(0, abs=1e-5)
+    assert values["precision"] == values["recall"] == 1.0
+
+
+def test_one_reference_in_three_forms_gives_one_score(judge, train, test, tmp_path, monkeypatch):
+    """Images, and their summaries made in other batches: each without what the others left in the cache."""
+    images = tmp_path / "a.npy"
+    files.write_array(images, files.read_images(test))
+    references = [train]
+    for batch in (64, 899):
+        monkeypatch.setenv("CM_CACHE", str(tmp_path / f"cache{batch}"))
+        references.append(tmp_path / f"{batch}.npz")
+        assert run("featurise", train, extractor=judge, out=references[-1], batch=batch) == 0
+    scores = [score_of(images, reference=reference, extractor=judge) for reference in references]
+    expected = scores[0]["reference"]
+    assert all(score["reference"]["sha256"] == expected["sha256"] for score in scores)
+    assert all(score["metrics"] == pytest.approx(scores[0]["metrics"], rel=1e-6) for score in scores)
+
+
+def test_few_samples_are_extrapolated_and_one_seed_has_an_interval(judge, train, test, tmp_path):
+    images = tmp_path / "a.npy"
+    files.write_array(images, files.read_images(test))
+    for count, keys in ((100, {"low", "high"}), (10_000, {"low", "high", "at_infinity"})):
+        by = protocol(tmp_path, images=count)
+        score = score_of(images, reference=train, extractor=judge, protocol=by)
+        interval, fid = score["uncertainty"]["fid"], score["metrics"]["fid"]
+        assert set(interval) == keys
+        assert interval["low"] < fid < interval["high"]
+    assert interval["at_infinity"] < fid
+
+
+def forms_of(pixels: np.ndarray, folder: Path) -> list[Path]:
+    """The same images as .npy, .npz, zip and folder; the files of the folder are written in reverse."""
+    np.save(folder / "a.npy", pixels)
+    np.savez(folder / "a.npz", pixels)
+    (folder / "a").mkdir()
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        for index in reversed(range(len(pixels))):
+            Image.fromarray(pixels[index, ..., 0]).save(folder / f"a/{index:03}.png")
+            archive.write(folder / f"a/{index:03}.png", f"samples/{index:03}.png")
+    return [folder / name for name in ("a.npy", "a.npz", "a.zip", "a")]
+
+
+@pytest.mark.parametrize(("batch", "workers", "device"), [(7, 1, "cpu"), (60, 3, "cpu"), (16, 2, "cpu,cpu,cpu")])
+def test_scores_do_not_depend_on_how_they_are_computed(judge, train, test, tmp_path, batch, workers, device):
+    """Form of the file, order of files, batch, threads, devices: to the last bit where a batch has the same size."""
+    how = {"reference": train, "extractor": judge, "batch": batch, "workers": workers, "device": device}
+    paths = forms_of(np.load(test)[:60], tmp_path)
+    scores = [score_of(path, **how) for path in paths]
+    assert all((score["images"], score.get("dataset"), score["sampler"]) == (60, None, None) for score in scores)
+    assert all(score["metrics"] == scores[0]["metrics"] for score in scores)
+    other = score_of(paths[0], reference=train, extractor=judge)
+    assert scores[0]["metrics"] == pytest.approx(other["metrics"], rel=1e-6)
+
+
+def test_several_devices_give_what_one_gives(judge, train, test):
+    """Bitwise: they share the same batches."""
+    from cm import build
+    from cm.evaluation import imagesets
+
+    extractor = build.extractor(judge, (1, 8, 8))
+    one, three = (
+        features.extract(extractor, imagesets.opened(test), Compute(batch=50, devices=devices))
+        for devices in (("cpu",), ("cpu",) * 3)
+    )
+    assert np.array_equal(one.units, three.units)
+    assert np.array_equal(one.logits, three.logits)
+
+
+# ---- summaries of the reference ------------------------------------------------------------------------------------
+
+
+def test_a_summary_is_computed_once(judge, train, tmp_path, monkeypatch):
+    assert run("featurise", train, extractor=judge, out=tmp_path / "a.npz") == 0
+    monkeypatch.setattr(features, "extract", None)
+    monkeypatch.setattr(features, "summarised", None)
+    copy = tmp_path / "elsewhere" / "train" / "images.npy"
+    files.write_array(copy, files.read_images(train))
+    assert run("featurise", copy, extractor=judge, out=tmp_path / "b.npz") == 0
+    assert (tmp_path / "b.npz").read_bytes() == (tmp_path / "a.npz").read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"kept": 30}, {"metrics": ["fid"]}])
+def test_another_protocol_is_another_summary(judge, train, tmp_path, change):
+    assert run("featurise", train, extractor=judge, out=tmp_path / "a.npz") == 0
+    by = protocol(tmp_path, **change)
+    assert run("featurise", train, extractor=judge, out=tmp_path / "b.npz", protocol=by) == 0
+    assert len(list((tmp_path / "cache/features").glob("*.npz"))) == 2
+
+
+def test_a_summary_keeps_a_fixed_choice_of_features(judge, train, tmp_path):
+    for kept in (20, 50):
+        by = protocol(tmp_path, kept=kept)
+        assert run("featurise", train, extractor=judge, protocol=by, out=tmp_path / f"{kept}.npz") == 0
+    few, more = (features.read(tmp_path / f"{kept}.npz")[0] for kept in (20, 50))
+    assert (len(few.units), len(more.units)) == (20, 50)
+    assert {row.tobytes() for row in few.units} <= {row.tobytes() for row in more.units}
+    assert np.array_equal(few.moments()[1], more.moments()[1])
+
+
+def test_a_summary_has_the_distance_of_two_random_halves(judge, train, tmp_path):
+    assert run("featurise", train, extractor=judge, out=tmp_path / "a.npz") == 0
+    found, about = features.read(tmp_path / "a.npz")
+    halves = about["reference"]["halves"]
+    assert halves["images"] == 449
+    assert set(halves["metrics"]) == {"fid", "kid", "precision", "recall"}
+    order = np.random.RandomState(0).permutation(899)
+    for index, part in enumerate((order[:449], order[449:])):
+        files.write_array(tmp_path / f"{index}.npy", np.load(train)[np.sort(part)])
+    score = score_of(tmp_path / "0.npy", reference=tmp_path / "1.npy", extractor=judge)
+    assert halves["metrics"]["fid"] == pytest.approx(score["metrics"]["fid"], rel=1e-5)
+    assert found.fitted[1].shape == (8, 8)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 3, 7])
+def test_a_summary_that_was_killed_goes_on_and_is_the_same(judge, train, tmp_path, monkeypatch, after):
+    assert run("featurise", train, extractor=judge, out=tmp_path / "a.npz", batch=100) == 0
+    monkeypatch.setenv("CM_CACHE", str(tmp_path / "other"))
+    monkeypatch.setattr(features, "SAVED", 0.0)
+    seen, outputs = [], features._outputs
+
+    def killing(*arguments):
+        if len(seen) == after:
+            raise Killed
+        seen.append(1)
+        return outputs(*arguments)
+
+    monkeypatch.setattr(features, "_outputs", killing)
+    with pytest.raises(Killed):
+        run("featurise", train, extractor=judge, out=tmp_path / "b.npz", batch=100)
+    monkeypatch.setattr(features, "_outputs", lambda *arguments: seen.append(1) or outputs(*arguments))
+    assert run("featurise", train, extractor=judge, out=tmp_path / "b.npz", batch=100) == 0
+    assert len(seen) == 9  # 899 images: nothing twice
+    assert (tmp_path / "b.npz").read_bytes() == (tmp_path / "a.npz").read_bytes()
+    assert not list((tmp_path / "other/features").glob("*.state.npz"))
+
+
+# ---- statistics of others ------------------------------------------------------------------------------------------
+
+
+def test_others_statistics_are_a_reference_for_fid_alone(judge, train, test, tmp_path):
+    images = tmp_path / "a.npy"
+    files.write_array(images, files.read_images(test))
+    own = score_of(images, reference=train, extractor=judge)
+    assert run("featurise", train, extractor=judge, out=tmp_path / "own.npz") == 0
+    mean, covariance = features.read(tmp_path / "own.npz")[0].moments()
+    np.savez(tmp_path / "theirs.npz", mu=mean, sigma=covariance)
+    score = score_of(images, reference=tmp_path / "theirs.npz", extractor=judge)
+    assert score["metrics"]["fid"] == pytest.approx(own["metrics"]["fid"], rel=1e-9)
+    assert score["metrics"]["inception_score"] == own["metrics"]["inception_score"]
+    assert score["metrics"]["kid"] is score["metrics"]["precision"] is score["metrics"]["recall"] is None
+    assert set(score["absent"]) == {"kid", "precision", "recall"}
+    assert score["reference"]["sha256"] == files.sha256_of(tmp_path / "theirs.npz")
+
+
+@pytest.mark.parametrize("form", ["foreign", "packed"])
+def test_a_protocol_may_name_statistics(judge, train, test, tmp_path, form):
+    """Then the images are only needed for what is kept of them."""
+    images = tmp_path / "a.npy"
+    files.write_array(images, files.read_images(test))
+    own = score_of(images, reference=train, extractor=judge)
+    assert run("featurise", train, extractor=judge, out=tmp_path / "own.npz") == 0
+    found, about = features.read(tmp_path / "own.npz")
+    if form == "packed":
+        reference.pack(tmp_path / "given.npz", *found.moments(), about)
+    else:
+        np.savez(tmp_path / "given.npz", mu=found.moments()[0], sigma=found.moments()[1])
+    by = protocol(tmp_path, statistics="given.npz")
+    assert run("featurise", train, extractor=judge, protocol=by, out=tmp_path / "b.npz") == 0
+    score = score_of(images, reference=tmp_path / "b.npz", extractor=judge, protocol=by)
+    assert score["metrics"] == pytest.approx(own["metrics"], rel=1e-4)
+    assert score["reference"]["statistics"]["sha256"] == files.sha256_of(tmp_path / "given.npz")
+    assert ("halves" in score["reference"]) == (form == "packed")
+
+
+def test_statistics_of_other_images_are_refused(judge, train, test, tmp_path, capsys):
+    assert run("featurise", test, extractor=judge, out=tmp_path / "test.npz") == 0
+    found, about = features.read(tmp_path / "test.npz")
+    reference.pack(tmp_path / "given.npz", *found.moments(), about)
+    by = protocol(tmp_path, statistics="given.npz")
+    assert run("featurise", train, extractor=judge, protocol=by, out=tmp_path / "b.npz") == 2
+    assert "given.npz has statistics of other images than 899 of the train split" in capsys.readouterr().err
+
+
+# ---- bad input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("problem", ["another extractor", "another resizer", "no summary", "truncated"])
+def test_a_summary_that_does_not_do_is_refused(place, judge, train, tmp_path, capsys, problem):
+    summary, out = tmp_path / "f.npz", tmp_path / "s.json"
+    assert run("featurise", train, extractor=judge, out=summary) == 0
+    found, about = features.read(summary)
+    if problem == "another extractor":
+        features.write(summary, found, about | {"extractor": {"name": "inception", "sha256": "0"}})
+    elif problem == "another resizer":
+        features.write(summary, found, about | {"resizer": "clean"})
+    elif problem == "no summary":
+        np.savez(summary, units=np.zeros(3), mean=np.zeros(3))
+    else:
+        summary.write_bytes(summary.read_bytes()[:500])
+    capsys.readouterr()
+    assert run("score", train, reference=summary, extractor=judge, out=out) == 2
+    error = capsys.readouterr().err
+    assert str(summary) in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "missing",
+        "truncated",
+        "floats",
+        "floats of [-1, 1]",
+        "not a number",
+        "three dimensions",
+        "channels",
+        "mixed sizes",
+        "another size",
+        "too few for IS",
+        "too few neighbours",
+        "too few for a covariance",
+        "too few real ones",
+        "an archive",
+        "none",
+        "not a classifier",
+        "another classifier",
+    ],
+)
+def test_bad_images_are_not_scored(place, judge, train, test, tmp_path, capsys, problem):
+    images, out, reference = tmp_path / "images.npy", tmp_path / "s.json", train
+    good = np.array(files.read_images(test))
+    bad = {
+        "floats": good / 255.0,
+        "floats of [-1, 1]": good / 127.5 - 1,
+        "not a number": np.where(good > 9, np.nan, good),
+        "three dimensions": good[..., 0],
+        "channels": good.repeat(2, -1),
+        "another size": np.zeros((50, 9, 9, 1), np.uint8),
+        "too few for IS": good[:5],
+        "too few neighbours": good[:3],
+        "too few for a covariance": good[:1],
+        "none": good[:0],
+    }
+    if problem == "mixed sizes":
+        images = tmp_path / "folder"
+        images.mkdir()
+        for size in (8, 9):
+            Image.new("L", (size, size)).save(images / f"{size}.png")
+    elif problem != "missing":
+        files.write_array(images, bad.get(problem, good))
+    if problem == "truncated":
+        images.write_bytes(images.read_bytes()[:1000])
+    elif problem == "an archive":
+        with open(images, "wb") as file:
+            np.savez(file, good)
+    elif problem == "too few real ones":
+        reference = tmp_path / "few.npy"
+        files.write_array(reference, good[:3])
+    out.write_text("kept")
+    models = {"not a classifier": "edm/default/seed0", "another classifier": "classifier/default/seed1"}
+    extractor = place / "models/digits" / models.get(problem, "classifier/default/seed0") / "100.safetensors"
+    wanted = {"too few neighbours": ["precision"], "too few for a covariance": ["fid"]}
+    by = protocol(tmp_path, metrics=wanted[problem]) if problem in wanted else "offline"
+    assert run("score", images, reference=reference, extractor=extractor, protocol=by, out=out) == 2
+    error = capsys.readouterr().err
+    told = {
+        "not a classifier": str(extractor),
+        "another classifier": f"{extractor} holds digits/classifier/default/seed1, protocol offline compares",
+        "too few for IS": "inception_score needs at least 10 images",
+        "too few neighbours": "precision needs at least 4 images",
+        "too few for a covariance": "fid needs at least 2 images",
+        "too few real ones": "a reference needs at least 4 images, not 3",
+        "floats of [-1, 1]": "((x + 1) * 127.5)",
+        "not a number": "NaN",
+    }
+    assert told.get(problem, str(images)) in error
+    assert len([line for line in error.splitlines() if "error" in line]) == 1
+    assert "Traceback" not in error
+    assert out.read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extractor": "incption"}, "unknown weights 'incption'"),
+        ({"extractor": "lpips-vgg16", "resizer": "clean"}, "'lpips-vgg16' gives no features to score with"),
+        ({"resizer": "clean"}, "extractor digits/classifier/default/seed0: unknown resizer 'clean'; known: none"),
+        ({"resizer": "cleen"}, "unknown resizer 'cleen'"),
+        ({"metrics": ["fid", "fids"]}, "unknown metric 'fids'"),
+        ({"rounding": "up"}, "unknown rounding 'up'"),
+        ({"images": 1}, "images must be at least 2"),
+        ({"imagse": 100}, "unknown setting 'imagse'"),
+        ({"name": "other"}, "'name' is not set but taken from where the file is"),
+    ],
+)
+def test_a_bad_protocol_is_one_line(judge, train, tmp_path, capsys, change, message):
+    by = protocol(tmp_path, **change)
+    assert run("score", train, reference=train, extractor=judge, protocol=by, out=tmp_path / "s.json") == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in Path("config/protocols").glob("*.yaml")))
+def test_shipped_protocols(name):
+    found = config.protocol(name)
+    assert found.name == name
+    assert found.statistics_file is None or found.statistics_file.is_file()
+    assert {"fid", "precision", "recall"} <= set(found.metrics)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet64", "lsun_bedroom", "lsun_cat"])
+def test_protocols_of_the_paper(name):
+    """50,000 truncated samples, TensorFlow's resizer, 10,000 reference images for precision and recall."""
+    found = config.protocol(name).settings()
+    expected = {"extractor": "inception", "resizer": "legacy_tensorflow", "rounding": "truncate", "reference": "train"}
+    assert {key: found[key] for key in expected} == expected
+    assert (found["images"], found["kept"]) == (50_000, 10_000)
+
+
+def test_unknown_protocols_list_the_known(train, judge, tmp_path, capsys):
+    assert run("score", train, reference=train, extractor=judge, protocol="cifar", out=tmp_path / "s.json") == 2
+    assert "unknown protocol 'cifar'; known: cifar10, clean" in capsys.readouterr().err
+
+
+def test_scores_without_pretrained_weights_at_hand_say_so(train, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr("cm.utils.fetch._download", lambda *_: (_ for _ in ()).throw(OSError("no network")))
+    assert run("score", train, reference=train, protocol="dinov2", out=tmp_path / "s.json") == 2
+    error = capsys.readouterr().err
+    assert "dinov2_vitl14_pretrain.pth" in error
+    assert str(tmp_path / "cache") in error
+
+
+def test_a_reference_with_images_beside_its_statistics_gives_every_metric(judge, train, test, tmp_path):
+    """As ADM's VIRTUAL_*.npz: moments of all images, and 10,000 images."""
+    images = tmp_path / "a.npy"
+    files.write_array(images, files.read_images(test))
+    assert run("featurise", train, extractor=judge, out=tmp_path / "own.npz") == 0
+    mean, covariance = features.read(tmp_path / "own.npz")[0].moments()
+    some = np.load(train)[:300]
+    np.savez(tmp_path / "VIRTUAL.npz", mu=mean, sigma=covariance, mu_s=np.zeros(3), sigma_s=np.eye(3), arr_0=some)
+    files.write_array(tmp_path / "some.npy", some)
+    score = score_of(images, reference=tmp_path / "VIRTUAL.npz", extractor=judge)["metrics"]
+    of_all = score_of(images, reference=train, extractor=judge)["metrics"]
+    of_some = score_of(images, reference=tmp_path / "some.npy", extractor=judge)["metrics"]
+    assert score["fid"] == pytest.approx(of_all["fid"], rel=1e-9)
+    assert score["fid"] != pytest.approx(of_some["fid"], rel=1e-2)
+    assert (score["precision"], score["recall"]) == (of_some["precision"], of_some["recall"])

@@ -1,0 +1,140 @@
+"""Contracts of every registered objective and distance, and a distillation whose answer is known."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from cm import build, config, registry
+from cm.checkpoints import native
+from cm.diffusion.distances import LPIPS, feature_distance
+from cm.diffusion.noise import KarrasNoise
+from cm.methods.base import Batch, Clock, Networks
+
+NOISE = KarrasNoise()
+CLOCK = Clock(3, 10)
+
+
+class Linear(torch.nn.Module):
+    """A denoiser with weights: a 1x1 convolution and a gate on time; without a time it gives ten logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.head = torch.nn.Conv2d(3, 3, 1), torch.nn.Linear(3, 10)
+
+    def forward(self, x, t=None, labels=None):
+        if t is None:
+            return self.head(self.mix(x).mean((2, 3)))
+        return self.mix(x) / (1 + t.to(x.dtype).reshape(-1, 1, 1, 1))
+
+
+def objective_of(method: str, **settings):
+    """The objective with its defaults, functions in the place of names."""
+    named = registry.get("method", method)(**settings)
+    kinds = {field.name: field.metadata.get("kind") for field in dataclasses.fields(named)}
+    found = {key: registry.get(kind, getattr(named, key)) for key, kind in kinds.items() if kind}
+    if getattr(found.get("distance"), "perceptual", False):
+        found["distance"] = found["distance"](feature_distance(lambda x: [x, x.mean((2, 3), keepdim=True)]))
+    return dataclasses.replace(named, **found)
+
+
+def loss_of(objective, nets, x, labels, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return objective.loss(nets, Batch(x, labels, NOISE, CLOCK, generator))
+
+
+@pytest.mark.parametrize("method", registry.names("method"))
+def test_a_loss_has_gradients_in_the_student_only(method):
+    nets = Networks(Linear(), Linear(), Linear())
+    x, labels = torch.randn(5, 3, 8, 8).clamp(-1, 1), torch.arange(5)
+    loss = loss_of(objective_of(method), nets, x, labels)
+    assert loss.shape == (5,)
+    assert loss.isfinite().all()
+    loss.mean().backward()
+    gradients = [p.grad for p in nets.student.mix.parameters()]
+    assert all(g is not None and g.isfinite().all() and g.abs().sum() > 0 for g in gradients)
+    assert all(p.grad is None for net in (nets.target, nets.teacher) for p in net.parameters())
+
+
+@pytest.mark.parametrize("method", registry.names("method"))
+def test_randomness_is_the_generators(method):
+    nets, x, labels = Networks(Linear(), Linear(), Linear()), torch.randn(4, 3, 8, 8), torch.arange(4)
+    objective = objective_of(method)
+    first, again, other = (loss_of(objective, nets, x, labels, seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", registry.names("distance"))
+def test_a_distance_is_zero_for_equal_images_and_knows_each_image(name):
+    distance = registry.get("distance", name)
+    if getattr(distance, "perceptual", False):
+        distance = distance(feature_distance(lambda x: [x, torch.nn.functional.avg_pool2d(x, 2)]))
+    a, b = torch.rand(3, 3, 40, 40) * 2 - 1, torch.rand(3, 3, 40, 40) * 2 - 1
+    assert torch.equal(distance(a, a), torch.zeros(3))
+    assert (distance(a, b) > 0).all()
+    torch.testing.assert_close(distance(a, b)[1:2], distance(a[1:2], b[1:2]))
+
+
+class Table(torch.nn.Module):
+    """f(x, t) = x (c_skip + c_out c_in g(t)), a weight g for each time: room for the exact answer on Gaussian data."""
+
+    def __init__(self, times) -> None:
+        super().__init__()
+        self.times, self.g = times, torch.nn.Parameter(torch.zeros(len(times), dtype=torch.float64))
+
+    def forward(self, x, t, labels=None):
+        skip, out, scale = registry.get("preconditioning", "boundary")(t, sigma_data=0.5, sigma_min=0.002)
+        index = (t[:, None] - self.times).abs().argmin(1)
+        return x * (skip + out * scale * self.g[index]).reshape(-1, 1, 1, 1)
+
+
+def gaussian(x, t, labels=None):
+    return x * (0.25 / (t.reshape(-1, 1, 1, 1) ** 2 + 0.25))
+
+
+@pytest.mark.parametrize(("solver", "bound"), [("heun", 0.06), ("euler", 0.2)])
+def test_distillation_of_an_analytic_teacher_finds_the_analytic_consistency_function(solver, bound):
+    """For data N(0, 1/4), f(x, t) = x sqrt((eps^2 + 1/4) / (t^2 + 1/4)), up to the error of the solver's steps."""
+    times = torch.from_numpy(NOISE.times(18))
+    student, objective = Table(times), objective_of("cd", distance="l2", solver=solver)
+    optimiser = torch.optim.Adam(student.parameters(), lr=0.02)
+    for k in range(1500):
+        for group in optimiser.param_groups:
+            group["lr"] = 0.02 * (1 - k / 1500)
+        x = torch.randn(256, 1, 1, 1, dtype=torch.float64) / 2
+        loss = loss_of(objective, Networks(student, student, gaussian), x, None, seed=k).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    ones = torch.ones(17, 1, 1, 1, dtype=torch.float64)
+    factors = registry.get("solver", solver)(gaussian, ones, times[:-1], times[1:]).flatten()
+    fixed_point = torch.cat([factors.flip(0).cumprod(0).flip(0), torch.ones(1)])
+    got = student(torch.ones(18, 1, 1, 1, dtype=torch.float64), times).flatten()
+    assert (got / fixed_point - 1).abs().max() < 0.01
+    exact = ((0.002**2 + 0.25) / (times**2 + 0.25)).sqrt()
+    assert (got / exact - 1).abs().max() < bound
+
+
+def test_lpips_is_computed_in_float32_under_autocast():
+    conv = torch.nn.Conv2d(1, 4, 3)
+    distance = LPIPS(lambda a, b: (conv(a) - conv(b)).square().flatten(1).mean(1))
+    a, b = torch.randn(2, 3, 1, 8, 8)
+    want = distance(a, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(distance(a, b), want)
+        assert (distance(a.bfloat16(), b) - want).abs().max() < 0.1 * want.max()
+        assert distance(a.bfloat16(), b).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("lpips", "max"), ("lpips-average", "average")])
+def test_pretrained_lpips_is_at_224_pixels_with_its_pooling(tmp_path, monkeypatch, name, pooling):
+    made = []
+    monkeypatch.setattr(build.pretrained, "lpips_metric", lambda path, **how: made.append((path, how)))
+    path = tmp_path / "lpips.safetensors"
+    native.save(path, {"lin0": torch.zeros(1)}, {"weights": "lpips-vgg16"})
+    run = config.load(f"cifar10/cd/{'default' if name == 'lpips' else f'distance~{name}'}/seed0")
+    assert build.objective(run, path).distance.size == 224
+    assert made == [(path, {"pooling": pooling, "device": "cpu"})]

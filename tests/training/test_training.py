@@ -1,0 +1,302 @@
+"""Training: killed and resumed to the same weights, and no model where it went wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import FILES, TRAINING, plan_of
+
+from cm import build, config
+from cm.checkpoints import native
+from cm.cli import main
+from cm.errors import UserError
+from cm.methods.base import Clock
+from cm.training.trainer import Trainer
+from cm.training.trainer import run as train
+from cm.utils import files
+
+
+def weights(folder: Path, progress: int = 100) -> dict[str, torch.Tensor]:
+    return native.load(folder / f"{progress}.safetensors")[0]
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+RUNS = [
+    "edm/default",
+    "cd/default",
+    "cd/solver~euler,target_mu~0.9",
+    "ct/default",
+    "ct/clip~1.0,microbatch~6,precision~float16",
+    "pd/steps~2",
+    "classifier/default",
+]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_stopped_training_resumes_to_the_same_weights(place, tmp_path, name):
+    name = f"digits/{name}/seed0"
+    train(plan_of(place, name, tmp_path / "whole"))
+    for stop in (3, 7, None):
+        train(plan_of(place, name, tmp_path / "parts", stop_at=stop))
+    for progress in (50, 100):
+        assert same(weights(tmp_path / "whole", progress), weights(tmp_path / "parts", progress))
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["100.safetensors", "50.safetensors"]
+    assert not same(weights(tmp_path / "whole", 50), weights(tmp_path / "whole", 100))
+
+
+def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
+    """SIGKILL at some moment, by the command line, as a cluster does it."""
+    experiments = tmp_path / "experiments"
+    (experiments / "digits").mkdir(parents=True)
+    for name, document in FILES.items():
+        document = document | ({"training": TRAINING | {"iterations": 60}} if name == "ct" else {})
+        (experiments / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
+    code = (
+        "import dataclasses, sys; from cm import build, __main__; plan = build.plan;"
+        "build.plan = lambda *a, **k: dataclasses.replace(plan(*a, **k), save_seconds=0.0); sys.exit(__main__.main())"
+    )
+    out = {name: tmp_path / name for name in ("whole", "parts")}
+    command = {
+        name: [
+            sys.executable,
+            "-c",
+            code,
+            "train",
+            "--run",
+            "digits/ct/default/seed0",
+            "--threads",
+            "1",
+            "--experiments",
+            str(experiments),
+            "--data",
+            str(place / "data"),
+            "--out",
+            str(folder / "100.safetensors"),
+        ]
+        for name, folder in out.items()
+    }
+    process = subprocess.Popen(command["parts"], stderr=subprocess.DEVNULL)
+    state, began = out["parts"] / "partial" / "state.safetensors", time.monotonic()
+    while not state.exists() and time.monotonic() - began < 60:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    process.kill()
+    process.wait()
+    assert state.exists()
+    assert not (out["parts"] / "100.safetensors").exists()
+    for name in ("parts", "whole"):
+        subprocess.run(command[name], check=True, stderr=subprocess.DEVNULL)
+    assert same(weights(out["whole"]), weights(out["parts"]))
+
+
+def test_checkpointed_activations_give_the_same_weights(place, tmp_path):
+    """Dropout included: the second computation draws the same."""
+    for variant in ("default", "checkpointing~true"):
+        train(plan_of(place, f"digits/edm/{variant}/seed0", tmp_path / variant))
+    assert same(weights(tmp_path / "default"), weights(tmp_path / "checkpointing~true"))
+
+
+def test_a_compiled_training_gives_nearly_the_same_weights(place, tmp_path, monkeypatch):
+    compiled, original = [], torch.nn.Module.compile
+
+    def graph_only(module):
+        compiled.append(module)
+        original(module, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", graph_only)
+    for variant in ("distance~l2", "compile~true,distance~l2"):
+        train(plan_of(place, f"digits/cd/{variant}/seed0", tmp_path / variant))
+    assert len(compiled) == 3
+    plain, fast = weights(tmp_path / "distance~l2"), weights(tmp_path / "compile~true,distance~l2")
+    assert plain.keys() == fast.keys()
+    assert all(torch.allclose(plain[name], fast[name], atol=1e-4) for name in plain)
+
+
+@pytest.mark.parametrize("size", [5, 16, 40])
+def test_gradients_of_microbatches_add_up_to_those_of_the_batch(place, tmp_path, size):
+    found = []
+    for variant in ("dropout~0.0,jitter~0.0", f"dropout~0.0,jitter~0.0,microbatch~{size}"):
+        trainer = Trainer(plan_of(place, f"digits/classifier/{variant}/seed0", tmp_path))
+        loss = trainer._backward(Clock(0, 12))
+        found.append((loss, torch.cat([p.grad.flatten() for p in trainer.student.parameters()])))
+    (loss, gradient), (parted_loss, parted) = found
+    torch.testing.assert_close(parted_loss, loss)
+    torch.testing.assert_close(parted, gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_float16_with_clipping_goes_where_float32_goes(place, tmp_path):
+    """Gradients are unscaled before they are clipped: otherwise nearly nothing of them would be left."""
+    ends = {}
+    for variant in ("clip~1.0", "clip~1.0,precision~float16"):
+        trainer = Trainer(plan_of(place, f"digits/ct/{variant}/seed0", tmp_path))
+        before = torch.cat([parameter.detach().flatten().clone() for parameter in trainer.student.parameters()])
+        for _ in range(6):
+            trainer.step()
+        ends[variant] = torch.cat([p.detach().flatten() for p in trainer.student.parameters()]) - before
+    plain, half = ends.values()
+    assert (half - plain).norm() < 0.1 * plain.norm()
+
+
+def test_the_loss_scale_of_float16_is_kept(place, tmp_path):
+    first, second = (Trainer(plan_of(place, "digits/ct/precision~float16/seed0", tmp_path)) for _ in range(2))
+    first._scaler.load_state_dict(first._scaler.state_dict() | {"scale": 8.0})
+    first.step()
+    first.save()
+    second.resume()
+    assert second._scaler.get_scale() == first._scaler.get_scale() == 8.0
+
+
+def test_a_state_of_other_settings_or_inputs_is_set_aside(place, tmp_path):
+    name = "digits/ct/default/seed0"
+    plan = plan_of(place, name, tmp_path, stop_at=3)
+    plan.description = plan.description | {"made_from": {"images": "others"}}
+    train(plan)
+    state = files.sha256_of(tmp_path / "partial/state.safetensors")
+    train(plan_of(place, name, tmp_path))
+    train(plan_of(place, name, tmp_path / "fresh"))
+    assert same(weights(tmp_path), weights(tmp_path / "fresh"))
+    assert files.sha256_of(tmp_path / "superseded/state.safetensors") == state
+
+
+def test_the_state_of_another_run_is_left_alone(place, tmp_path):
+    train(plan_of(place, "digits/ct/default/seed0", tmp_path, stop_at=3))
+    with pytest.raises(UserError, match="belongs to digits/ct/default/seed0, not to digits/ct/default/seed1"):
+        train(plan_of(place, "digits/ct/default/seed1", tmp_path))
+    assert (tmp_path / "partial/state.safetensors").exists()
+
+
+def test_a_model_says_what_it_was_made_from(place):
+    teacher = place / "models/digits/edm/default/seed0/100.safetensors"
+    description = plan_of(place, "digits/cd/distance~l1/seed0").description
+    manifest = files.read_json(place / "data/manifest.json")
+    images = manifest["splits"]["train"]["sha256"]
+    assert description["made_from"] == {"images": images, "teacher": files.sha256_of(teacher)}
+
+
+def test_a_state_is_resumed_though_some_weights_get_no_gradient(place, tmp_path):
+    name = "digits/ct/augment_dim~3/seed0"
+    train(plan_of(place, name, tmp_path / "whole"))
+    for stop in (5, None):
+        train(plan_of(place, name, tmp_path / "parts", stop_at=stop))
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_a_training_that_diverges_writes_no_model_and_keeps_its_last_good_state(place, tmp_path):
+    train(plan_of(place, "digits/edm/default/seed0", tmp_path, stop_at=3))
+    before = files.sha256_of(tmp_path / "partial" / "state.safetensors")
+    plan = plan_of(place, "digits/edm/default/seed0", tmp_path, save_seconds=0.0)
+    plan.training = dataclasses.replace(plan.training, lr=1e30)
+    with pytest.raises(UserError, match=r"iteration \d+: no model is written; the last good state is") as caught:
+        train(plan)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.safetensors"))
+    tensors, description = native.load(tmp_path / "partial" / "state.safetensors")
+    assert all(t.isfinite().all() for t in tensors.values())
+    assert description["k"] >= 3 and before
+
+
+@pytest.mark.parametrize(("name", "mu"), [("cd/default", 0.0), ("cd/target_mu~0.9", 0.9), ("ct/default", None)])
+def test_target_and_average_follow_the_student(place, name, mu):
+    """theta-minus <- mu theta-minus + (1 - mu) theta after each iteration (Eq. 8), with mu(k) of that iteration."""
+    trainer = Trainer(plan_of(place, f"digits/{name}/seed0"))
+    for k in range(3):
+        before = [[p.clone() for p in net.parameters()] for net in (trainer.target, trainer.average)]
+        decays = [trainer.plan.objective.mu_at(Clock(k, 12)) if mu is None else mu, 0.9]
+        trainer.step()
+        for old, net, decay in zip(before, (trainer.target, trainer.average), decays, strict=True):
+            for then, now, student in zip(old, net.parameters(), trainer.student.parameters(), strict=True):
+                torch.testing.assert_close(now, decay * then + (1 - decay) * student)
+
+
+def test_students_start_from_their_teacher_unless_told_otherwise(place):
+    teacher = weights(place / "models/digits/edm/default/seed0")
+    for name, starts_there in (
+        ("cd/default", True),
+        ("cd/init~random", False),
+        ("pd/steps~2", True),
+        ("ct/default", False),
+    ):
+        student = plan_of(place, f"digits/{name}/seed0").student.state_dict()
+        assert same(dict(student), teacher) is starts_there
+
+
+def other_network(teacher: Path, bad: Path) -> None:
+    tensors, description = native.load(teacher)
+    description["network"]["channels"] = 16
+    native.save(bad, tensors, description)
+
+
+def state_of_a_training(teacher: Path, bad: Path) -> None:
+    tensors, description = native.load(teacher)
+    native.save(bad, tensors, {"k": 3, "of": description})
+
+
+BAD_MODELS = {
+    "missing": lambda teacher, bad: None,
+    "truncated": lambda teacher, bad: bad.write_bytes(teacher.read_bytes()[:5000]),
+    "foreign": lambda teacher, bad: bad.write_text("hello"),
+    "other network": other_network,
+    "state": state_of_a_training,
+}
+
+
+@pytest.mark.parametrize("problem", [*BAD_MODELS, "no classifier", "no diffusion model", "no data", "bad data"])
+def test_a_bad_file_is_named_in_one_line_before_training(place, tmp_path, capsys, problem):
+    teacher = place / "models/digits/edm/default/seed0/100.safetensors"
+    judge = place / "models/digits/classifier/default/seed1/100.safetensors"
+    folder, bad = place / "data", tmp_path / "bad.safetensors"
+    if problem in BAD_MODELS:
+        BAD_MODELS[problem](teacher, bad)
+        teacher = bad
+    elif problem == "no classifier":
+        judge = bad = teacher
+    elif problem == "no diffusion model":
+        teacher = bad = judge
+    elif problem == "no data":
+        folder = bad = tmp_path / "data"
+    elif problem == "bad data":
+        folder, bad = tmp_path / "data", tmp_path / "data/train/images.npy"
+        bad.parent.mkdir(parents=True)
+        bad.write_bytes((place / "data/train/images.npy").read_bytes()[:3000])
+    arguments = ["train", "--run", "digits/cd/default/seed0", "--experiments", str(place / "experiments")]
+    arguments += ["--data", str(folder), "--out", str(tmp_path / "out/100.safetensors")]
+    code = main([*arguments, "--teacher", str(teacher), "--perceptual", str(judge)])
+    error = capsys.readouterr().err
+    assert code == 2
+    assert str(bad) in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_do_not_depend_on_the_batch(place):
+    from cm.diffusion import sampling
+
+    model, description = build.trained(place / "models/digits/edm/default/seed0/100.safetensors")
+    given = {"noise": build.noise_of(description), "shape": (1, 8, 8), "seed": 5}
+    sampler = config.sampler("multistep,times~0.8")
+    whole = sampling.images(model, sampler, count=10, **given)
+    parts = sampling.images(model, sampler, count=10, batch=3, **given)
+    assert whole.dtype == np.uint8
+    assert np.abs(whole.astype(int) - parts).max() <= 1
+    assert np.abs(whole[0].astype(int) - whole[1]).max() > 1
+    other = sampling.images(model, sampler, count=10, **given | {"seed": 6})
+    assert np.abs(whole.astype(int) - other).max() > 1
+
+
+def test_eight_bits_are_truncated_or_rounded():
+    from cm.diffusion.sampling import to_uint8
+
+    x = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0]).reshape(1, 1, 1, 6)
+    assert to_uint8(x, "truncate").flatten().tolist() == [0, 0, 127, 254, 255, 255]
+    assert to_uint8(x, "round").flatten().tolist() == [0, 0, 128, 255, 255, 255]

@@ -1,0 +1,266 @@
+"""The whole workflow on a micro suite, and its style: lint, format, dry runs of every shipped suite."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from cm import build, config, registry
+from cm.checkpoints.openai_names import openai_state_dict
+
+ROOT = Path(__file__).parents[2]
+MICRO = ROOT / "tests" / "micro"
+TOOLS = Path(sys.executable).parent
+MAKERS = {"train", "train_curve", "release"}
+SUITES = sorted((ROOT / "config" / "suites").glob("*.yaml"))
+
+
+def call(*command: str, cwd: Path = ROOT, check: bool = True) -> str:
+    """Output of a command with this environment's tools first on the path."""
+    environment = os.environ | {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return f"{done.stdout}\n{done.stderr}\nexit status {done.returncode}"
+
+
+def snakemake(place: Path, *arguments: str, suite: str = "micro.yaml", check: bool = True) -> str:
+    options = [
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(place),
+        "--cores",
+        "2",
+        "--config",
+        f"suite={suite}",
+    ]
+    profile = ["--workflow-profile", str(ROOT / "profiles" / "default")]
+    return call("snakemake", *arguments, *options, *profile, cwd=place, check=check)
+
+
+def jobs(output: str) -> dict[str, int]:
+    """Rule to number of jobs, from Snakemake's table."""
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+)\s+(\d+)$", output, re.MULTILINE)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A clean folder in which the micro suite has been made, all of it, once."""
+    folder = tmp_path_factory.mktemp("micro")
+    shutil.copytree(MICRO, folder, dirs_exist_ok=True)
+    snakemake(folder, "all")
+    return folder
+
+
+def test_every_artefact_exists_with_finite_numbers(place):
+    suite = config.load_suite(place / "micro.yaml")
+    suffixes = {"table": ("tables", "csv", "md", "tex"), "figure": ("figures", "svg", "png")}
+    for name, artefact in {**suite.artefacts, **suite.ablations}.items():
+        form = registry.get("artefact", artefact.kind).form
+        for folder, *endings in [suffixes[one] for one in suffixes if form in (one, "both")]:
+            assert all((place / f"reports/{folder}/{name}.{ending}").stat().st_size > 0 for ending in endings)
+    with open(place / "reports/tables/table1.csv") as file:
+        measured = [row for row in csv.DictReader(file) if row["images"]]
+    floor = ["real images (test)", "real images (train halves)"]
+    assert [row["Method"] for row in measured] == [*floor, "EDM", "PD", "PD", "CD", "CD", "CT"]
+    for row in measured:
+        assert all(math.isfinite(float(value)) for name, value in row.items() if "digits" in name and value)
+    scores = [json.loads(path.read_text()) for path in (place / "results/scores").rglob("*.json")]
+    assert len(scores) > 15
+    for score in scores:
+        assert set(score["metrics"]) == {"fid", "kid", "inception_score", "precision", "recall"}
+        assert all(math.isfinite(value) for value in score["metrics"].values())
+        assert score["images"] and score["extractor"]["sha256"] and score["versions"]["torch"] and score["commit"]
+        assert score["seconds"]["scoring"] > 0
+
+
+def test_every_run_leaves_a_grid_and_no_pile_of_images(place):
+    runs = {path.parent for path in (place / "results/models").rglob("100.safetensors")}
+    assert len(runs) > 10
+    assert {run for run in runs if "classifier" not in run.parts} == {
+        run for run in runs if (run / "samples.png").exists()
+    }
+    scores = {path.relative_to(place / "results/scores") for path in (place / "results/scores").rglob("seed*/*/*.json")}
+    grids = {path.relative_to(place / "results/samples") for path in (place / "results/samples").rglob("*.png")}
+    assert {path.with_suffix("") for path in scores} <= {path.with_suffix("") for path in grids}
+    assert not list((place / "results/images").rglob("*.npy"))
+
+
+def test_a_second_call_does_nothing(place):
+    assert "Nothing to be done" in snakemake(place, "all")
+
+
+def test_a_deleted_score_remakes_only_what_hangs_on_it(place):
+    score = place / "results/scores/digits/ct/default/seed0/100/onestep.json"
+    score.unlink()
+    planned = jobs(snakemake(place, "all", "--dry-run"))
+    # fig5 is drawn anew, because sampling once more writes its preview once more
+    assert planned == {"sample": 1, "score": 1, "table": 1, "figure": 1, "all": 1, "total": 5}
+    snakemake(place, "all")
+    assert score.exists()
+
+
+def test_an_added_ablation_trains_only_the_new_runs(place):
+    suite = yaml.safe_load((place / "micro.yaml").read_text())
+    suite["ablations"]["mu"] = {"method": "cd", "seeds": [0], "vary": {"target_mu": [0.0, 0.5]}}
+    (place / "more.yaml").write_text(yaml.safe_dump(suite))
+    planned = jobs(snakemake(place, "ablation_mu", "--dry-run", suite="more.yaml"))
+    assert planned == {"ablation_mu": 1, "ablation": 1, "train": 1, "sample": 1, "score": 1, "total": 5}
+    snakemake(place, "ablation_mu", suite="more.yaml")
+    assert (place / "reports/tables/ablation_mu.csv").exists()
+    assert (place / "reports/figures/ablation_mu.png").exists()
+
+
+def test_a_changed_experiment_file_trains_that_run_anew(place):
+    path = place / "experiments/digits/ct.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("s1: 10", "s1: 12"))
+    assert jobs(snakemake(place, "all", "--dry-run"))["train"] == 2
+    path.write_text(text + "# a comment changes nothing\n")
+    assert "Nothing to be done" in snakemake(place, "all", "--dry-run")
+
+
+def test_the_report_holds_every_artefact(place):
+    snakemake(place, "report")
+    text = (place / "reports/report.html").read_text()
+    for name in ("table1", "fig3a", "ablation_solver"):
+        assert name in text
+    assert "Figure 3a, in miniature" in text
+
+
+def test_a_data_set_of_ones_own_needs_no_code(tmp_path):
+    shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
+    home, pictures = tmp_path / "experiments" / "pets", tmp_path / "my pictures"
+    shutil.copytree(tmp_path / "experiments" / "digits", home)
+    pictures.mkdir()
+    for index in range(3):
+        Image.new("RGB", (20 + index, 30), (80 * index, 10, 200)).save(pictures / f"{index}.png")
+    base = yaml.safe_load((home / "base.yaml").read_text())
+    data = {"name": "folder", "source": str(pictures), "resolution": 16}
+    (home / "base.yaml").write_text(yaml.safe_dump(base | {"data": data}))
+    snakemake(tmp_path, "results/data/pets/manifest.json")
+    manifest = json.loads((tmp_path / "results/data/pets/manifest.json").read_text())
+    assert (manifest["dataset"], manifest["resolution"], manifest["images"]) == ("folder", 16, 3)
+    images = np.load(tmp_path / "results/data/pets/train/images.npy")
+    assert [image[8, 8, 0] for image in images] == [0, 80, 160]
+
+
+def test_a_released_run_is_fetched_and_converted_in_place_of_training(tmp_path, monkeypatch):
+    shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("CM_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "experiments/digits/ct.yaml"
+    network = {"name": "adm", "resolution": 8, "image_channels": 1, "channels": 32, "multipliers": [1], "blocks": 1}
+    network |= {"attention": [], "head_channels": 32}
+    theirs = {"url": (tmp_path / "home.pt").as_uri(), "licence": "none"}
+    document = yaml.safe_load(path.read_text()) | {"network": network, "released": {"theirs": theirs}}
+    path.write_text(yaml.safe_dump(document))
+    run = config.load("digits/ct/released~theirs/seed0", tmp_path / "experiments")
+    description = build.run_description(run)
+    weights = {name.removeprefix("network."): part for name, part in build.model(description).state_dict().items()}
+    torch.save(openai_state_dict(weights, run.sections["network"]), tmp_path / "home.pt")
+    target = f"results/samples/{run.name}/100/onestep.npy"
+    planned = jobs(snakemake(tmp_path, target, "--dry-run"))
+    assert planned == {"release": 1, "sample": 1, "total": 2}
+    snakemake(tmp_path, target)
+    assert (tmp_path / target).with_suffix(".png").exists()
+    assert (
+        build.trained(tmp_path / f"results/models/{run.name}/100.safetensors")[1]["made_from"]["url"] == theirs["url"]
+    )
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda path: path.stem)
+def test_a_dry_run_of_every_shipped_suite(tmp_path, suite):
+    output = snakemake(tmp_path, "all", "--dry-run", suite=str(suite))
+    planned, loaded = jobs(output), config.load_suite(suite)
+    wanted = {**loaded.artefacts, **loaded.ablations}
+    cells = {cell.path for artefact in wanted.values() for cell in loaded.cells(artefact)}
+    assert planned["sample"] == planned["score"] <= len(cells)
+    assert ("gpu=1" in output) == (loaded.gpus == 1) == (suite.stem != "demo")
+    assert (
+        {"release"} == planned.keys() & MAKERS if suite.stem == "released" else {"train", "train_curve"} <= set(planned)
+    )
+
+
+@pytest.mark.parametrize(
+    ("suite", "target", "message"),
+    [
+        ("dmeo", "all", "unknown suite 'dmeo'; known: "),
+        (
+            "micro.yaml",
+            "results/models/digits/cd/solver~rk4/seed0/100.safetensors",
+            "unknown solver 'rk4'",
+        ),
+        ("micro.yaml", "ablation_nu", "ablation_nu"),
+        (
+            "micro.yaml",
+            "results/scores/digits/cd/default/seed0/100/onestp.json",
+            "unknown sampler 'onestp'",
+        ),
+        ("bad.yaml", "all", "unknown setting 'solvr'"),
+    ],
+)
+def test_a_mistake_is_told_before_any_job_starts(tmp_path, suite, target, message):
+    shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
+    text = (MICRO / "micro.yaml").read_text()
+    (tmp_path / "bad.yaml").write_text(text.replace("vary: {solver:", "vary: {solvr:"))
+    output = snakemake(tmp_path, target, suite=suite, check=False)
+    assert message in output
+    assert "exit status 1" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "results" / "models").exists()
+
+
+def test_weights_that_nobody_can_fetch_are_told_before_any_job_starts(tmp_path, monkeypatch):
+    shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("CM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "protocols/vit.yaml").write_text("{extractor: dinov2, resizer: bicubic, metrics: [fid]}")
+    base = tmp_path / "experiments/digits/base.yaml"
+    base.write_text(base.read_text().replace("protocol: offline", "protocol: vit"))
+    output = snakemake(tmp_path, "reports/tables/table1.csv", check=False)
+    file = "dinov2_vitl14_pretrain.pth"
+    assert f"download https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/{file} and put it there" in output
+    assert str(tmp_path / "cache" / file) in output
+    assert "exit status 1" in output
+    assert not (tmp_path / "results" / "data").exists()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / file).touch()
+    assert jobs(snakemake(tmp_path, "reports/tables/table1.csv", "--dry-run"))["weights"] == 1
+
+
+def test_a_changed_protocol_scores_anew_and_trains_nothing(place):
+    path = place / "protocols/offline.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("kept: 100", "kept: 90"))
+    planned = jobs(snakemake(place, "reports/tables/table1.csv", "--dry-run"))
+    path.write_text(text)
+    assert {"featurise", "score", "floor", "table"} <= planned.keys()
+    assert not {"train", "train_curve", "prepare"} & planned.keys()
+
+
+def test_ruff_check():
+    call("ruff", "check", ".")
+
+
+def test_ruff_format():
+    call("ruff", "format", "--check", ".")
+
+
+def test_snakefmt():
+    call("snakefmt", "--check", "Snakefile", "workflow")
+
+
+def test_lint():
+    assert "Congratulations" in call("snakemake", "--lint")
