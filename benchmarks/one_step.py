@@ -27,6 +27,7 @@ from torch import nn
 
 from cm import build, config
 from cm.config import Run
+from cm.diffusion.distances import l2
 from cm.methods.base import Objective
 from cm.training.trainer import Plan, Trainer
 
@@ -38,24 +39,22 @@ def default_runs() -> list[str]:
     """One run of each method and data set of the paper suite."""
     suite = config.load_suite(SUITE)
     cells = (cell for artefact in suite.artefacts.values() for cell in suite.cells(artefact))
-    runs = config.with_inputs((cell.run for cell in cells), suite.experiments)
+    runs = suite.experiments.with_inputs(cell.run for cell in cells)
     return sorted(run.name for run in runs if run.variant == "default" and run.seed == suite.seeds[0])
 
 
-def objective(run: Run, experiments: Path, perceptual: Path | None) -> tuple[Objective, str]:
+def objective(run: Run, experiments: config.Experiments, perceptual: Path | None) -> tuple[Objective, str]:
     """The objective, and the distance that it has."""
-    named = run.sections["objective"]
-    if not config.perceptual(run, experiments) or perceptual:
-        return build.objective(run, perceptual), getattr(named, "distance", "none")
-    plain = {**run.sections, "objective": dataclasses.replace(named, distance="l2")}
-    return build.objective(dataclasses.replace(run, sections=plain)), f"l2 (in place of {named.distance})"
+    if not experiments.perceptual(run) or perceptual:
+        return build.objective(run, perceptual), run.settings.get("distance", "none")
+    return dataclasses.replace(run.objective, distance=l2), f"l2 (instead of {run.settings['distance']})"
 
 
 def networks(run: Run, teacher: Run | None) -> tuple[nn.Module, nn.Module | None]:
     """The student, with the weights of the teacher where it starts from them, and the teacher: each in memory once."""
     torch.manual_seed(run.seed)
     phi = build.model(build.run_description(teacher)) if teacher else None
-    if phi is None or getattr(run.sections["objective"], "init", "teacher") != "teacher":
+    if phi is None or not run.objective.starts_from_teacher:
         return build.model(build.run_description(run)), phi
     with torch.device("meta"):
         student = build.model(build.run_description(run))
@@ -66,16 +65,16 @@ def networks(run: Run, teacher: Run | None) -> tuple[nn.Module, nn.Module | None
 
 def plan(run: Run, loss: Objective, teacher: Run | None, precision: str) -> Plan:
     """A training of one iteration on two random images."""
-    network, draw = run.sections["network"], np.random.default_rng(run.seed)
+    network, draw = run.network, np.random.default_rng(run.seed)
     shape, classes = (2, network.resolution, network.resolution, network.image_channels), getattr(network, "classes", 0)
-    how = {"iterations": 1, "batch": 1, "precision": precision, "checkpointing": True, "compile": False}
+    how = {"total_steps": 1, "batch": 1, "precision": precision, "checkpointing": True, "compile": False}
     student, phi = networks(run, teacher)
     return Plan(
         name=run.name,
         seed=run.seed,
         objective=loss,
-        training=dataclasses.replace(run.sections["training"], **how),
-        noise=run.sections["noise"],
+        training=dataclasses.replace(run.training, **how),
+        noise=run.noise,
         student=student,
         images=draw.integers(0, 256, shape, np.uint8),
         labels=draw.integers(0, classes, 2) if classes else None,
@@ -86,11 +85,11 @@ def plan(run: Run, loss: Objective, teacher: Run | None, precision: str) -> Plan
     )
 
 
-def measure(name: str, experiments: Path, perceptual: Path | None, precision: str) -> str:
+def measure(name: str, experiments: config.Experiments, perceptual: Path | None, precision: str) -> str:
     """A row of the table."""
-    began, run = time.perf_counter(), config.load(name, experiments)
+    began, run = time.perf_counter(), experiments.run(name)
     loss, distance = objective(run, experiments, perceptual)
-    trainer = Trainer(plan(run, loss, config.teacher(run, experiments), precision))
+    trainer = Trainer(plan(run, loss, experiments.teacher(run), precision))
     built = time.perf_counter()
     value = float(trainer.step())
     ended = time.perf_counter()

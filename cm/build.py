@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from cm import __version__, registry
 from cm.checkpoints import native
-from cm.config import Run, check
+from cm.config import Run, make_component
 from cm.diffusion import sampling
 from cm.diffusion.denoiser import Denoiser
-from cm.diffusion.distances import feature_distance
+from cm.diffusion.distances import LPIPS, Distance, feature_distance
 from cm.diffusion.noise import KarrasNoise
 from cm.errors import UserError
 from cm.evaluation import pretrained
@@ -42,8 +42,8 @@ def plan(run: Run, *, data: Path, out: Path, keep: list[int], inputs: Mapping[st
         name=run.name,
         seed=run.seed,
         objective=objective_,
-        training=run.sections["training"],
-        noise=run.sections["noise"],
+        training=run.training,
+        noise=run.noise,
         student=student,
         teacher=teacher,
         images=images,
@@ -60,7 +60,7 @@ def run_description(run: Run) -> dict[str, Any]:
     return {
         "run": run.name,
         **run.describe(),
-        "preconditioning": run.sections["objective"].preconditioning,
+        "preconditioning": run.objective.preconditioning,
         "version": __version__,
         "commit": provenance.commit(),
     }
@@ -96,11 +96,9 @@ def released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str, Tensor
 
     about = run.released
     if checkpoint is None:
-        name = run.sections["training"].released + PurePosixPath(urlparse(about.url).path).suffix
+        name = run.training.released + PurePosixPath(urlparse(about.url).path).suffix
         checkpoint = fetch.fetched(about.url, sha256=about.sha256, size=about.size, name=name)
-    tensors = checkpoints.import_checkpoint(
-        checkpoint, run.sections["network"], weights=about.weights if about else "ema"
-    )
+    tensors = checkpoints.import_checkpoint(checkpoint, run.network, weights=about.weights if about else "ema")
     origin = {"checkpoint": checkpoint.name} | ({"url": about.url, "licence": about.licence} if about else {})
     origin |= {"sha256": files.sha256_of(checkpoint)} if checkpoint.is_file() else {}
     description = run_description(run) | {"made_from": origin, "progress": 100}
@@ -167,36 +165,34 @@ class Judge(nn.Module):
 
 
 def objective(run: Run, perceptual: Path | str | None = None, device: str = "cpu") -> Objective:
-    """The objective of a run with functions in the place of their names."""
-    named = run.sections["objective"]
-    kinds = {field.name: field.metadata.get("kind") for field in dataclasses.fields(named)}
-    found = {key: registry.get(kind, getattr(named, key)) for key, kind in kinds.items() if kind}
-    if getattr(found.get("distance"), "perceptual", False):
-        if perceptual is None:
-            raise UserError(f"{run.name}: distance '{named.distance}' needs the model of its features (--perceptual)")
-        shape = image_shape(run.describe())
-        found["distance"] = _perceptual_distance(found["distance"], perceptual, shape, device)
-    return dataclasses.replace(named, **found)
+    """The objective of a run, a perceptual distance with its network."""
+    if not run.objective.needs_perceptual_network:
+        return run.objective
+    distance = run.objective.distance
+    if perceptual is None:
+        name = run.settings["distance"]
+        raise UserError(f"{run.name}: distance '{name}' needs the model of its features (--perceptual)")
+    shape = image_shape(run.describe())
+    return dataclasses.replace(run.objective, distance=_perceptual_distance(distance, perceptual, shape, device))
 
 
-def _perceptual_distance(kind: type, path: Path | str, shape: tuple[int, int, int], device: str) -> Any:
-    """LPIPS at 224 pixels with pretrained weights, or at the images' size with the maps of a trained classifier."""
+def _perceptual_distance(lpips: LPIPS, path: Path | str, shape: tuple[int, int, int], device: str) -> Distance:
+    """LPIPS with pretrained weights, or at the images' own size with the maps of a trained classifier."""
     if "weights" in native.description(path):
-        return kind(pretrained.lpips_metric(path, pooling=kind.pooling, device=device), size=224)
+        return lpips.with_network(pretrained.lpips_metric(path, pooling=lpips.pooling, device=device))
     backbone, _ = classifier(path, shape, device)
-    return kind(feature_distance(lambda x: backbone.maps(2 * x - 1)))
+    own_size = dataclasses.replace(lpips, size=None)
+    return own_size.with_network(feature_distance(lambda x: backbone.maps(2 * x - 1)))
 
 
 def _section(name: str, description: Mapping[str, Any]) -> Any:
-    values = dict(description[name])
-    kind = {"network": "network", "noise": "schedule"}[name]
-    cls = registry.get(kind, values.pop("name"))
-    return check(cls, values, f"{description['run']}, {name}")
+    """The network or the noise grid of a description."""
+    return make_component(name, description[name], f"{description['run']}, {name}")
 
 
 def _training_data(run: Run, data: Path, objective_: Objective) -> tuple[np.ndarray, np.ndarray | None]:
     images = files.read_images(data / "train" / "images.npy")
-    network = run.sections["network"]
+    network = run.network
     wanted = (network.resolution, network.resolution, network.image_channels)
     if images.shape[1:] != wanted:
         raise UserError(f"{data}: images are {list(images.shape[1:])}, the network of {run.name} takes {list(wanted)}")
@@ -206,7 +202,7 @@ def _training_data(run: Run, data: Path, objective_: Objective) -> tuple[np.ndar
 
 def _teacher(run: Run, inputs: Mapping[str, Path], description: dict, student: nn.Module) -> nn.Module | None:
     """The teacher, its weights copied into the student; None for a run without one."""
-    if not run.sections["objective"].wants_teacher():
+    if not run.objective.needs_teacher:
         return None
     if "teacher" not in inputs:
         raise UserError(f"{run.name}: needs the weights of its teacher (--teacher)")
@@ -215,6 +211,6 @@ def _teacher(run: Run, inputs: Mapping[str, Path], description: dict, student: n
         raise UserError(f"{inputs['teacher']} holds {of_teacher['run']}, which is not a diffusion model: no teacher")
     teacher = model(of_teacher)
     native.restore(teacher, tensors, inputs["teacher"])
-    if getattr(run.sections["objective"], "init", "teacher") == "teacher":
+    if run.objective.starts_from_teacher:
         native.restore(student, tensors, inputs["teacher"])
     return teacher

@@ -64,7 +64,7 @@ def train(
     device: str | None,
 ) -> None:
     """Train a run; goes on from where an earlier start of it was stopped. Leaves models, and a grid of samples."""
-    spec = config.load(run, experiments)
+    spec = config.Experiments(experiments).run(run)
     if spec.released:
         raise UserError(f"{run} takes its weights from {spec.released.url}: use `cm convert`")
     folder, keep = _kept(out)
@@ -104,7 +104,7 @@ def convert(
 
         checkpoints.export_checkpoint(*build.model_file(model), out, to)
         return
-    spec = config.load(run, experiments)
+    spec = config.Experiments(experiments).run(run)
     if checkpoint is None and spec.released is None:
         raise UserError(f"{run} names no checkpoint of its experiment's 'released:': give --checkpoint")
     from cm import build
@@ -126,7 +126,7 @@ def describe(subject: str, experiments: Path, batch: int, teraflops: float) -> N
     """Print what a run, or every run of a suite, has of parameters, and what it costs."""
     from cm import cost
 
-    print(cost.describe(subject, batch=batch, rate=teraflops * 1e12, experiments=experiments))
+    print(cost.describe(subject, batch=batch, rate=teraflops * 1e12, experiments=config.Experiments(experiments)))
 
 
 @verb
@@ -137,7 +137,7 @@ def sample(
     count: int,
     seed: int | None,
     batch: int,
-    rounding: str,
+    quantization: str,
     clamp: bool,
     precision: str,
     preview: Path | None,
@@ -145,7 +145,7 @@ def sample(
     device: str | None,
 ) -> None:
     """Sample a model: uint8 images in OUT.npy and how they were made in OUT.json; a preview as .npy and .png."""
-    call = config.sampler(sampler)
+    call = config.parse_sampler(sampler)
     for path in (out, *([preview] if preview else [])):
         if path.suffix != ".npy":
             raise UserError(f"{path} must end in .npy: other files are written beside it")
@@ -157,13 +157,13 @@ def sample(
         raise UserError(f"{model} holds {description['run']}, which makes no images")
     seed = _seed_of(description) if seed is None else seed
     began = time.monotonic()
-    how = {"batch": batch, "rounding": rounding, "clamp": clamp, "precision": precision}
+    how = {"batch": batch, "quantization": quantization, "clamp": clamp, "precision": precision}
     channels, height, width = build.image_shape(description)
     with files.new_array(out, (count, height, width, channels)) as made:
         build.samples(module, description, call, count=count, seed=seed, out=made, **how)
     about = {"run": description["run"], "progress": description["progress"], "sampler": sampler, "seed": seed}
     about |= {
-        "rounding": rounding,
+        "quantization": quantization,
         "clamp": clamp,
         "nfe": call.evaluations,
         "seconds": {"sampling": round(time.monotonic() - began, 3)},
@@ -176,23 +176,23 @@ def sample(
 
 
 @verb
-def featurise(images: Path, protocol: str, extractor: Path | None, out: Path, compact: bool, **compute: Any) -> None:
+def featurize(images: Path, protocol: str, extractor: Path | None, out: Path, compact: bool, **compute: Any) -> None:
     """Summarise the features of real images, once for all scores that compare with them; goes on where it stopped."""
-    scoring_by = config.protocol(protocol)
+    scoring_by = config.read_protocol(protocol)
     how = _compute(**compute)
     from cm.evaluation import features, reference, scoring
 
     if compact:
-        found, about = scoring.featurised(images, dataclasses.replace(scoring_by, statistics=None), extractor, how)
+        found, about = scoring.featurized(images, dataclasses.replace(scoring_by, statistics=None), extractor, how)
         reference.pack(out, *found.moments(), about)
     else:
-        features.write(out, *scoring.featurised(images, scoring_by, extractor, how))
+        features.write(out, *scoring.featurized(images, scoring_by, extractor, how))
 
 
 @verb
 def score(images: Path, reference: Path, protocol: str, extractor: Path | None, out: Path, **compute: Any) -> None:
     """Score images against real ones, or their summary, by a protocol: FID, KID, precision, recall, IS."""
-    scoring_by = config.protocol(protocol)
+    scoring_by = config.read_protocol(protocol)
     how = _compute(**compute)
     from cm.evaluation import scoring
 

@@ -23,7 +23,7 @@ _FEATURES = {
     "threads": _COMPUTE["threads"],
     "device": {"help": "cpu, cuda, or several: cuda:0,cuda:1; by default a GPU if there is one"},
 }
-POSITIONAL = {"describe": ("subject",), "featurise": ("images",), "score": ("images",)}
+POSITIONAL = {"describe": ("subject",), "featurize": ("images",), "score": ("images",)}
 OPTIONS = {
     "prepare": {
         "dataset": {"required": True, "help": "cifar10, imagenet64, lsun_bedroom, folder, ..."},
@@ -77,13 +77,13 @@ OPTIONS = {
         "count": {"type": int, "default": 64, "help": "how many images"},
         "seed": {"type": int, "help": "of the noise; by default the run's"},
         "batch": {"type": int, "default": 256, "help": "images at a time"},
-        "rounding": {"choices": ["round", "truncate"], "default": "truncate", "help": "of images to eight bits"},
+        "quantization": {"choices": ["round", "truncate"], "default": "truncate", "help": "of images to eight bits"},
         "clamp": {"action": "store_true", "help": "clamp every estimate of the denoiser to [-1, 1]"},
         "precision": {"choices": ["bfloat16", "float16", "float32"], "default": "float32", "help": "of the network"},
         "preview": {"type": Path, "help": ".npy file for the first 64 images; a .png is written beside it"},
         **_COMPUTE,
     },
-    "featurise": {
+    "featurize": {
         "images": {**_IMAGES, "metavar": "IMAGES"},
         **_SCORING,
         "out": {**_PATH, "help": ".npz file to write"},
@@ -95,7 +95,7 @@ OPTIONS = {
     },
     "score": {
         "images": {**_IMAGES, "metavar": "IMAGES"},
-        "reference": {**_PATH, "help": "the same of real images, what `featurise` made of them, or others' statistics"},
+        "reference": {**_PATH, "help": "the same of real images, what `featurize` made of them, or others' statistics"},
         **_SCORING,
         "out": {**_PATH, "help": ".json file to write"},
         **_FEATURES,

@@ -1,14 +1,13 @@
-"""Words of the configuration and the things they name; and the settings a thing takes.
+"""Words of the configuration and the components they name.
 
-A thing registers itself where it is written: `@register("solver", "heun")`. Dropping a file into a package below is
-enough for it to be found. A thing that takes settings is a frozen dataclass whose fields are its section of the YAML;
-`setting` adds the bounds or the registry that a value must respect. Nothing in here, and nothing that is found, imports
-torch when it is imported.
+A component registers itself where it is written: `@register("solver", "heun")`. Dropping a file into a package below is
+enough for it to be found: the packages that may hold components (`HOMES`) are imported by name when one is looked up,
+as plug-ins are. A component that takes settings is a frozen dataclass; its fields are its settings, see
+`cm.config.settings`. Nothing in here, and nothing that is found, imports torch when it is imported.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import pkgutil
@@ -19,45 +18,55 @@ from cm.errors import unknown
 
 HOMES = {
     "artefact": "cm.report",
+    "curriculum": "cm.diffusion.curriculum",
     "dataset": "cm.data",
     "distance": "cm.diffusion.distances",
     "metric": "cm.evaluation.metrics",
-    "network": "cm.networks",
     "method": "cm.methods",
+    "network": "cm.networks",
+    "noise": "cm.diffusion.noise",
     "preconditioning": "cm.diffusion.preconditioning",
     "resizer": "cm.evaluation.resizers",
     "sampler": "cm.diffusion.samplers",
-    "schedule": "cm.diffusion.noise",
     "solver": "cm.diffusion.solvers",
     "weighting": "cm.diffusion.weightings",
     "weights": "cm.evaluation.pretrained",
 }
-_things: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
+_components: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
 
 
 def register(kind: str, name: str) -> Callable[[Any], Any]:
-    """A decorator that makes a thing known as `name` among the things of `kind`."""
+    """A decorator that makes a component known as `name` among the components of `kind`."""
 
-    def decorate(thing: Any) -> Any:
-        if _identity(_things[kind].get(name, thing)) != _identity(thing):
-            raise ValueError(f"two things claim the {kind} '{name}'")
-        _things[kind][name] = thing
-        return thing
+    def decorate(component: Any) -> Any:
+        if _identity(_components[kind].get(name, component)) != _identity(component):
+            raise ValueError(f"two components claim the {kind} '{name}'")
+        _components[kind][name] = component
+        return component
 
     return decorate
 
 
-def _identity(thing: Any) -> Any:
+def _identity(component: Any) -> Any:
     """What stays the same of a function or class whose module is imported twice; a value is itself."""
-    return getattr(thing, "__qualname__", thing)
+    return getattr(component, "__qualname__", component)
+
+
+def name(kind: str, component: Any) -> str:
+    """The name under which a function, or the class of an instance, is registered as a component of `kind`."""
+    wanted = _identity(component if hasattr(component, "__qualname__") else type(component))
+    names = [key for key, candidate in known(kind).items() if _identity(candidate) == wanted]
+    if not names:
+        raise ValueError(f"{component} is no registered {kind}")
+    return names[0]
 
 
 def get(kind: str, name: str, where: str = "") -> Any:
-    """The thing of `kind` called `name`; UserError, with the known names, if there is none."""
-    things = known(kind)
-    if name not in things:
-        raise unknown(kind, name, things, where)
-    return things[name]
+    """The component of `kind` called `name`; UserError, with the known names, if there is none."""
+    components = known(kind)
+    if name not in components:
+        raise unknown(kind, name, components, where)
+    return components[name]
 
 
 def names(kind: str) -> list[str]:
@@ -66,9 +75,9 @@ def names(kind: str) -> list[str]:
 
 
 def known(kind: str) -> dict[str, Any]:
-    """Name to thing, for every thing of `kind`."""
+    """Name to component, for every component of `kind`."""
     _discover(HOMES[kind])
-    return _things[kind]
+    return _components[kind]
 
 
 @functools.cache
@@ -77,16 +86,3 @@ def _discover(home: str) -> None:
     for info in pkgutil.iter_modules(getattr(module, "__path__", [])):
         if not info.ispkg:
             importlib.import_module(f"{home}.{info.name}")
-
-
-def setting(default: Any, *, kind: str | None = None, low: float | None = None, below: float | None = None) -> Any:
-    """A dataclass field for a configured value.
-
-    `kind`: the value is the name of a registered thing of that kind (it is checked as a name, and the composition root
-    puts the thing in its place). `low`: smallest allowed value. `below`: the value must be strictly smaller than this.
-    Pass `dataclasses.MISSING` as the default for a value that the YAML must give.
-    """
-    metadata = {"kind": kind, "low": low, "below": below}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)

@@ -9,26 +9,31 @@ import pytest
 import torch
 import yaml
 
-from cm import build, config, data
+from cm import build, data
+from cm.config import Experiments
 from cm.training import trainer
 
 torch.set_num_threads(1)  # networks in tests are so small that a second thread only gets in the way
 
 NETWORK = {"name": "ncsnpp", "resolution": 8, "image_channels": 1, "channels": 8, "multipliers": [1, 2], "blocks": 1}
-TRAINING = {"iterations": 12, "batch": 16, "lr": 1.0e-3, "ema": 0.9}
+TRAINING = {"total_steps": 12, "batch": 16, "lr": 1.0e-3, "ema_decay": 0.9}
 FILES = {
     "base": {
         "network": NETWORK | {"attention": [4], "dropout": 0.1},
         "noise": {"name": "karras"},
         "perceptual": "digits/classifier/default/seed1",
-        "evaluation": {"protocol": "offline", "images": 40},
+        "evaluation": {"protocol": "offline", "samples": 40},
     },
     "edm": {"training": TRAINING | {"optimiser": "adam", "flip": True}, "sampler": "heun,steps~4"},
     "cd": {"training": TRAINING, "objective": {"distance": "lpips"}, "teacher": "edm", "sampler": "onestep"},
-    "ct": {"training": TRAINING, "objective": {"distance": "l1", "s1": 10}, "sampler": "onestep"},
+    "ct": {
+        "training": TRAINING,
+        "objective": {"distance": "l1", "curriculum": {"name": "adaptive", "s1": 10}},
+        "sampler": "onestep",
+    },
     "pd": {"training": TRAINING | {"clip": 1.0}, "teacher": "edm", "chain": 2, "sampler": "pd,steps~{steps}"},
     "classifier": {
-        "network": {"name": "convnet", "resolution": 8, "image_channels": 1, "channels": 8, "features": 8},
+        "network": {"name": "classifier", "resolution": 8, "image_channels": 1, "channels": 8, "features": 8},
         "training": TRAINING | {"optimiser": "adam"},
     },
 }
@@ -54,10 +59,10 @@ def judge(place):
 
 
 def plan_of(place: Path, name: str, out: Path | None = None, **changes) -> trainer.Plan:
-    run = config.load(name, place / "experiments")
+    experiments = Experiments(place / "experiments")
+    run = experiments.run(name)
     models = {
-        role: place / "models" / other.name / "100.safetensors"
-        for role, other in config.inputs(run, place / "experiments").items()
+        role: place / "models" / other.name / "100.safetensors" for role, other in experiments.inputs(run).items()
     }
     out = out or place / "models" / name
     plan = build.plan(run, data=place / "data", out=out, keep=[50, 100], inputs=models, device="cpu")

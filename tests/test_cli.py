@@ -29,7 +29,7 @@ def test_sample(model, tmp_path):
     images, about = files.read_images(out), files.read_json(tmp_path / "a.json")
     assert images.shape == (40, 8, 8, 1)
     assert (about["nfe"], about["seed"], about["run"]) == (5, 0, "digits/edm/default/seed0")
-    assert (about["rounding"], about["clamp"]) == ("truncate", False)
+    assert (about["quantization"], about["clamp"]) == ("truncate", False)
     assert np.array_equal(files.read_images(preview), images)
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
@@ -83,5 +83,5 @@ def test_a_mistake_is_told_before_torch_is_imported():
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0
     assert (
-        done.stderr.strip() == "cm train: error: digits/cd objective, solver: unknown solver 'hune'; known: euler, heun"
+        done.stderr.strip() == "cm train: error: digits/cd, solver: unknown solver 'hune'; known: euler, heun"
     )

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from cm import config
-from cm.config import load_suite
-from cm.diffusion import curriculum
+from cm.config import Experiments, load_suite
+from cm.config.documents import read_yaml
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "config" / "experiments"
 CIFAR, IMAGENET, BEDROOM, CAT = "cifar10", "imagenet64", "lsun_bedroom", "lsun_cat"
-KEYS = ("lr", "batch", "ema", "iterations", "dropout", "precision")
+KEYS = ("lr", "batch", "ema_decay", "total_steps", "dropout", "precision")
 # Table 3 of the paper: learning rate, batch, EMA decay, iterations, dropout, fp16.
 TABLE3 = {
     (CIFAR, "cd"): (4e-4, 512, 0.9999, 800_000, 0.0, "float32"),
@@ -39,7 +39,7 @@ TWO_STEP = {  # index and number of times on the grid, of the official launch.sh
 
 
 def load(dataset: str, method: str, variant: str = "default") -> config.Run:
-    return config.load(f"{dataset}/{method}/{variant}/seed0", EXPERIMENTS)
+    return Experiments(EXPERIMENTS).run(f"{dataset}/{method}/{variant}/seed0")
 
 
 @pytest.fixture(scope="module", params=["paper", "released"])
@@ -62,22 +62,22 @@ def test_table_3(dataset, method):
     assert run.settings["weighting"] == "uniform"
     if method == "cd":
         assert tuple(run.settings[key] for key in ("target_mu", "steps", "solver")) == MU_N_SOLVER[dataset]
-        assert config.teacher(run, EXPERIMENTS).name == f"{dataset}/edm/default/seed0"
+        assert Experiments(EXPERIMENTS).teacher(run).name == f"{dataset}/edm/default/seed0"
     else:
         assert tuple(run.settings[key] for key in ("mu0", "s0", "s1")) == MU0_S0_S1[dataset]
-        assert (run.settings["init"], run.settings["mu_exponent"], run.settings["schedule"]) == (
+        assert (run.settings["init"], run.settings["mu_exponent"], run.settings["curriculum"]) == (
             "random",
             "paper",
             "adaptive",
         )
-        last = curriculum.steps_at(run.settings["iterations"], run.settings["iterations"], s0=2, s1=run.settings["s1"])
+        last = run.objective.curriculum.steps_at(run.training.total_steps, run.training.total_steps)
         assert last == run.settings["s1"] + 1
-        assert not config.inputs(run, EXPERIMENTS).keys() & {"teacher"}
+        assert not Experiments(EXPERIMENTS).inputs(run).keys() & {"teacher"}
 
 
 @pytest.mark.parametrize("dataset", MU_N_SOLVER)
 def test_the_time_grid_of_every_run(dataset):
-    noise = load(dataset, "edm").sections["noise"]
+    noise = load(dataset, "edm").noise
     assert (noise.sigma_min, noise.sigma_max, noise.rho, noise.sigma_data) == (0.002, 80.0, 7.0, 0.5)
 
 
@@ -90,12 +90,12 @@ def test_the_teachers():
     }
     for dataset, values in wanted.items():
         run = load(dataset, "edm")
-        assert tuple(run.settings[key] for key in ("lr", "batch", "iterations", "dropout")) == values
+        assert tuple(run.settings[key] for key in ("lr", "batch", "total_steps", "dropout")) == values
         assert (run.settings["p_mean"], run.settings["p_std"], run.settings["weighting"]) == (-1.2, 1.2, "karras")
         rise, half_life = (1e7, 5e5) if dataset == CIFAR else (1e7, 5e7)
         assert run.settings["warmup"] == round(rise / values[1])
         if dataset in (CIFAR, IMAGENET):
-            assert run.settings["ema"] == pytest.approx(0.5 ** (values[1] / half_life), abs=1e-6)
+            assert run.settings["ema_decay"] == pytest.approx(0.5 ** (values[1] / half_life), abs=1e-6)
 
 
 @pytest.mark.parametrize("dataset", MU_N_SOLVER)
@@ -103,12 +103,12 @@ def test_progressive_distillation(dataset):
     """750,000 iterations from 4,096 steps: 50,000 a stage, the last two twice that, as the official schedule has it."""
     run, stages = load(dataset, "pd"), []
     while run.method == "pd":
-        stages.append((run.settings["steps"], run.settings["iterations"]))
-        run = config.teacher(run, EXPERIMENTS)
+        stages.append((run.settings["steps"], run.settings["total_steps"]))
+        run = Experiments(EXPERIMENTS).teacher(run)
     assert stages == [(2**n, 100_000 if n < 2 else 50_000) for n in range(13)]
     settings = load(dataset, "pd").settings
     assert (settings["optimiser"], settings["lr"], settings["lr_decay"]) == ("adam", 5e-5, "linear")
-    assert (settings["clip"], settings["ema"], settings["weighting"]) == (1.0, 0.0, "truncated-snr")
+    assert (settings["clip"], settings["ema_decay"], settings["weighting"]) == (1.0, 0.0, "truncated-snr")
 
 
 def test_l1_has_half_the_rate():
@@ -122,8 +122,8 @@ def test_two_step_samples_go_through_the_published_times(suite):
         wanted = TWO_STEP.get((cell.run.dataset, cell.label))
         if wanted and cell.sampler.startswith("multistep") and cell.sampler.count("+") == 0:
             index, steps = wanted
-            time = cell.run.sections["noise"].times(steps)[index]
-            assert config.sampler(cell.sampler).times == [pytest.approx(time, rel=1e-5)]
+            time = cell.run.noise.times(steps)[index]
+            assert config.parse_sampler(cell.sampler).times == [pytest.approx(time, rel=1e-5)]
             found.add((cell.run.dataset, cell.label))
     assert found == set(TWO_STEP)
 
@@ -133,7 +133,7 @@ def test_every_published_number_of_these_methods_has_a_row_beside_it(suite):
 
     for name, artefact in suite.artefacts.items():
         if artefact.published:
-            rows = {(cell.label, config.sampler(cell.sampler).evaluations) for cell in suite.cells(artefact)}
+            rows = {(cell.label, config.parse_sampler(cell.sampler).evaluations) for cell in suite.cells(artefact)}
             paper = {row for row in published(artefact) if row[0] in ("EDM", "CD", "CT", "PD")}
             paper -= {row for row in paper if row[0] == "PD"} if suite.name == "released" else set()
             assert rows == paper, name
@@ -156,9 +156,7 @@ def test_every_published_checkpoint_is_scored():
     suite = load_suite(ROOT / "config/suites/released.yaml")
     scored = {(cell.run.dataset, cell.run.settings["released"]) for cell in cells(suite)}
     files = [path for path in EXPERIMENTS.glob("*/*.yaml") if path.stem != "base"]
-    listed = {
-        (path.parent.name, name) for path in files for name in load(path.parent.name, path.stem).sections["released"]
-    }
+    listed = {(path.parent.name, name) for path in files for name in read_yaml(path).get("released", {})}
     assert scored == listed
     assert len(listed) == 12 + 10 + 5
-    assert not any(config.inputs(cell.run, EXPERIMENTS) for cell in cells(suite))
+    assert not any(Experiments(EXPERIMENTS).inputs(cell.run) for cell in cells(suite))

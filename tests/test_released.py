@@ -13,6 +13,7 @@ from goldens import recipe_weights
 from cm import build, config
 from cm.checkpoints import native
 from cm.cli import main
+from cm.config import Experiments
 from cm.utils import files
 
 NETWORK = {"name": "adm", "resolution": 8, "image_channels": 1, "channels": 32, "multipliers": [1, 2], "blocks": 1}
@@ -34,7 +35,7 @@ def experiments(tmp_path, monkeypatch):
     for name, document in FILES.items():
         (folder / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
     (folder / "digits" / "ct.yaml").write_text(yaml.safe_dump(experiment((tmp_path / "home.pt").as_uri())))
-    spec = config.load(RUN, folder)
+    spec = Experiments(folder).run(RUN)
     description = build.run_description(spec) | {"progress": 100}
     model = recipe_weights(build.model(description))
     native.save(tmp_path / "ours.safetensors", model.state_dict(), description)
@@ -87,7 +88,6 @@ def test_a_checkpoint_of_ones_own(experiments, tmp_path):
 def test_another_file_than_was_published_is_refused(experiments, tmp_path, capsys, entry, message):
     changed = experiment((tmp_path / "home.pt").as_uri(), **entry)
     (experiments / "digits" / "ct.yaml").write_text(yaml.safe_dump(changed))
-    config.documents.document_of.cache_clear()
     assert convert(experiments, tmp_path / "100.safetensors") == 2
     error = capsys.readouterr().err
     assert message in error

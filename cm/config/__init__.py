@@ -1,24 +1,13 @@
-"""Configuration: what a run is (`experiments`), what a suite asks for (`suites`)."""
+"""Configuration: what a run is, what a suite asks for, how samples are scored, and where results are."""
 
-from cm.config.checking import check
-from cm.config.experiments import (
-    EXPERIMENTS,
-    data_of,
-    inputs,
-    judge,
-    load,
-    parse_variant,
-    perceptual,
-    protocol_of,
-    sampler,
-    sampler_of,
-    splits_of,
-    teacher,
-    variant,
-)
-from cm.config.protocols import PROTOCOLS, Protocol, protocol
-from cm.config.sections import MAX_SEED, Data, Evaluation, Released, Run, Training, Weights
-from cm.config.suites import Artefact, Cell, Suite, load_suite, with_inputs
+from cm.config.checking import check, make_component
+from cm.config.experiments import EXPERIMENTS, Experiments, sampler_name, sampler_of
+from cm.config.protocols import PROTOCOLS, Protocol, read_protocol
+from cm.config.runs import MAX_SEED, Run, RunName
+from cm.config.samplers import parse_sampler
+from cm.config.sections import Data, Evaluation, Released, Training, Weights
+from cm.config.suites import Artefact, Cell, Suite, load_suite
+from cm.config.variants import parse_variant
 
 __all__ = [
     "EXPERIMENTS",
@@ -28,26 +17,20 @@ __all__ = [
     "Cell",
     "Data",
     "Evaluation",
+    "Experiments",
     "Protocol",
     "Released",
     "Run",
+    "RunName",
     "Suite",
     "Training",
     "Weights",
     "check",
-    "data_of",
-    "inputs",
-    "judge",
-    "load",
     "load_suite",
+    "make_component",
+    "parse_sampler",
     "parse_variant",
-    "perceptual",
-    "protocol",
-    "protocol_of",
-    "sampler",
+    "read_protocol",
+    "sampler_name",
     "sampler_of",
-    "splits_of",
-    "teacher",
-    "variant",
-    "with_inputs",
 ]

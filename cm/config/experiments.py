@@ -1,196 +1,246 @@
-"""Experiments, variants and runs: YAML read, checked, and merged into everything that one training needs to know.
+"""A folder of experiment files, and the runs that they describe.
 
-A **run** is `<dataset>/<method>/<variant>/seed<seed>`. Its settings are `config/experiments/<dataset>/base.yaml`, then
-`<method>.yaml`, then what the variant changes. A **variant** is named by what it changes and nothing else:
-`solver~euler,steps~9`; `default` changes nothing. `variant` and `load` are inverses.
-
-Settings that hang on others stand under `when:`, as `{setting: {value: {other setting: its value}}}`: with
-`when: {distance: {l1: {lr: 2.0e-4}}}` the variant `distance~l1` has that rate, and its name need not say so.
+The settings of a run are those of `<dataset>/base.yaml`, then of `<dataset>/<method>.yaml`, then what its variant
+changes (see `cm.config.variants`). `Experiments.variant` and `Experiments.run` are inverses.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cm import registry
-from cm.config.checking import as_field, check
-from cm.config.documents import (
-    check_sections,
-    document_of,
-    resolved,
-    section_class,
-    section_of,
-    settings_of,
-    with_changes,
-)
-from cm.config.protocols import Protocol, protocol
-from cm.config.sections import MAX_SEED, Data, Evaluation, Run, Weights
-from cm.errors import UserError
+from cm.config import variants
+from cm.config.checking import check, make_component
+from cm.config.documents import Document, find_method_file, merge, read_experiment
+from cm.config.protocols import PROTOCOLS, Protocol, read_protocol
+from cm.config.runs import COMPONENTS, Links, Run, RunName
+from cm.config.samplers import parse_sampler
+from cm.config.sections import Data, Evaluation, Released, Training, Weights
+from cm.errors import UserError, unknown
 
 EXPERIMENTS = Path("config/experiments")
-_RUN = re.compile(r"(?P<dataset>[^/]+)/(?P<method>[^/]+)/(?P<variant>[^/]+)/seed(?P<seed>0|[1-9]\d*)")
 
 
-def load(run: str, experiments: Path = EXPERIMENTS) -> Run:
-    """The run of that name.
+class Experiments:
+    """The experiment files below a folder; each file is read once, and each run is put together once."""
 
-    Raises UserError for a name that is not of the form above, an unknown data set, method, setting or value, and for
-    a variant that is not written as `variant` writes it (so that one run never has two names).
-    """
-    match = _RUN.fullmatch(run)
-    if not match:
-        raise UserError(f"run '{run}' is not of the form <dataset>/<method>/<variant>/seed<seed>")
-    dataset, method, text, seed = match["dataset"], match["method"], match["variant"], int(match["seed"])
-    if seed > MAX_SEED:
-        raise UserError(f"run '{run}': seed must be at most {MAX_SEED}")
-    changes = parse_variant(text)
-    written = variant(dataset, method, changes, experiments)
-    if written != text:
-        raise UserError(f"variant '{text}' of {dataset}/{method} must be written '{written}'")
-    document = with_changes(resolved(dataset, method, changes, Path(experiments)), changes, f"{dataset}/{method}")
-    sections = check_sections(document, f"{dataset}/{method} {text}")
-    scoring = protocol(sections["evaluation"].protocol, experiments)
-    return Run(dataset, method, text, seed, {**sections, "protocol": scoring}, document)
+    def __init__(self, folder: Path | str = EXPERIMENTS) -> None:
+        self.folder = Path(os.path.normpath(folder))
+        self._files: dict[Path, Document] = {}
+        self._methods: dict[tuple[str, str], Document] = {}
+        self._variants: dict[tuple[Any, ...], str] = {}
+        self._runs: dict[str, Run] = {}
+        self._protocols: dict[str, Protocol] = {}
+
+    # ---- runs ----
+
+    def run(self, name: str) -> Run:
+        """The run of that name.
+
+        Raises UserError for a name that is not of the form of one, an unknown data set, method, setting or value, and
+        for a variant that is not written as `variant` writes it, so that no run has two names.
+        """
+        if name not in self._runs:
+            self._runs[name] = self._make_run(RunName.parse(name))
+        return self._runs[name]
+
+    def find(self, dataset: str, method: str, changes: Mapping[str, Any], seed: int) -> Run:
+        """The run of a method with some settings changed."""
+        return self.run(f"{dataset}/{method}/{self.variant(dataset, method, changes)}/seed{seed}")
+
+    def variant(self, dataset: str, method: str, changes: Mapping[str, Any]) -> str:
+        """The name of what `changes` changes: sorted by setting, settings at their default left out."""
+        key = (dataset, method, repr(sorted(changes.items(), key=lambda change: change[0])))
+        if key not in self._variants:
+            where = f"{dataset}/{method}"
+            document = variants.resolve(self._method(dataset, method), changes, where)
+            self._variants[key] = variants.write_variant(document, changes, where)
+        return self._variants[key]
+
+    def _make_run(self, name: RunName) -> Run:
+        where = f"{name.dataset}/{name.method}"
+        changes = variants.parse_variant(name.variant)
+        written = self.variant(name.dataset, name.method, changes)
+        if written != name.variant:
+            raise UserError(f"variant '{name.variant}' of {where} must be written '{written}'")
+        document = variants.resolve(self._method(name.dataset, name.method), changes, where)
+        document = variants.apply(document, changes, where)
+        where = f"{where} {name.variant}"
+        sections = {
+            section: make_component(kind, document[section], f"{where}, {section}")
+            for section, kind in COMPONENTS.items()
+        }
+        training = check(Training, document["training"], f"{where}, training")
+        evaluation = check(Evaluation, document["evaluation"], f"{where}, evaluation")
+        links = Links(
+            **{key: document[key] for key in ("teacher", "perceptual", "sampler", "chain") if key in document}
+        )
+        released = _find_released(document, training.released, where)
+        for protocol in evaluation.protocol:
+            self.protocol(protocol)
+        return Run(name, training=training, evaluation=evaluation, links=links, released=released, **sections)
+
+    def _method(self, dataset: str, method: str) -> Document:
+        """The document of a method, merged with its base.yaml."""
+        if (dataset, method) not in self._methods:
+            path = find_method_file(self.folder, dataset, method)
+            document = merge(self._base(dataset), self._read(path), method)
+            self._methods[dataset, method] = variants.complete(document, f"{dataset}/{method}")
+        return self._methods[dataset, method]
+
+    def _base(self, dataset: str) -> Document:
+        return self._read(self.folder / dataset / "base.yaml")
+
+    def _read(self, path: Path) -> Document:
+        if path not in self._files:
+            self._files[path] = read_experiment(path)
+        return self._files[path]
+
+    # ---- what a run depends on ----
+
+    def inputs(self, run: Run) -> dict[str, Run | Weights]:
+        """The models that are needed before `run` is trained, by role: `teacher`, `perceptual`."""
+        roles = {"teacher": self.teacher(run), "perceptual": self.perceptual(run)}
+        return {role: other for role, other in roles.items() if other}
+
+    def with_inputs(self, runs: Iterable[Run]) -> list[Run]:
+        """The runs and all runs that they start from, each once, the given ones first."""
+        found: dict[str, Run] = {}
+        waiting = list(runs)
+        for run in waiting:
+            if run.name not in found:
+                found[run.name] = run
+                waiting += [other for other in self.inputs(run).values() if isinstance(other, Run)]
+        return list(found.values())
+
+    def teacher(self, run: Run) -> Run | None:
+        """The run whose weights `run` distils or starts from, None without one; a released run starts from nothing.
+
+        `teacher:` of the experiment file names a method of the same data set and, after a slash, a variant of it:
+        `edm`, `edm/released~edm_ema`. With a `chain:` of n, a run of fewer steps than n has the run of twice its steps
+        as its teacher (progressive distillation is a chain of runs), and the run of n steps has the `teacher:` of the
+        file.
+        """
+        if run.released or not run.objective.needs_teacher:
+            return None
+        chain, steps = run.links.chain, run.settings.get("steps")
+        if chain and steps != chain:
+            changes = {**variants.parse_variant(run.variant), "steps": _double(run, steps, chain)}
+            return self.find(run.dataset, run.method, changes, run.seed)
+        if run.links.teacher is None:
+            raise UserError(f"{run.dataset}/{run.method}: needs a 'teacher:' in its experiment file")
+        method, _, variant = run.links.teacher.partition("/")
+        teacher = self.run(f"{run.dataset}/{method}/{variant or 'default'}/seed{run.seed}")
+        if run.objective.starts_from_teacher and _weight_settings(run) != _weight_settings(teacher):
+            raise UserError(f"{run.name}: starts from the weights of {teacher.name}, but its network is another one")
+        return teacher
+
+    def perceptual(self, run: Run) -> Run | Weights | None:
+        """What gives the features that a perceptual distance compares, None for a run without such a distance."""
+        if run.released or not run.objective.needs_perceptual_network:
+            return None
+        if run.links.perceptual is None:
+            distance = run.settings["distance"]
+            raise UserError(f"{run.dataset}/{run.method}: distance '{distance}' needs a 'perceptual:' in base.yaml")
+        return self.run_or_weights(run.links.perceptual)
+
+    def run_or_weights(self, name: str) -> Run | Weights:
+        """The run of that name, or, for a name without slashes, pretrained weights."""
+        if "/" in name:
+            return self.run(name)
+        registry.get("weights", name)
+        return Weights(name)
+
+    # ---- data and scores ----
+
+    def data(self, dataset: str) -> Data:
+        """What a data set is made from, as its base.yaml says: by default the registered data set of the same name."""
+        where = f"{self.folder / dataset / 'base.yaml'}, data"
+        section = {"name": dataset, **self._base(dataset).get("data", {})}
+        own = {key: section.pop(key) for key in ("name", "source") if key in section}
+        data = check(Data, {**own, "settings": section}, where)
+        check(registry.get("dataset", data.name), section, where)
+        return data
+
+    def splits(self, dataset: str) -> tuple[str, ...]:
+        """The splits that a data set has, `train` among them."""
+        return registry.get("dataset", self.data(dataset).name).splits
+
+    def protocol(self, name: str) -> Protocol:
+        """The protocol of that name, or of a path that ends in .yaml.
+
+        A name is looked up in the folder of protocols beside that of the experiments, if there is one, else in
+        config/protocols. Raises UserError for an unknown name, key or value.
+        """
+        if name not in self._protocols:
+            own = self.folder.parent / PROTOCOLS.name
+            self._protocols[name] = read_protocol(name, own if own.is_dir() else PROTOCOLS)
+        return self._protocols[name]
+
+    def evaluation(self, dataset: str) -> Evaluation:
+        """How the samples of a data set are made and scored, as its base.yaml says."""
+        where = f"{self.folder / dataset / 'base.yaml'}, evaluation"
+        return check(Evaluation, self._base(dataset).get("evaluation", {}), where)
+
+    def statistics_file(self, dataset: str, protocol: Protocol) -> Path | None:
+        """The file with the mean and covariance of the reference features of a data set, None if they are computed."""
+        evaluation = self.evaluation(dataset)
+        if evaluation.statistics and protocol == self.protocol(evaluation.protocol[0]):
+            return protocol.file.parent / evaluation.statistics
+        return protocol.statistics_file
+
+    def sample_count(self, run: Run) -> int:
+        """How many samples a model of the run is scored by: the most that any of its protocols asks for."""
+        return run.evaluation.samples or max(self.protocol(name).samples for name in run.evaluation.protocol)
+
+    def quantization(self, run: Run) -> str:
+        """How the samples of a run are quantized: as those of its protocols say that prescribe it.
+
+        Raises UserError if they do not agree: the protocols of a run score the same samples.
+        """
+        protocols = [self.protocol(name) for name in run.evaluation.protocol]
+        wanted = {protocol.quantization: protocol.name for protocol in protocols if protocol.quantization}
+        if len(wanted) > 1:
+            words = " and ".join(f"'{how}' ({name})" for how, name in wanted.items())
+            raise UserError(f"{run.dataset}: the protocols of an evaluation score the same samples, not {words} ones")
+        return next(iter(wanted), "round")
 
 
-def variant(dataset: str, method: str, changes: Mapping[str, Any], experiments: Path = EXPERIMENTS) -> str:
-    """The name of what `changes` changes: sorted by setting, settings at their default left out."""
-    where = f"{dataset}/{method}"
-    document = resolved(dataset, method, changes, Path(experiments))
-    homes = {key: section_of(key, where, document) for key in changes}
-    written = {}
-    for section in set(homes.values()):
-        cls = section_class(section, document, where)
-        default = check(cls, settings_of(document[section]), f"{where} {section}")
-        own = {key: as_field(cls, key, value) for key, value in changes.items() if homes[key] == section}
-        changed = check(cls, {**settings_of(document[section]), **own}, f"{where} {section}")
-        written |= {key: getattr(changed, key) for key in own if getattr(changed, key) != getattr(default, key)}
-    return ",".join(f"{key}~{_write(written[key])}" for key in sorted(written)) or "default"
+def _find_released(document: Document, name: str | None, where: str) -> Released | None:
+    """The entry of `released:` that a run takes its weights from, after a check of all entries."""
+    entries = {}
+    for key, entry in document.get("released", {}).items():
+        if not isinstance(entry, dict):
+            raise UserError(f"{where}, released {key}: expected a mapping of settings, not {entry!r}")
+        entries[key] = check(Released, entry, f"{where}, released {key}")
+    if name is not None and name not in entries:
+        raise unknown("released checkpoint", name, entries, where)
+    return entries[name] if name else None
 
 
-def parse_variant(text: str) -> dict[str, Any]:
-    """`solver~euler,steps~9` to `{"solver": "euler", "steps": 9}`; a list, `4+8`, is text still."""
-    if text == "default":
-        return {}
-    pairs = [part.partition("~") for part in text.split(",")]
-    if any(not (key and tilde and value) for key, tilde, value in pairs):
-        raise UserError(f"'{text}' is not of the form setting~value,setting~value")
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
-
-
-def _write(value: Any) -> str:
-    """A value as `parse_variant` and `as_field` read it."""
-    if isinstance(value, list | tuple):
-        return "+".join(map(_write, value)) or "[]"
-    if isinstance(value, float):
-        mantissa, exponent, power = repr(value).partition("e")
-        return mantissa + (".0" if exponent and "." not in mantissa else "") + exponent + power
-    return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
-
-
-def protocol_of(dataset: str, experiments: Path = EXPERIMENTS) -> Protocol:
-    """How samples of a data set are scored, as its base.yaml says."""
-    path = Path(experiments) / dataset / "base.yaml"
-    evaluation = check(Evaluation, document_of(path).get("evaluation", {}), str(path))
-    return protocol(evaluation.protocol, experiments)
-
-
-def data_of(dataset: str, experiments: Path = EXPERIMENTS) -> Data:
-    """What a data set is made from, as its base.yaml says: by default the registered data set of the same name."""
-    path = Path(experiments) / dataset / "base.yaml"
-    section = {"name": dataset, **document_of(path).get("data", {})}
-    own = {key: section.pop(key) for key in ("name", "source") if key in section}
-    found = check(Data, {**own, "settings": section}, f"{path}, data")
-    check(registry.get("dataset", found.name), section, f"{path}, data")
-    return found
-
-
-def splits_of(dataset: str, experiments: Path = EXPERIMENTS) -> tuple[str, ...]:
-    """The splits that a data set has, `train` among them."""
-    return registry.get("dataset", data_of(dataset, experiments).name).splits
-
-
-def judge(name: str, experiments: Path = EXPERIMENTS) -> Run | Weights:
-    """What gives features of images: the run of that name, or, for a name without slashes, pretrained weights."""
-    if "/" in name:
-        return load(name, experiments)
-    registry.get("weights", name)
-    return Weights(name)
-
-
-def teacher(run: Run, experiments: Path = EXPERIMENTS) -> Run | None:
-    """The run whose weights `run` distils or starts from, or None; a released run starts from nothing.
-
-    `teacher:` names a method of the same data set and, behind a slash, a variant of it: `edm`, `edm/released~edm_ema`.
-
-    With a `chain:` of n in the experiment, a run of fewer steps than n has the run of twice its steps as its teacher
-    (progressive distillation is a chain of runs), and the run of n steps has the `teacher:` of the file.
-    """
-    if run.released or not run.sections["objective"].wants_teacher():
-        return None
-    chain, steps = run.document.get("chain"), run.settings.get("steps")
-    if chain and steps != chain:
-        changes = {**parse_variant(run.variant), "steps": _doubled(run, steps, chain)}
-        name = variant(run.dataset, run.method, changes, experiments)
-        return load(f"{run.dataset}/{run.method}/{name}/seed{run.seed}", experiments)
-    if "teacher" not in run.document:
-        raise UserError(f"{run.dataset}/{run.method}: needs a 'teacher:' in its experiment file")
-    method, _, text = run.document["teacher"].partition("/")
-    found = load(f"{run.dataset}/{method}/{text or 'default'}/seed{run.seed}", experiments)
-    if getattr(run.sections["objective"], "init", "teacher") == "teacher" and _weights(run) != _weights(found):
-        raise UserError(f"{run.name}: starts from the weights of {found.name}, but its network is another one")
-    return found
-
-
-def _weights(run: Run) -> dict[str, Any]:
+def _weight_settings(run: Run) -> dict[str, Any]:
     """What the shapes of the weights of a run depend on."""
     return {key: value for key, value in run.describe()["network"].items() if key != "dropout"}
 
 
-def _doubled(run: Run, steps: int, chain: int) -> int:
+def _double(run: Run, steps: int, chain: int) -> int:
     if steps > chain or chain % steps or (chain // steps) & (chain // steps - 1):
-        raise UserError(f"{run.name}: steps {steps} is not a halving of the chain's {chain}")
+        raise UserError(f"{run.name}: steps {steps} is not the chain's {chain} halved some times")
     return 2 * steps
-
-
-def perceptual(run: Run, experiments: Path = EXPERIMENTS) -> Run | Weights | None:
-    """What gives the features that the `distance` of `run` compares, or None if it compares pixels."""
-    name = run.settings.get("distance")
-    if run.released or name is None or not getattr(registry.get("distance", name), "perceptual", False):
-        return None
-    if "perceptual" not in run.document:
-        raise UserError(f"{run.dataset}/{run.method}: distance '{name}' needs a 'perceptual:' in base.yaml")
-    return judge(run.document["perceptual"], experiments)
-
-
-def inputs(run: Run, experiments: Path = EXPERIMENTS) -> dict[str, Run | Weights]:
-    """The models that there must be before `run` is trained, by role: `teacher`, `perceptual`."""
-    roles = {"teacher": teacher(run, experiments), "perceptual": perceptual(run, experiments)}
-    return {role: other for role, other in roles.items() if other}
-
-
-def sampler(text: str, where: str = "") -> Any:
-    """The sampler that `onestep` or `multistep,times~0.8+2.0` names, with its settings checked."""
-    name, _, rest = text.partition(",")
-    cls = registry.get("sampler", name, where)
-    changes = parse_variant(rest) if rest else {}
-    made = check(cls, {key: as_field(cls, key, value) for key, value in changes.items()}, f"sampler '{text}'")
-    written = ",".join([name, *(f"{key}~{_write(value)}" for key, value in sorted(dataclasses.asdict(made).items()))])
-    if written != text:
-        raise UserError(f"sampler '{text}' must be written '{written}'")
-    return made
 
 
 def sampler_of(run: Run) -> Any:
     """The sampler that the experiment file of a run names, None if it names none."""
-    template = run.document.get("sampler")
+    template = run.links.sampler
+    return parse_sampler(sampler_name(run, template), run.name) if template else None
+
+
+def sampler_name(run: Run, template: str) -> str:
+    """The name of a sampler from a template with settings of the run in braces: `pd,steps~{steps}`."""
     try:
-        return sampler(template.format(**run.settings), run.name) if template else None
+        return template.format(**run.settings)
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(f"{run.name}: sampler '{template}' names {error}, which is no setting of the run") from None

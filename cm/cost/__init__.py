@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cm import config
+from cm.config import Experiments, load_suite
 from cm.errors import UserError
 
 SUITES = Path("config/suites")
 
 
-def describe(subject: str, *, batch: int = 1, rate: float = 1e14, experiments: Path = config.EXPERIMENTS) -> str:
+def describe(subject: str, *, batch: int = 1, rate: float = 1e14, experiments: Experiments | None = None) -> str:
     """The description of a run, of the suite of that name, or of the suite in that file.
 
     `batch`: images of the step whose memory is told; `rate`: FLOPs a second that a GPU is assumed to reach. UserError
@@ -25,20 +25,20 @@ def describe(subject: str, *, batch: int = 1, rate: float = 1e14, experiments: P
     if subject.endswith(".yaml"):
         return _suite(Path(subject), rate)
     if "/" in subject:
-        return _run(subject, experiments, batch=batch, rate=rate)
+        return _run(subject, experiments or Experiments(), batch=batch, rate=rate)
     return _suite(_path_of(subject), rate)
 
 
-def _run(name: str, experiments: Path, *, batch: int, rate: float) -> str:
-    run = config.load(name, experiments)
-    config.inputs(run, experiments)
+def _run(name: str, experiments: Experiments, *, batch: int, rate: float) -> str:
+    run = experiments.run(name)
+    experiments.inputs(run)
     from cm.cost import pages
 
     return pages.of_run(run, experiments, batch=batch, rate=rate)
 
 
 def _suite(path: Path, rate: float) -> str:
-    suite = config.load_suite(path)
+    suite = load_suite(path)
     from cm.cost import pages
 
     return pages.of_suite(suite, rate=rate)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from cm import config, registry
-from cm.config import Cell, Run, Suite, Weights
+from cm import registry
+from cm.config import Cell, Experiments, Run, Suite, Weights, parse_sampler
 from cm.cost import backbones, counting
 from cm.cost.evaluations import evaluations
 
@@ -62,12 +61,12 @@ class Sampling:
     flops: int
 
 
-def parts(run: Run, experiments: Path) -> list[Part]:
+def parts(run: Run, experiments: Experiments) -> list[Part]:
     """What one image of an iteration evaluates; empty for a run that is released, and so not trained."""
     if run.released:
         return []
-    counts, others = evaluations(run), config.inputs(run, experiments)
-    own, again = counting.flops(run), int(run.sections["training"].checkpointing)
+    counts, others = evaluations(run), experiments.inputs(run)
+    own, again = counting.flops(run), int(run.training.checkpointing)
     student = counts.student * (1 + again + BACKWARD) + counts.frozen
     found = [Part("student", counts.student + counts.frozen, student, own), Part("target", *[counts.target] * 2, own)]
     if counts.teacher:
@@ -80,14 +79,14 @@ def parts(run: Run, experiments: Path) -> list[Part]:
 def _distance(calls: int, run: Run, network: Run | Weights) -> Part:
     """Features of two images, and the gradient to one of them: the network itself is not trained."""
     if isinstance(network, Weights):
-        size = run.sections["network"].resolution
+        size = run.network.resolution
         flops = backbones.flops(network.name, LPIPS_SIZE if size < 256 else size)
     else:
         flops = counting.maps_flops(network)
     return Part("distance", 2 * calls, 3 * calls, flops)
 
 
-def trainings(runs: Iterable[Run], experiments: Path) -> list[Cost]:
+def trainings(runs: Iterable[Run], experiments: Experiments) -> list[Cost]:
     """The cost of each training, those that differ in the seed only together; by data set and method."""
     groups: dict[str, list[Run]] = {}
     for run in _ordered(list(runs)):
@@ -102,9 +101,9 @@ def _ordered(runs: Sequence[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: (datasets.index(run.dataset), methods.index(run.method)))
 
 
-def _cost(name: str, runs: list[Run], experiments: Path) -> Cost:
-    training = runs[0].sections["training"]
-    images = 0 if runs[0].released else training.iterations * training.batch
+def _cost(name: str, runs: list[Run], experiments: Experiments) -> Cost:
+    training = runs[0].training
+    images = 0 if runs[0].released else training.total_steps * training.batch
     per_image = sum(part.total for part in parts(runs[0], experiments))
     return Cost(name, len(runs), counting.parameters(runs[0]), images, per_image, runs[0].released is not None)
 
@@ -112,24 +111,24 @@ def _cost(name: str, runs: list[Run], experiments: Path) -> Cost:
 def of_suite(suite: Suite) -> tuple[list[Cost], list[Sampling]]:
     """Every training and every set of samples that drawing all artefacts of a suite needs."""
     cells = _needed(suite)
-    judges = (config.judge(cell.run.protocol.extractor, suite.experiments) for cell in cells)
-    runs = [*(cell.run for cell in cells), *(judge for judge in judges if isinstance(judge, Run))]
-    return trainings(config.with_inputs(runs, suite.experiments), suite.experiments), samplings(cells)
+    extractors = (suite.experiments.run_or_weights(cell.protocol.extractor) for cell in cells)
+    runs = [*(cell.run for cell in cells), *(one for one in extractors if isinstance(one, Run))]
+    return trainings(suite.experiments.with_inputs(runs), suite.experiments), samplings(cells, suite.experiments)
 
 
 def _needed(suite: Suite) -> list[Cell]:
     """The cells that artefacts read files of, each model and sampler once."""
-    artefacts = (*suite.artefacts.values(), *suite.ablations.values())
-    drawn = [one for one in artefacts if registry.get("artefact", one.kind).needs != "nothing"]
-    return list({cell.path: cell for one in drawn for cell in suite.cells(one)}.values())
+    drawn = [one for one in suite.all_artefacts.values() if registry.get("artefact", one.kind).needs != "nothing"]
+    cells = [cell for one in drawn for cell in suite.cells(one)]
+    return list({cell.samples: cell for cell in cells}.values())
 
 
-def samplings(cells: Iterable[Cell]) -> list[Sampling]:
+def samplings(cells: Iterable[Cell], experiments: Experiments) -> list[Sampling]:
     """The samples of these cells by data set."""
     found: dict[str, Sampling] = {}
     for cell in cells:
-        images = cell.run.images
-        flops = images * config.sampler(cell.sampler).evaluations * counting.flops(cell.run)
+        images = experiments.sample_count(cell.run)
+        flops = images * parse_sampler(cell.sampler).evaluations * counting.flops(cell.run)
         old = found.get(cell.run.dataset, Sampling(cell.run.dataset, 0, 0, 0))
         found[old.dataset] = Sampling(old.dataset, old.sets + 1, old.images + images, old.flops + flops)
     return list(found.values())

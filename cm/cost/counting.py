@@ -54,7 +54,7 @@ def activations(run: Run, *, batch: int = 1, precision: str = "float32", checkpo
 
 def _key(run: Run) -> str:
     """What a network is built from, as text; all preconditionings count the same, so one stands for them."""
-    described, denoises = run.describe(), run.sections["objective"].preconditioning is not None
+    described, denoises = run.describe(), run.objective.preconditioning is not None
     about = {"preconditioning": "edm" if denoises else None, "run": "network"}
     return json.dumps(about | {part: described[part] for part in ("network", "noise")}, sort_keys=True)
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cm import build
 from cm.config import Run
 from cm.cost import counting
-from cm.methods.base import Batch, Clock, Networks, Objective
+from cm.diffusion.distances import l2
+from cm.methods.base import Batch, Networks, Objective
 
 SIZE = 8  # of the image in pixels; any does
 
@@ -31,9 +31,8 @@ def evaluations(run: Run) -> Evaluations:
     """The evaluations of one iteration of a run, which its N does not change: the first iteration is looked at."""
     counts = Evaluations()
     students, targets, teachers = (_StandIn(role, counts, run) for role in ("student", "target", "teacher"))
-    x, labels = torch.zeros(1, run.sections["network"].image_channels, SIZE, SIZE), torch.zeros(1, dtype=torch.int64)
-    clock = Clock(0, run.sections["training"].iterations)
-    batch = Batch(x, labels, run.sections["noise"], clock, torch.Generator().manual_seed(0))
+    x, labels = torch.zeros(1, run.network.image_channels, SIZE, SIZE), torch.zeros(1, dtype=torch.int64)
+    batch = Batch(x, labels, run.noise, 0, run.training.total_steps, torch.Generator().manual_seed(0))
     _objective(run, counts).loss(Networks(students, targets, teachers), batch)
     return counts
 
@@ -43,7 +42,7 @@ class _StandIn:
 
     def __init__(self, role: str, counts: Evaluations, run: Run) -> None:
         self._role, self._counts = role, counts
-        denoises = run.sections["objective"].preconditioning is not None
+        denoises = run.objective.preconditioning is not None
         self._shape = None if denoises else counting.output_shape(run)
 
     def __call__(self, x: Tensor, *_: Any) -> Tensor:
@@ -54,17 +53,14 @@ class _StandIn:
 
 def _objective(run: Run, counts: Evaluations) -> Objective:
     """The objective of a run with a distance that counts its calls and needs no weights."""
-    named = run.sections["objective"]
-    if not hasattr(named, "distance"):
-        return build.objective(run)
-    plain = dataclasses.replace(named, distance="l2")
-    objective = build.objective(dataclasses.replace(run, sections={**run.sections, "objective": plain}))
+    if not hasattr(run.objective, "distance"):
+        return run.objective
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         _count(counts, "distance")
-        return objective.distance(a, b)
+        return l2(a, b)
 
-    return dataclasses.replace(objective, distance=distance)
+    return dataclasses.replace(run.objective, distance=distance)
 
 
 def _count(counts: Evaluations, name: str) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from cm import config
-from cm.config import Run, Suite
+from cm.config import Experiments, Run, Suite, sampler_name, sampler_of
 from cm.cost import costs, counting
 from cm.cost.costs import Cost, Part, Sampling
 from cm.cost.text import hours, scientific, si, table
@@ -15,13 +13,13 @@ OPTIMISER_BUFFERS = 2  # the two moments of Adam and RAdam
 HEADER = ("run", "seeds", "parameters", "images each", "FLOPs an image", "FLOPs", "GPU hours")
 
 
-def of_run(run: Run, experiments: Path, *, batch: int, rate: float) -> str:
+def of_run(run: Run, experiments: Experiments, *, batch: int, rate: float) -> str:
     """A network and its training: weights, memory of a step of `batch` images, and cost at `rate` FLOPs a second."""
     blocks = [run.name, table(_network(run), left=2)]
     if not run.released:
-        others = config.with_inputs([run], experiments)
+        others = experiments.with_inputs([run])
         parts = costs.parts(run, experiments)
-        blocks += [f"Memory of a training step, batch {batch:,} (the run has {run.sections['training'].batch:,})"]
+        blocks += [f"Memory of a training step, batch {batch:,} (the run has {run.training.batch:,})"]
         blocks += [table(_memory(run, experiments, parts, batch))]
         blocks += ["One image of training", table(_image(parts))]
         blocks += ["The whole run and those it starts from", _costs(costs.trainings(others, experiments), [], rate)]
@@ -38,23 +36,23 @@ def of_suite(suite: Suite, *, rate: float) -> str:
 
 
 def _network(run: Run) -> list[tuple[str, ...]]:
-    network, count, one = run.sections["network"], counting.parameters(run), counting.flops(run)
-    size, name = network.resolution, run.document["network"]["name"]
+    network, count, one = run.network, counting.parameters(run), counting.flops(run)
+    size, name = network.resolution, run.describe()["network"]["name"]
     rows = [("network", f"{name}, images of {network.image_channels} x {size} x {size}")]
     rows += [("parameters", f"{si(count)} ({count:,})"), ("forward pass", f"{si(one, 'FLOPs')} an image")]
-    if sampler := config.sampler_of(run):
-        what = f"{run.document['sampler'].format(**run.settings)}: {sampler.evaluations} x {si(one, 'FLOPs')}"
+    if sampler := sampler_of(run):
+        what = f"{sampler_name(run, run.links.sampler)}: {sampler.evaluations} x {si(one, 'FLOPs')}"
         rows.append(("sampling", f"{what} = {si(sampler.evaluations * one, 'FLOPs')} an image"))
     return [*rows, ("weights", f"released: {run.released.url}")] if run.released else rows
 
 
-def _memory(run: Run, experiments: Path, parts: Sequence[Part], batch: int) -> list[tuple[str, str]]:
-    training, weights = run.sections["training"], 4 * counting.parameters(run)
+def _memory(run: Run, experiments: Experiments, parts: Sequence[Part], batch: int) -> list[tuple[str, str]]:
+    training, weights = run.training, 4 * counting.parameters(run)
     sizes = {"student": weights, "its gradients": weights, training.optimiser: OPTIMISER_BUFFERS * weights}
     sizes["average (ema)"] = weights
     if any(part.role == "target" for part in parts):
         sizes["target"] = weights
-    if teacher := config.teacher(run, experiments):
+    if teacher := experiments.teacher(run):
         sizes["teacher"] = 4 * counting.parameters(teacher)
     sizes["sum"] = sum(sizes.values())
     return [(name, si(size, "B")) for name, size in sizes.items()] + [(), *_activations(run, batch)]
@@ -62,7 +60,7 @@ def _memory(run: Run, experiments: Path, parts: Sequence[Part], batch: int) -> l
 
 def _activations(run: Run, batch: int) -> Iterator[tuple[str, str]]:
     """What the student's forward pass keeps, in float32 and as the run has it."""
-    training = run.sections["training"]
+    training = run.training
     kept = {"float32": {}}
     if training.precision != "float32":
         kept[training.precision] = {"precision": training.precision}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 import numpy as np
 
+from cm.config.settings import at_least
 from cm.data import cropping
 from cm.data.base import DataSet, Opened
 from cm.data.encoded import SUFFIXES, Encoded, below, is_picture
 from cm.data.sources.stores import Files, Store, ZipMembers, open_zip
 from cm.errors import UserError
-from cm.registry import register, setting
+from cm.registry import register
 
 
 @register("dataset", "folder")
@@ -20,7 +22,7 @@ from cm.registry import register, setting
 class Folder(DataSet):
     """Classes by the sorted names of the sub-folders; a folder without any has one class. Hidden files do not count."""
 
-    resolution: int = setting(dataclasses.MISSING, low=1)
+    resolution: Annotated[int, at_least(1)]
 
     @property
     def preprocessing(self) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from cm.config.settings import at_least
 from cm.data import cropping
 from cm.data.base import DataSet, Opened, check_count
 from cm.data.encoded import SUFFIXES, Encoded
@@ -20,7 +21,7 @@ from cm.data.locating import by_hand
 from cm.data.sources.stores import Files, Store
 from cm.data.sources.tars import tar_of_tars
 from cm.errors import UserError
-from cm.registry import register, setting
+from cm.registry import register
 
 NAMES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_train")
 HOME = "https://image-net.org (it needs an account)"
@@ -36,7 +37,7 @@ class ImageNet64(DataSet):
     preprocessing: ClassVar[str] = (
         cropping.ADM.format(size=64) + "; not the downsampled ImageNet of Chrabaszcz et al. (2017)"
     )
-    images: int = setting(1_281_167, low=1)
+    images: Annotated[int, at_least(1)] = 1_281_167
 
     def open(self, source: Path | None, scratch: Path) -> Opened:
         """Look into a tar of one tar a synset, or a folder of one folder a synset."""

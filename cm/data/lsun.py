@@ -11,17 +11,18 @@ import shutil
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from cm.config.settings import at_least
 from cm.data import cropping
 from cm.data.base import DataSet, Opened, check_count
 from cm.data.encoded import Encoded
 from cm.data.locating import by_hand
 from cm.data.sources.stores import lmdb_values, open_zip
 from cm.errors import UserError
-from cm.registry import register, setting
+from cm.registry import register
 from cm.utils import files
 from cm.utils.progress_bar import ProgressBar
 
@@ -55,7 +56,7 @@ class Bedroom(LSUN):
 
     names: ClassVar[tuple[str, ...]] = ("bedroom_train_lmdb", "bedroom_train_lmdb.zip")
     home: ClassVar[str] = "http://dl.yf.io/lsun/scenes/bedroom_train_lmdb.zip"
-    images: int = setting(3_033_042, low=1)
+    images: Annotated[int, at_least(1)] = 3_033_042
 
 
 @register("dataset", "lsun_cat")
@@ -65,7 +66,7 @@ class Cat(LSUN):
 
     names: ClassVar[tuple[str, ...]] = ("cat", "cat.zip")
     home: ClassVar[str] = "http://dl.yf.io/lsun/objects/cat.zip"
-    images: int = setting(1_657_264, low=1)
+    images: Annotated[int, at_least(1)] = 1_657_264
 
 
 def _environment(path: Path) -> Path:

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
+from cm.config.settings import at_least
 from cm.lazy import torch
 from cm.registry import register
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Distance(Protocol):
+    """d(a, b)."""
+
+    def __call__(self, a: Tensor, b: Tensor, /) -> Tensor:
+        """The distance of each pair of images, [B, C, H, W] and [B, C, H, W] to [B]."""
+        ...
 
 
 @register("distance", "l1")
@@ -43,33 +52,46 @@ def l2_32(a: Tensor, b: Tensor) -> Tensor:
 @register("distance", "lpips")
 @dataclass(frozen=True)
 class LPIPS:
-    """Learned perceptual distance (Zhang et al. 2018): `metric(a, b)` on images in [0, 1], [B, C, size, size] to [B].
+    """Learned perceptual distance (Zhang et al. 2018), of the features of a network (`with_network`).
 
-    Images narrower than 256 pixels are resized to `size` first, bilinearly and without antialiasing, as in the
-    official code; `size` None leaves them as they are. Computed in float32 under autocast too.
+    `size`: images narrower than 256 pixels are resized to so many first, as in the official code; null compares them at
+    their own size, as it always is with a classifier of this suite. `pooling` of a pretrained VGG16: `max` in the
+    official code for CIFAR-10, `average` in that for ImageNet and LSUN.
     """
 
-    metric: Callable[[Tensor, Tensor], Tensor]
+    perceptual: ClassVar[bool] = True
+    size: Annotated[int, at_least(1)] | None = 224
+    pooling: Literal["average", "max"] = "max"
+
+    def with_network(self, metric: Distance) -> PerceptualDistance:
+        """The distance with a metric of images in [0, 1], [B, C, size, size] twice to [B]."""
+        return PerceptualDistance(metric, self.size)
+
+
+@dataclass(frozen=True)
+class PerceptualDistance:
+    """`metric` of images in [-1, 1] that are narrower than 256 pixels, resized to `size` unless that is None.
+
+    Resizing is bilinear, without antialiasing. Computed in float32 under autocast too.
+    """
+
+    metric: Distance
     size: int | None = None
-    perceptual = True
-    pooling = "max"
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
-            return self.metric(self._prepared(a), self._prepared(b)).flatten()
+            return self.metric(self._prepare(a), self._prepare(b)).flatten()
 
-    def _prepared(self, x: Tensor) -> Tensor:
+    def _prepare(self, x: Tensor) -> Tensor:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.size and x.shape[-1] < 256:
             x = resize(x, self.size)
         return (x + 1) / 2
 
 
-@register("distance", "lpips-average")
-class AverageLPIPS(LPIPS):
-    """`lpips` with average pools in place of VGG16's max pools: the official code for ImageNet and LSUN."""
-
-    pooling = "average"
+def is_perceptual(distance: Distance | LPIPS) -> bool:
+    """Whether a distance needs the features of a network."""
+    return getattr(distance, "perceptual", False)
 
 
 def feature_distance(maps: Callable[[Tensor], list[Tensor]]) -> Callable[[Tensor, Tensor], Tensor]:

@@ -7,12 +7,13 @@ official code and the reverse of the paper's n = 1..N.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
 
+from cm.config.settings import at_least
 from cm.errors import UserError
-from cm.registry import register, setting
+from cm.registry import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Number = TypeVar("Number", float, np.ndarray, "Tensor")
 
 
-@register("schedule", "karras")
+@register("noise", "karras")
 @dataclass(frozen=True)
 class KarrasNoise:
     """t(u) = (smax^(1/rho) + u (smin^(1/rho) - smax^(1/rho)))^rho for u from 0 to 1 (EDM, Eq. 5; paper, Sec. 2).
@@ -28,10 +29,10 @@ class KarrasNoise:
     `sigma_data`: the standard deviation of the data that preconditioning assumes. Units: of the data, in [-1, 1].
     """
 
-    sigma_min: float = setting(0.002, low=1e-12)
-    sigma_max: float = setting(80.0, low=1e-12)
-    rho: float = setting(7.0, low=1e-6)
-    sigma_data: float = setting(0.5, low=1e-12)
+    sigma_min: Annotated[float, at_least(1e-12)] = 0.002
+    sigma_max: Annotated[float, at_least(1e-12)] = 80.0
+    rho: Annotated[float, at_least(1e-6)] = 7.0
+    sigma_data: Annotated[float, at_least(1e-12)] = 0.5
 
     def check(self, where: str) -> None:
         """UserError unless sigma_min < sigma_max."""

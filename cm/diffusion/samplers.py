@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
+from cm.config.settings import at_least
 from cm.diffusion.solvers import euler, heun
 from cm.errors import UserError
 from cm.lazy import torch
-from cm.registry import register, setting
+from cm.registry import register
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,12 +47,12 @@ class OneStep:
 class Multistep:
     """Multistep consistency sampling (paper, Algorithm 1): `times` tau_1 > tau_2 > ... after the first step from T."""
 
-    times: list[float] = setting(MISSING, low=0.0)
+    times: tuple[Annotated[float, at_least(0.0)], ...]
 
     def check(self, where: str) -> None:
         """UserError unless the times decrease and are positive."""
-        if any(not t > 0 for t in self.times) or sorted(set(self.times), reverse=True) != self.times:
-            raise UserError(f"{where}: times must be positive and decrease, not {self.times}")
+        if any(not t > 0 for t in self.times) or sorted(set(self.times), reverse=True) != list(self.times):
+            raise UserError(f"{where}: times must be positive and decrease, not {list(self.times)}")
 
     @property
     def evaluations(self) -> int:
@@ -71,7 +72,7 @@ class Multistep:
 class Heun:
     """The deterministic sampler of EDM (Algorithm 1): Heun over `steps` times from T to eps, then Euler to 0."""
 
-    steps: int = setting(MISSING, low=2)
+    steps: Annotated[int, at_least(2)]
 
     @property
     def evaluations(self) -> int:
@@ -91,11 +92,11 @@ class Stochastic:
     `steps~256`, `churn~40`, `low~0.05`, `high~50`, `inflation~1.003` (511 evaluations).
     """
 
-    steps: int = setting(MISSING, low=2)
-    churn: float = setting(MISSING, low=0.0)
-    low: float = setting(MISSING, low=0.0)
-    high: float = setting(MISSING, low=0.0)
-    inflation: float = setting(MISSING, low=0.0)
+    steps: Annotated[int, at_least(2)]
+    churn: Annotated[float, at_least(0.0)]
+    low: Annotated[float, at_least(0.0)]
+    high: Annotated[float, at_least(0.0)]
+    inflation: Annotated[float, at_least(0.0)]
 
     @property
     def evaluations(self) -> int:
@@ -117,7 +118,7 @@ class Stochastic:
 class Progressive:
     """The sampler of progressive distillation: `steps` Euler intervals from T to eps, without a last denoising."""
 
-    steps: int = setting(MISSING, low=1)
+    steps: Annotated[int, at_least(1)]
 
     @property
     def evaluations(self) -> int:

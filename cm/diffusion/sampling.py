@@ -22,7 +22,7 @@ def images(
     seed: int,
     classes: int = 0,
     batch: int = 256,
-    rounding: str = "truncate",
+    quantization: str = "truncate",
     clamp: bool = False,
     precision: str = "float32",
     out: np.ndarray | None = None,
@@ -49,7 +49,7 @@ def images(
             return estimate.clamp(-1, 1) if clamp else estimate
 
         with torch.inference_mode(), autocast(device, precision):
-            made[start : start + len(streams)] = to_uint8(sampler(denoise, draw(), noise, draw), rounding)
+            made[start : start + len(streams)] = to_uint8(sampler(denoise, draw(), noise, draw), quantization)
         progress.update(len(streams))
     progress.close()
     return made
@@ -67,8 +67,8 @@ def placed(module: nn.Module, device: str) -> nn.Module:
     return module.to(device, memory_format=torch.channels_last if cuda else torch.preserve_format)
 
 
-def to_uint8(x: Tensor, rounding: str) -> np.ndarray:
+def to_uint8(x: Tensor, quantization: str) -> np.ndarray:
     """[B, C, H, W] in [-1, 1] to uint8 [B, H, W, C]: clamped, then `truncate`d (official code) or `round`ed (EDM)."""
     levels = (x.clamp(-1, 1) + 1) * 127.5
-    levels = levels.round() if rounding == "round" else levels
+    levels = levels.round() if quantization == "round" else levels
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -7,7 +7,7 @@ A solver is a function `(denoise, x, t, s) -> x_s`: `denoise(x, t)` estimates th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cm.registry import register
 
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+class Solver(Protocol):
+    """One step of an ODE solver."""
+
+    def __call__(self, denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, /) -> Tensor:
+        """From `x` [B, C, H, W] at times `t` [B] to times `s` [B]."""
+        ...
 
 
 def per_image(t: Tensor, like: Tensor) -> Tensor:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cm.lazy import torch
 from cm.registry import register
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Weighting(Protocol):
+    """lambda(t)."""
+
+    def __call__(self, t: Tensor, sigma_data: float, /) -> Tensor:
+        """The weight at each time, [B] to [B]."""
+        ...
 
 
 @register("weighting", "uniform")

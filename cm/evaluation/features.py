@@ -69,7 +69,7 @@ def summary(
     counts = [len(images) // 2, len(images) - len(images) // 2]
     names = [name for name in names if name not in metrics.CLASSES and counts[0] >= metrics.FEWEST.get(name, 1)]
     values = metrics.computed(*halves, names)
-    reference = {**about["reference"], "halves": {"images": counts[0], "metrics": values}}
+    reference = {**about["reference"], "split_halves": {"images": counts[0], "metrics": values}}
     both = [(count, *half.moments()) for count, half in zip(counts, halves, strict=True)]
     features = Features(np.concatenate([half.units for half in halves]), fitted=metrics.pooled(both))
     write(path, features, {**about, "reference": reference})

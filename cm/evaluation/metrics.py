@@ -112,12 +112,12 @@ def pooled(parts: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> tuple[np.ndar
 
 
 def computed(samples: Features, reference: Features, names: Sequence[str]) -> dict[str, float | None]:
-    """The metrics of these names; None for those that `absent` has."""
-    missing = absent(samples.logits is not None, len(reference.units) > 0, names)
+    """The metrics of these names; None for those that `unavailable` has."""
+    missing = unavailable(samples.logits is not None, len(reference.units) > 0, names)
     return {name: None if name in missing else registry.get("metric", name)(samples, reference) for name in names}
 
 
-def absent(logits: bool, units: bool, names: Sequence[str]) -> dict[str, str]:
+def unavailable(logits: bool, units: bool, names: Sequence[str]) -> dict[str, str]:
     """Why metrics of these names are not to be had: without `logits` of the samples, or `units` of the reference."""
     reasons = dict.fromkeys(CLASSES, "the weights of the extractor have no logits") if not logits else {}
     if not units:

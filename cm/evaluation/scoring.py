@@ -19,7 +19,7 @@ from cm.evaluation.metrics import Features
 from cm.utils import files, provenance
 
 
-def featurised(
+def featurized(
     path: Path, protocol: Protocol, extractor: Path | None, compute: Compute
 ) -> tuple[Features, dict[str, Any]]:
     """Summary of the features of real images, and what it is of, for all scores that compare with them.
@@ -35,10 +35,12 @@ def _summary(
     real: Images, about: dict[str, Any], judge: Extractor, protocol: Protocol, compute: Compute
 ) -> tuple[Features, dict[str, Any]]:
     if protocol.statistics_file is None:
-        return features.summary(judge, real, about, keep=protocol.kept, names=protocol.metrics, compute=compute)
+        return features.summary(
+            judge, real, about, keep=protocol.reference_images, names=protocol.metrics, compute=compute
+        )
     given, of = _moments(protocol.statistics_file, about)
     about = {**about, "reference": {**about["reference"], **of}}
-    kept = features.chosen(judge, real, about, keep=protocol.kept, compute=compute)
+    kept = features.chosen(judge, real, about, keep=protocol.reference_images, compute=compute)
     return Features(kept.units, fitted=given), about
 
 
@@ -62,15 +64,15 @@ def scored(path: Path, reference: Path, protocol: Protocol, extractor: Path | No
         target, of = _given(reference, judge, judged_by, protocol, compute)
     found = features.extract(judge, sampled, compute)
     values = metrics.computed(found, target, protocol.metrics)
-    fewer = len(sampled) < protocol.images
+    fewer = len(sampled) < protocol.samples
     seconds = {**about.pop("seconds", {}), "scoring": round(time.monotonic() - began, 3)}
     return {
         **_names(about),
         **about,
         "metrics": values,
-        "absent": metrics.absent(found.logits is not None, len(target.units) > 0, protocol.metrics),
+        "unavailable": metrics.unavailable(found.logits is not None, len(target.units) > 0, protocol.metrics),
         "uncertainty": {"fid": uncertainty.summary(found, target, extrapolate=fewer)} if "fid" in values else {},
-        "images": len(sampled),
+        "samples": len(sampled),
         "protocol": protocol.settings(),
         "extractor": judged_by["extractor"],
         "reference": of.get("reference", of),
@@ -101,7 +103,9 @@ def _given(
     metrics.check_widths(judge.width, len(found.moments()[0]))
     if of.get("form") != "ADM":
         return found, of
-    kept = features.chosen(judge, imagesets.opened(path), {**judged_by, **of}, keep=protocol.kept, compute=compute)
+    kept = features.chosen(
+        judge, imagesets.opened(path), {**judged_by, **of}, keep=protocol.reference_images, compute=compute
+    )
     return Features(kept.units, fitted=found.moments()), of
 
 
@@ -112,7 +116,7 @@ def _moments(path: Path, about: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]
     of, own = given.about.get("reference", {}), about["reference"]
     if of.get("sha256", own["sha256"]) != own["sha256"]:
         raise UserError(f"{path} has statistics of other images than {own['images']} of the {own['split']} split")
-    halves = {"halves": of["halves"]} if "halves" in of else {}
+    halves = {"split_halves": of["split_halves"]} if "split_halves" in of else {}
     return (given.mean, given.covariance), {
         "statistics": {"file": path.name, "sha256": files.sha256_of(path)},
         **halves,
@@ -139,12 +143,12 @@ def _reference(path: Path, real: Images) -> dict[str, Any]:
 
 
 def _made(path: Path, protocol: Protocol) -> dict[str, Any]:
-    """What `sample` wrote beside its images; nothing of others' images. UserError for another rounding."""
+    """What `sample` wrote beside its images; nothing of others' images. UserError for another quantization."""
     beside = path.with_suffix(".json")
     about = files.read_json(beside) if path.suffix == ".npy" and beside.exists() else {}
-    if about.get("rounding", protocol.rounding) != protocol.rounding:
+    if about.get("quantization", protocol.quantization) != protocol.quantization:
         raise UserError(
-            f"{path} has eight bits by '{about['rounding']}', protocol {protocol.name} by '{protocol.rounding}'"
+            f"{path} has eight bits by '{about['quantization']}', protocol {protocol.name} by '{protocol.quantization}'"
         )
     return about
 

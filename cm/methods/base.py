@@ -1,4 +1,4 @@
-"""What every objective offers the training loop, and the networks the loop hands it."""
+"""What every method offers the trainer, and what the trainer hands it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Networks:
     """The networks of a run, each `(x [B, C, H, W], t [B], labels [B] or None) -> [B, C, H, W]`.
 
-    `student` (theta) is trained; `target` (theta-minus) follows it; `teacher` (phi) stays as it is.
+    `student` (theta) is trained; `target` (theta-minus) is a moving average of it; `teacher` (phi) is fixed.
     """
 
     student: Denoiser
@@ -30,28 +30,21 @@ class Networks:
 
 
 @dataclasses.dataclass(frozen=True)
-class Clock:
-    """Iteration `k` of `total`: the paper's k and K."""
-
-    k: int
-    total: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Batch:
     """Images `x` [B, C, H, W] in [-1, 1], their `labels` [B] or None, and what a loss needs to know of the training.
 
-    `noise`: the time grid; `clock`: the iteration; `generator`: the source of all randomness.
+    `noise`: the noise grid; `step`, `total_steps`: the paper's k and K; `generator`: the source of all randomness.
     """
 
     x: Tensor
     labels: Tensor | None
     noise: KarrasNoise
-    clock: Clock
+    step: int
+    total_steps: int
     generator: Generator
 
     def normal(self) -> Tensor:
-        """Unit Gaussian noise like the images."""
+        """Unit Gaussian noise of the shape of the images."""
         return torch.randn(self.x.shape, generator=self.generator, device=self.x.device, dtype=self.x.dtype)
 
     def integers(self, below: int) -> Tensor:
@@ -61,18 +54,34 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Objective(abc.ABC):
-    """A loss. Sub-classes are final and add the settings of their YAML section as fields."""
+    """A loss. Subclasses are final and add the settings of their YAML section as fields."""
 
     preconditioning: ClassVar[str | None] = "edm"
     labelled: ClassVar[bool] = False
 
-    def wants_teacher(self) -> bool:
+    @property
+    def needs_teacher(self) -> bool:
         """Whether the run needs the weights of a teacher."""
         return False
 
-    def mu_at(self, clock: Clock) -> float | None:
-        """The decay mu of theta-minus after iteration k, None if the objective has no target network."""
-        return None
+    @property
+    def starts_from_teacher(self) -> bool:
+        """Whether the student starts from the teacher's weights."""
+        return self.needs_teacher
+
+    @property
+    def needs_perceptual_network(self) -> bool:
+        """Whether the distance compares the features of a network."""
+        return False
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the objective has a target network theta-minus."""
+        return False
+
+    def mu_at(self, step: int, total_steps: int) -> float:
+        """The decay mu of theta-minus after a step, for an objective with a target network."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def loss(self, nets: Networks, batch: Batch) -> Tensor:

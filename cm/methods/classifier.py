@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from cm.config.settings import at_least, below
 from cm.lazy import torch
 from cm.methods.base import Batch, Networks, Objective
-from cm.registry import register, setting
+from cm.registry import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,8 +21,8 @@ class Classification(Objective):
 
     preconditioning: ClassVar[None] = None
     labelled: ClassVar[bool] = True
-    jitter: float = setting(0.3, low=0.0)
-    label_smoothing: float = setting(0.1, low=0.0, below=1.0)
+    jitter: Annotated[float, at_least(0.0)] = 0.3
+    label_smoothing: Annotated[float, at_least(0.0), below(1.0)] = 0.1
 
     def loss(self, nets: Networks, batch: Batch) -> Tensor:
         level = self.jitter * torch.rand((len(batch.x), 1, 1, 1), generator=batch.generator, device=batch.x.device)

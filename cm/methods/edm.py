@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from cm.config.settings import at_least, component, default
 from cm.diffusion.solvers import per_image
+from cm.diffusion.weightings import Weighting
 from cm.lazy import torch
 from cm.methods.base import Batch, Networks, Objective
-from cm.registry import register, setting
+from cm.registry import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 class ScoreMatching(Objective):
     """lambda(t) mean |D(x + t z, t) - x|^2 with ln t ~ N(p_mean, p_std^2) (EDM, Eq. 2 and Table 1)."""
 
-    p_mean: float = setting(-1.2)
-    p_std: float = setting(1.2, low=0.0)
-    weighting: Callable[[Tensor, float], Tensor] = setting("karras", kind="weighting")
+    p_mean: float = -1.2
+    p_std: Annotated[float, at_least(0.0)] = 1.2
+    weighting: Annotated[Weighting, component("weighting")] = default("weighting", "karras")
 
     def loss(self, nets: Networks, batch: Batch) -> Tensor:
         normal = torch.randn(len(batch.x), generator=batch.generator, device=batch.x.device, dtype=batch.x.dtype)
         return self.denoising_loss(nets, batch, z=batch.normal(), t=(self.p_mean + self.p_std * normal).exp())
 
     def denoising_loss(self, nets: Networks, batch: Batch, *, z: Tensor, t: Tensor) -> Tensor:
-        """The weighted loss for given noise `z` [B, C, H, W] and times `t` [B]; gives [B]."""
+        """The weighted loss for given noise `z` [B, C, H, W] and times `t` [B]; returns [B]."""
         error = nets.student(batch.x + per_image(t, batch.x) * z, t, batch.labels) - batch.x
         return self.weighting(t, batch.noise.sigma_data) * error.square().flatten(1).mean(1)

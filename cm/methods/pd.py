@@ -6,14 +6,16 @@ t(i / n), i = 0..n. A run is one stage, from 2n steps to n; the stages are a cha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from cm.config.settings import at_least, component, default
+from cm.diffusion.distances import Distance, is_perceptual
 from cm.diffusion.solvers import euler, per_image
+from cm.diffusion.weightings import Weighting
 from cm.lazy import torch
 from cm.methods.base import Batch, Networks, Objective
-from cm.registry import register, setting
+from cm.registry import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,19 +28,24 @@ if TYPE_CHECKING:
 class ProgressiveDistillation(Objective):
     """`steps`: the sampling steps n of the student of this stage; its teacher makes 2n."""
 
-    steps: int = setting(1, low=1)
-    distance: Callable[[Tensor, Tensor], Tensor] = setting("l2", kind="distance")
-    weighting: Callable[[Tensor, float], Tensor] = setting("truncated-snr", kind="weighting")
+    steps: Annotated[int, at_least(1)] = 1
+    distance: Annotated[Distance, component("distance")] = default("distance", "l2")
+    weighting: Annotated[Weighting, component("weighting")] = default("weighting", "truncated-snr")
 
-    def wants_teacher(self) -> bool:
+    @property
+    def needs_teacher(self) -> bool:
         return True
+
+    @property
+    def needs_perceptual_network(self) -> bool:
+        return is_perceptual(self.distance)
 
     def loss(self, nets: Networks, batch: Batch) -> Tensor:
         index, z = batch.integers(self.steps), batch.normal()
         return self.stage_loss(nets, batch, z=z, index=index.double())
 
     def stage_loss(self, nets: Networks, batch: Batch, *, z: Tensor, index: Tensor) -> Tensor:
-        """The loss at given noise `z` [B, C, H, W] and grid indices `index` [B] in 0..steps-1; gives [B]."""
+        """The loss at given noise `z` [B, C, H, W] and grid indices `index` [B] in 0..steps-1; returns [B]."""
         t, middle, s = (batch.noise.time((index + offset) / self.steps) for offset in (0.0, 0.5, 1.0))
         x_t = batch.x + per_image(t, batch.x) * z
         with torch.no_grad():

@@ -8,11 +8,12 @@ With `classes: 1000` the defaults describe OpenAI's ImageNet-64 network (295,899
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from cm.config.settings import at_least, below
 from cm.errors import UserError
 from cm.networks.plan import Block, UNet
-from cm.registry import register, setting
+from cm.registry import register
 
 if TYPE_CHECKING:
     import torch
@@ -29,19 +30,19 @@ class ADM(UNet):
     """
 
     resample_filter: ClassVar[tuple[int, ...]] = (1, 1)
-    resolution: int = setting(64, low=1)
-    image_channels: int = setting(3, low=1)
-    channels: int = setting(192, low=4)
-    multipliers: list[int] = setting([1, 2, 3, 4])
-    blocks: int = setting(3, low=1)
-    attention: list[int] = setting([32, 16, 8])
-    head_channels: int = setting(64, low=1)
-    dropout: float = setting(0.0, low=0.0, below=1.0)
-    classes: int = setting(0, low=0)
-    scale_shift: bool = setting(True)
-    augment_dim: int = setting(0, low=0)
-    noise_factor: float = setting(1000.0, low=0.0)
-    group_channels: int = setting(1, low=1)
+    resolution: Annotated[int, at_least(1)] = 64
+    image_channels: Annotated[int, at_least(1)] = 3
+    channels: Annotated[int, at_least(4)] = 192
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    blocks: Annotated[int, at_least(1)] = 3
+    attention: tuple[int, ...] = (32, 16, 8)
+    head_channels: Annotated[int, at_least(1)] = 64
+    dropout: Annotated[float, at_least(0.0), below(1.0)] = 0.0
+    classes: Annotated[int, at_least(0)] = 0
+    scale_shift: bool = True
+    augment_dim: Annotated[int, at_least(0)] = 0
+    noise_factor: Annotated[float, at_least(0.0)] = 1000.0
+    group_channels: Annotated[int, at_least(1)] = 1
 
     def build(self) -> torch.nn.Module:
         """The module, freshly initialised from torch's global generator."""

@@ -7,17 +7,15 @@ The defaults describe jcm's NCSN++ (56,395,523 parameters). EDM's DDPM++ (55,732
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from cm.errors import UserError, unknown
+from cm.config.settings import at_least, below
+from cm.errors import UserError
 from cm.networks.plan import Block, UNet
-from cm.registry import register, setting
+from cm.registry import register
 
 if TYPE_CHECKING:
     import torch
-
-EMBEDDINGS = ("fourier", "positional")
-ENCODERS = ("residual", "standard")
 
 
 @register("network", "ncsnpp")
@@ -27,20 +25,20 @@ class NCSNpp(UNet):
 
     scale_shift: ClassVar[bool] = False
     group_channels: ClassVar[int] = 4
-    resolution: int = setting(32, low=1)
-    image_channels: int = setting(3, low=1)
-    channels: int = setting(128, low=4)
-    multipliers: list[int] = setting([2, 2, 2])
-    blocks: int = setting(4, low=1)
-    attention: list[int] = setting([16])
-    dropout: float = setting(0.0, low=0.0, below=1.0)
-    embedding: str = setting("fourier")
-    fourier_scale: float = setting(16.0, low=0.0)
-    encoder: str = setting("residual")
-    resample_filter: list[int] = setting([1, 3, 3, 1])
-    classes: int = setting(0, low=0)
-    augment_dim: int = setting(0, low=0)
-    noise_channels: int = setting(2, low=1)
+    resolution: Annotated[int, at_least(1)] = 32
+    image_channels: Annotated[int, at_least(1)] = 3
+    channels: Annotated[int, at_least(4)] = 128
+    multipliers: tuple[int, ...] = (2, 2, 2)
+    blocks: Annotated[int, at_least(1)] = 4
+    attention: tuple[int, ...] = (16,)
+    dropout: Annotated[float, at_least(0.0), below(1.0)] = 0.0
+    embedding: Literal["fourier", "positional"] = "fourier"
+    fourier_scale: Annotated[float, at_least(0.0)] = 16.0
+    encoder: Literal["residual", "standard"] = "residual"
+    resample_filter: tuple[int, ...] = (1, 3, 3, 1)
+    classes: Annotated[int, at_least(0)] = 0
+    augment_dim: Annotated[int, at_least(0)] = 0
+    noise_channels: Annotated[int, at_least(1)] = 2
 
     def build(self) -> torch.nn.Module:
         """The module, freshly initialised from torch's global generator."""
@@ -51,7 +49,6 @@ class NCSNpp(UNet):
 
     def check(self, where: str = "network") -> None:
         """UserError for values that no network can have."""
-        self._check_words(where)
         self._check_filter(where)
         self.check_plan(where)
 
@@ -80,11 +77,6 @@ class NCSNpp(UNet):
     def filtered_layers(self) -> list[str]:
         """Names in the state dict of the layers that have a resampling filter."""
         return [*super().filtered_layers(), *self.pyramid()]
-
-    def _check_words(self, where: str) -> None:
-        for what, word, known in (("embedding", self.embedding, EMBEDDINGS), ("encoder", self.encoder, ENCODERS)):
-            if word not in known:
-                raise unknown(what, word, known, where)
 
     def _check_filter(self, where: str) -> None:
         taps = self.resample_filter

@@ -27,9 +27,9 @@ class UNet(ABC):
     resolution: int
     image_channels: int
     channels: int
-    multipliers: list[int]
+    multipliers: tuple[int, ...]
     blocks: int
-    attention: list[int]
+    attention: tuple[int, ...]
     dropout: float
     classes: int
     augment_dim: int

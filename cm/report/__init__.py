@@ -26,14 +26,14 @@ def kind(
     *,
     form: str,
     needs: str,
-    floor: bool = False,
+    baseline: bool = False,
     options: tuple[str, ...] = (),
     check: Callable[[Artefact], Any] = lambda artefact: None,
 ) -> Callable[[Callable], Callable]:
     """A decorator that registers a drawing function as the artefact kind `name` and tells the workflow, as attributes:
 
     `form`: what it gives, `table`, `figure` or `both` (the pair of them); `needs`: the files it reads of each cell,
-    `scores`, `samples`, `benchmarks` or `nothing`; `floor`: whether it also reads the score of real test images;
+    `scores`, `previews`, `benchmarks` or `nothing`; `baseline`: whether it also reads the score of real test images;
     `check`: called with each artefact of the kind when a suite is read, to refuse what could not be drawn, such as
     `options` that it does not know.
     """
@@ -45,7 +45,7 @@ def kind(
         check(artefact)
 
     def decorate(function: Callable) -> Callable:
-        function.form, function.needs, function.floor, function.check = form, needs, floor, checked
+        function.form, function.needs, function.baseline, function.check = form, needs, baseline, checked
         return registry.register("artefact", name)(function)
 
     return decorate

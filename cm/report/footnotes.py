@@ -18,7 +18,7 @@ def of_table(found: Sequence[Score], floors: Sequence[Score], *, limits: bool) -
     return [
         *_signs(found, floors),
         *_fewer(found, DAGGER, line),
-        *_absent(found),
+        *_unavailable(found),
         *_halved(scores.halves(found)),
         *_no_bound(found, floors),
         *_origin([*found, *floors]),
@@ -29,7 +29,7 @@ def of_figure(found: Sequence[Score], *, bars: bool, halves: Score | None) -> li
     """Below a figure of scores. `bars`: it has intervals of single seeds. `halves`: the score drawn as a line."""
     return [
         *(["Bars are 95 % bootstrap intervals over the images of one seed."] if bars else []),
-        *_fewer(found, f"{found[0].images} images,", ""),
+        *_fewer(found, f"{found[0].samples} images,", ""),
         *_halved(halves),
         *_origin(found),
     ]
@@ -47,15 +47,15 @@ def _signs(found: Sequence[Score], floors: Sequence[Score]) -> list[str]:
 def _fewer(found: Sequence[Score], which: str, line: str) -> list[str]:
     if not found[0].short:
         return []
-    asked = found[0].protocol["images"]
+    asked = found[0].protocol["samples"]
     return [f"{which} fewer than the {asked} of the protocol: FID is biased upwards{line} (Chong and Forsyth 2020)."]
 
 
-def _absent(found: Sequence[Score]) -> list[str]:
+def _unavailable(found: Sequence[Score]) -> list[str]:
     """Reasons, each once with all the metrics that are not to be had for it."""
     reasons: dict[str, dict[str, None]] = {}
     for score in found:
-        for metric, reason in score.absent.items():
+        for metric, reason in score.unavailable.items():
             reasons.setdefault(reason, {})[scores.TITLES.get(metric, metric)] = None
     return [f"No {', '.join(titles)}: {reason}." for reason, titles in reasons.items()]
 
@@ -67,11 +67,11 @@ def _halved(halves: Score | None) -> list[str]:
 
 
 def _no_bound(found: Sequence[Score], floors: Sequence[Score]) -> list[str]:
-    fewer = [str(real.images) for real in floors if real.images < found[0].images]
+    fewer = [str(real.samples) for real in floors if real.samples < found[0].samples]
     if not fewer:
         return []
     return [
-        f"Rows of fewer real images ({' and '.join(fewer)}) than models have ({found[0].images}) are no lower bounds: "
+        f"Rows of fewer real images ({' and '.join(fewer)}) than models have ({found[0].samples}) are no lower bounds: "
         "FID falls with the number of images."
     ]
 
@@ -90,6 +90,6 @@ def _protocol(score: Score) -> str:
     of = score.protocol
     statistics = f" ({of['statistics']})" if of.get("statistics") else ""
     return (
-        f"Protocol {of['name']}: {of['images']} samples against the {of['reference']} split{statistics}, features of "
-        f"{of['extractor']}, resizer {of['resizer']}, {ROUNDED.get(of['rounding'], of['rounding'])} to 8 bits."
+        f"Protocol {of['name']}: {of['samples']} samples against the {of['reference']} split{statistics}, features of "
+        f"{of['extractor']}, resizer {of['resizer']}, {ROUNDED.get(of['quantization'], of['quantization'])} to 8 bits."
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cm import report
+from cm.config.layout import Layout
 from cm.errors import UserError
 from cm.report.figures import DPI
 
@@ -20,7 +21,7 @@ SMALL = 64
 WORDS = {1: "one step", 2: "two steps"}
 
 
-@report.kind("samples", form="figure", needs="samples", options=("columns",))
+@report.kind("samples", form="figure", needs="previews", options=("columns",))
 def samples(suite: Suite, artefact: Artefact, root: Path) -> Figure:
     """Figure 5 of the paper: a row of images per model and sampler; those of a column start from the same noise."""
     cells = [cell for cell in suite.cells(artefact) if cell.run.seed == artefact.seeds[0]]
@@ -37,7 +38,7 @@ def _preview(cell: Cell, root: Path) -> np.ndarray:
     """The images kept of a cell, uint8 [n, H, W, C]."""
     from cm.utils import files
 
-    path = Path(root) / "samples" / f"{cell.path}.npy"
+    path = Path(Layout(str(root)).preview(*cell.samples))
     if not path.exists():
         raise UserError(f"no samples {path}: run snakemake '{path}'")
     return files.read_images(path)
@@ -53,9 +54,9 @@ def _captions(cells: Sequence[Cell]) -> list[str]:
 
 
 def _steps(name: str) -> str:
-    from cm.config import sampler
+    from cm.config import parse_sampler
 
-    call = sampler(name)
+    call = parse_sampler(name)
     count = getattr(call, "steps", call.evaluations)
     return WORDS.get(count, f"{count} steps")
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cm import report
+from cm.config.runs import flatten
 from cm.report.writing import table, text
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from cm.config import Artefact, Run, Suite
+    from cm.config import Artefact, Experiments, Run, Suite
 
 RECIPE = {
     "objective.name": "method",
@@ -29,13 +30,13 @@ RECIPE = {
     "objective.solver": "ODE solver",
     "objective.distance": "distance d",
     "inputs.perceptual": "network of the distance",
-    "training.ema": "EMA decay rate",
-    "training.iterations": "training iterations",
+    "training.ema_decay": "EMA decay rate",
+    "training.total_steps": "training steps",
     "training.precision": "precision",
     "network.dropout": "dropout probability",
     "training.optimiser": "optimiser",
     "training.lr_decay": "learning rate decay",
-    "training.warmup": "warm-up iterations",
+    "training.warmup": "warm-up steps",
     "training.clip": "gradient clipping",
     "training.flip": "horizontal flips",
 }
@@ -73,10 +74,8 @@ def _row(recipe: Mapping[str, str], keys: Sequence[str]) -> dict[str, str | None
 
 def _every_run(suite: Suite) -> list[Run]:
     """The runs of all artefacts and those they start from, each once, by method in the order of the suite."""
-    from cm.config import with_inputs
-
-    cells = (cell for one in (*suite.artefacts.values(), *suite.ablations.values()) for cell in suite.cells(one))
-    found = with_inputs((cell.run for cell in cells), suite.experiments)
+    cells = (cell for one in suite.all_artefacts.values() for cell in suite.cells(one))
+    found = suite.experiments.with_inputs(cell.run for cell in cells)
     methods = list(dict.fromkeys(run.method for run in found))
     return sorted(found, key=lambda run: methods.index(run.method))
 
@@ -92,12 +91,12 @@ def _named_runs(suite: Suite, artefact: Artefact) -> dict[str, Run]:
     }
 
 
-def _recipe(run: Run, experiments: Path) -> dict[str, str]:
+def _recipe(run: Run, experiments: Experiments) -> dict[str, str]:
     """`section.setting` to value, of every setting; and the runs it starts from."""
-    from cm.config import inputs
-
-    flat = {f"{name}.{key}": value for name, section in run.describe().items() for key, value in section.items()}
-    others = {f"inputs.{role}": _without_seed(other, run) for role, other in inputs(run, experiments).items()}
+    flat = {
+        f"{name}.{key}": value for name, section in run.describe().items() for key, value in flatten(section).items()
+    }
+    others = {f"inputs.{role}": _without_seed(other, run) for role, other in experiments.inputs(run).items()}
     return {key: text(value) for key, value in {**flat, "run.variant": run.variant, **others}.items()}
 
 

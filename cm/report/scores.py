@@ -1,4 +1,7 @@
-"""Score files, read and checked: numbers of one artefact are finite, or absent for a reason, and of one protocol."""
+"""Score files, read and checked.
+
+The numbers of an artefact are finite or unavailable for a reason, and of one protocol.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cm.config.layout import Layout
 from cm.errors import UserError
 
 if TYPE_CHECKING:
     from cm.config import Artefact, Cell, Suite
 
 TITLES = {"fid": "FID", "kid": "KID", "inception_score": "IS", "precision": "precision", "recall": "recall"}
-NEEDED = ("metrics", "images", "protocol", "extractor", "reference", "versions", "commit")
-OF_PROTOCOL = ("name", "images", "reference", "extractor", "resizer", "rounding")
+NEEDED = ("metrics", "samples", "protocol", "extractor", "reference", "versions", "commit")
+OF_PROTOCOL = ("name", "samples", "reference", "extractor", "resizer", "quantization")
 
 
 @dataclass(frozen=True)
 class Score:
     """The score file of a cell. `varied`: setting to value, of the artefact's entry; `version`: of all packages.
 
-    `metrics`: None for one that is not to be had, for the reason in `absent`. `uncertainty`: metric to `low`, `high`
-    and `at_infinity`, as far as they were computed. `halves`: metrics of one half of the reference against the other.
+    `metrics`: None for an unavailable one, whose reason is in `unavailable`. `uncertainty`: metric to `low`, `high` and
+    `at_infinity`, as far as they were computed. `halves`: metrics of one half of the reference against the other.
     """
 
     path: Path
@@ -38,9 +42,9 @@ class Score:
     sampler: str | None
     nfe: int | None
     metrics: Mapping[str, float | None]
-    absent: Mapping[str, str]
+    unavailable: Mapping[str, str]
     uncertainty: Mapping[str, Mapping[str, float]]
-    images: int
+    samples: int
     protocol: Mapping[str, Any]
     extractor: Mapping[str, str]
     reference: Mapping[str, Any]
@@ -55,7 +59,7 @@ class Score:
             raise UserError(f"{self.path} has no {metric}, only {', '.join(self.metrics)}")
         value = self.metrics[metric]
         if value is None:
-            raise UserError(f"{self.path} has no {metric}: {self.absent[metric]}")
+            raise UserError(f"{self.path} has no {metric}: {self.unavailable[metric]}")
         return value
 
     def heading(self, metric: str) -> str:
@@ -76,7 +80,7 @@ class Score:
     @property
     def short(self) -> bool:
         """Whether it is of fewer images than the protocol asks for."""
-        return self.images < self.protocol["images"]
+        return self.samples < self.protocol["samples"]
 
     @property
     def split(self) -> str:
@@ -93,7 +97,7 @@ def load(suite: Suite, artefact: Artefact, root: Path) -> list[Score]:
     found = [read(cell, root) for cell in suite.cells(artefact)]
     if not found:
         raise UserError(f"artefact {artefact.name}: no entries, so nothing to draw")
-    for part in ("protocol", "extractor", "reference", "images"):
+    for part in ("protocol", "extractor", "reference", "samples"):
         _same(found, part, artefact.name)
     return found
 
@@ -111,8 +115,8 @@ def halves(found: Sequence[Score]) -> Score | None:
     for score in found:
         if score.halves:
             metrics = score.halves["metrics"]
-            absent = {name: "the halves of the reference have none" for name in metrics if metrics[name] is None}
-            of = {"metrics": metrics, "absent": absent, "images": score.halves["images"], "uncertainty": {}}
+            unavailable = {name: "the halves of the reference have none" for name in metrics if metrics[name] is None}
+            of = {"metrics": metrics, "unavailable": unavailable, "samples": score.halves["images"], "uncertainty": {}}
             return dataclasses.replace(score, **_no_run(f"{score.split} halves"), **of)
     return None
 
@@ -128,7 +132,7 @@ def read(cell: Cell, root: Path) -> Score:
 
 def score_path(cell: Cell, root: Path) -> Path:
     """Where the score of a cell is."""
-    return Path(root) / "scores" / f"{cell.path}.json"
+    return Path(Layout(str(root)).score(*cell.samples, cell.protocol.name))
 
 
 def groups(scores: Iterable[Score], key: Callable[[Score], Hashable]) -> dict[Any, list[Score]]:
@@ -161,12 +165,10 @@ def spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
 
 
 def _test_split(suite: Suite, found: Sequence[Score], root: Path) -> Score | None:
-    from cm import config
-
     dataset = found[0].dataset
-    if "test" not in config.splits_of(dataset, suite.experiments):
+    if "test" not in suite.experiments.splits(dataset):
         return None
-    path = Path(root) / "scores" / dataset / "real" / "test.json"
+    path = Path(Layout(str(root)).baseline(dataset, "test", found[0].protocol["name"]))
     real = _score(path, _content(path), {"dataset": dataset, **_no_run("test")})
     for part in ("protocol", "extractor", "reference"):
         _same([*found, real], part, "the floor")
@@ -193,16 +195,16 @@ def _content(path: Path) -> dict[str, Any]:
 def _score(path: Path, content: Mapping[str, Any], known: Mapping[str, Any]) -> Score:
     _check_keys(path, content, NEEDED, "it")
     _check_keys(path, content["protocol"], OF_PROTOCOL, "its protocol")
-    own = {"absent": {}, "uncertainty": {}, "seconds": {}, **content}
+    own = {"unavailable": {}, "uncertainty": {}, "seconds": {}, **content}
     reference = dict(content["reference"])
-    halved = reference.pop("halves", None)
-    _check_numbers(path, content["metrics"], own["absent"])
+    halved = reference.pop("split_halves", None)
+    _check_numbers(path, content["metrics"], own["unavailable"])
     for name, ends in own["uncertainty"].items():
         _check_numbers(path, {f"{key} of {name}": value for key, value in ends.items()})
     if halved:
         _check_numbers(path, halved["metrics"], halved["metrics"])
     version = ", ".join(f"{name} {number}" for name, number in content["versions"].items())
-    kept = ("metrics", "absent", "uncertainty", "images", "protocol", "extractor", "seconds", "commit")
+    kept = ("metrics", "unavailable", "uncertainty", "samples", "protocol", "extractor", "seconds", "commit")
     values = {key: own[key] for key in kept}
     return Score(path=path, **values, **known, version=version, reference=reference, halves=halved)
 
@@ -213,9 +215,9 @@ def _check_keys(path: Path, content: Mapping[str, Any], needed: Iterable[str], w
             raise UserError(f"{path} is not a score: {what} has no '{key}'")
 
 
-def _check_numbers(path: Path, values: Mapping[str, Any], absent: Iterable[str] = ()) -> None:
+def _check_numbers(path: Path, values: Mapping[str, Any], unavailable: Iterable[str] = ()) -> None:
     for name, value in values.items():
-        if value is None and name in absent:
+        if value is None and name in unavailable:
             continue
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{path}: {name} is {value}, not a finite number")

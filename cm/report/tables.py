@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm import report
+from cm.config.layout import Layout
 from cm.errors import UserError, unknown
 from cm.report import figures, footnotes, scores
 from cm.report.scores import Score
@@ -26,7 +27,7 @@ DATASETS = {
 }
 
 
-@report.kind("comparison", form="table", needs="scores", floor=True, check=lambda artefact: published(artefact))
+@report.kind("comparison", form="table", needs="scores", baseline=True, check=lambda artefact: published(artefact))
 def comparison(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     """Tables 1 and 2 of the paper: a row per label and NFE, measured beside published; then the paper's other rows."""
     found = scores.load(suite, artefact, root)
@@ -41,7 +42,7 @@ def comparison(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     return table(rows, notes, best=best, marked=_marked(rows, found))
 
 
-@report.kind("ablation", form="both", needs="scores", floor=True)
+@report.kind("ablation", form="both", needs="scores", baseline=True)
 def ablation(suite: Suite, artefact: Artefact, root: Path) -> tuple[DataFrame, Any]:
     """A row per combination of the varied settings, then real images; and FID over the last, a line for each other."""
     found = scores.load(suite, artefact, root)
@@ -100,13 +101,13 @@ def _measured(group: Sequence[Score], limits: bool) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for metric in group[0].metrics:
         heading = group[0].heading(metric)
-        values = [None if metric in score.absent else score[metric] for score in group]
+        values = [None if metric in score.unavailable else score[metric] for score in group]
         row |= _spread(heading, values)
         interval = group[0].interval(metric) if len(group) == 1 else None
         row |= {heading + LOW: interval[0], heading + HIGH: interval[1]} if interval else {}
         if limits and metric == "fid":
             row |= _spread(heading + LIMIT, [score.at_infinity(metric) for score in group])
-    return {**row, "seeds": len(group), "images": group[0].images}
+    return {**row, "seeds": len(group), "samples": group[0].samples}
 
 
 def _extrapolated(found: Sequence[Score]) -> bool:
@@ -127,8 +128,8 @@ def _best(rows: Sequence[Mapping[str, Any]], heading: str, which: Sequence[int])
 
 def _marked(rows: Sequence[Mapping[str, Any]], found: Sequence[Score]) -> list[tuple[int, str]]:
     """Places of numbers of images, if the models have fewer than the protocol asks for."""
-    asked = found[0].protocol["images"] if found[0].short else 0
-    return [(index, "images") for index, row in enumerate(rows) if row.get("images", asked) < asked]
+    asked = found[0].protocol["samples"] if found[0].short else 0
+    return [(index, "samples") for index, row in enumerate(rows) if row.get("samples", asked) < asked]
 
 
 def _paper_titles(dataset: str) -> dict[str, str]:
@@ -141,9 +142,7 @@ def _paper_titles(dataset: str) -> dict[str, str]:
 def _paper_notes(suite: Suite, artefact: Artefact, found: Sequence[Score]) -> list[str]:
     if not artefact.published:
         return []
-    from cm import config
-
-    data = config.data_of(found[0].dataset, suite.experiments).name
+    data = suite.experiments.data(found[0].dataset).name
     other = [] if data == artefact.published["dataset"] else ["other data"]
     other += [] if found[0].extractor["name"] == "inception" else ["another extractor"]
     apart = f", of {' and '.join(other)}" if other else ""
@@ -157,7 +156,7 @@ def _texts(values: Mapping[str, Any]) -> dict[str, Any]:
 def _timing(cells: Sequence[Cell], root: Path) -> dict[str, Any]:
     run = cells[0].run
     mean, std = scores.spread([_benchmark(cell, root) for cell in cells])
-    seen = run.settings["iterations"] * run.settings["batch"]
+    seen = run.settings["total_steps"] * run.settings["batch"]
     sampled = [scores.read(cell, root) for cell in cells if scores.score_path(cell, root).exists()]
     seconds = [score.seconds["sampling"] for score in sampled if "sampling" in score.seconds]
     sampling = scores.spread(seconds) if seconds else (None, None)
@@ -169,13 +168,13 @@ def _timing(cells: Sequence[Cell], root: Path) -> dict[str, Any]:
         "training images per second": seen / mean,
         "sampler": cells[0].sampler,
         **{"sampling seconds": sampling[0], f"sampling seconds{STD}": sampling[1]},
-        "sampled images": sampled[0].images if seconds else None,
+        "sampled images": sampled[0].samples if seconds else None,
     }
 
 
 def _benchmark(cell: Cell, root: Path) -> float:
     """Mean seconds of the training in Snakemake's benchmark file."""
-    path = Path(root) / "benchmarks" / "train" / f"{cell.run.name}.tsv"
+    path = Path(Layout(str(root)).benchmark("train", cell.run.name))
     if not path.exists():
         raise UserError(f"no benchmark {path}: snakemake writes it when it trains {cell.run.name}")
     with open(path, newline="") as file:

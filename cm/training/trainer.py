@@ -24,7 +24,7 @@ from cm.config import Training
 from cm.diffusion.noise import KarrasNoise
 from cm.diffusion.sampling import autocast, placed
 from cm.errors import UserError
-from cm.methods.base import Batch, Clock, Networks, Objective
+from cm.methods.base import Batch, Networks, Objective
 from cm.networks.modules.unet import checkpointing
 from cm.utils.progress_bar import ProgressBar
 
@@ -62,7 +62,7 @@ class Plan:
 
     def mark(self, percentage: int) -> int:
         """The iteration after which the model of that percentage is kept."""
-        return max(1, round(self.training.iterations * percentage / 100))
+        return max(1, round(self.training.total_steps * percentage / 100))
 
 
 class Trainer:
@@ -72,8 +72,7 @@ class Trainer:
         self.plan, self.k = plan, 0
         self.student = placed(plan.student, plan.device).train()
         self.average = _frozen_copy(self.student)
-        has_target = plan.objective.mu_at(Clock(0, plan.training.iterations)) is not None
-        self.target = _frozen_copy(self.student) if has_target else None
+        self.target = _frozen_copy(self.student) if plan.objective.has_target else None
         self.teacher = _frozen(placed(plan.teacher, plan.device)) if plan.teacher is not None else None
         checkpointing(self.student, plan.training.checkpointing)
         self.optimiser = _optimiser(plan.training, self.student)
@@ -88,20 +87,20 @@ class Trainer:
 
     def step(self) -> Tensor:
         """One iteration; gives the mean loss, a scalar on the device."""
-        training, clock = self.plan.training, Clock(self.k, self.plan.training.iterations)
+        training = self.plan.training
         self._set_rate(learning_rate(training, self.k))
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self._backward(clock)
+        loss = self._backward()
         if training.clip is not None:
             self._scaler.unscale_(self.optimiser)
             nn.utils.clip_grad_norm_(self.student.parameters(), training.clip)
         self._scaler.step(self.optimiser)
         self._scaler.update()
-        self._follow(clock)
+        self._follow()
         self.k += 1
         return loss
 
-    def _backward(self, clock: Clock) -> Tensor:
+    def _backward(self) -> Tensor:
         """Gradients of the mean loss, added up over parts of the batch; gives that loss."""
         plan, total = self.plan, 0.0
         seed = int(np.random.SeedSequence([plan.seed, self.k]).generate_state(1, np.uint64)[0] >> 1)
@@ -113,7 +112,9 @@ class Trainer:
             part = slice(start, start + size)
             own = None if labels is None else labels[part]
             with autocast(torch.device(plan.device), plan.training.precision):
-                terms = plan.objective.loss(nets, Batch(x[part], own, plan.noise, clock, self._generator))
+                terms = plan.objective.loss(
+                    nets, Batch(x[part], own, plan.noise, self.k, plan.training.total_steps, self._generator)
+                )
             loss = terms.float().sum() / len(x)
             self._scaler.scale(loss).backward()
             total = total + loss.detach()
@@ -124,10 +125,11 @@ class Trainer:
             group["lr"] = rate
 
     @torch.no_grad()
-    def _follow(self, clock: Clock) -> None:
-        _average(self.average, self.student, self.plan.training.ema)
+    def _follow(self) -> None:
+        _average(self.average, self.student, self.plan.training.ema_decay)
         if self.target is not None:
-            _average(self.target, self.student, self.plan.objective.mu_at(clock))
+            mu = self.plan.objective.mu_at(self.k, self.plan.training.total_steps)
+            _average(self.target, self.student, mu)
 
     # ---- files ----
 
@@ -215,7 +217,7 @@ def run(plan: Plan) -> None:
     """
     trainer = Trainer(plan)
     trainer.resume()
-    total = plan.training.iterations
+    total = plan.training.total_steps
     progress, saved = ProgressBar(plan.name, total, start=trainer.k), time.monotonic()
     check_every = 1 if plan.device == "cpu" else 50
     while trainer.k < (plan.stop_at or total):
@@ -241,7 +243,7 @@ def run(plan: Plan) -> None:
 def learning_rate(training: Training, k: int) -> float:
     """The rate of iteration k: a linear rise from 0 over `warmup`, then constant or linear to 0 at the end."""
     rise = min(1.0, k / training.warmup) if training.warmup else 1.0
-    fall = 1.0 - k / training.iterations if training.lr_decay == "linear" else 1.0
+    fall = 1.0 - k / training.total_steps if training.lr_decay == "linear" else 1.0
     return training.lr * rise * fall
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from cm import config, registry
+from cm.config import Experiments
 from cm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -29,30 +30,35 @@ CHANGES = [
     *(("edm", {"weighting": name}) for name in registry.names("weighting") if name != "karras"),
     *(("cd", {"solver": name}) for name in registry.names("solver") if name != "heun"),
     *(("cd", {"distance": name}) for name in registry.names("distance") if name != "lpips"),
-    ("ct", {"schedule": "fixed", "steps": 10, "target_mu": 0.0}),
+    ("ct", {"curriculum": "fixed", "steps": 10, "target_mu": 0.0}),
     ("pd", {"steps": 4, "distance": "lpips"}),
     ("edm", {"p_mean": -0.5}),
 ]
 
 
+def _listed(value):
+    """A tuple as the list that YAML has."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 @pytest.mark.parametrize(("method", "changes"), CHANGES, ids=str)
 def test_variant_and_load_are_inverses(method, changes):
-    name = config.variant("digits", method, changes, EXPERIMENTS)
-    run = config.load(f"digits/{method}/{name}/seed3", EXPERIMENTS)
-    assert {key: run.settings[key] for key in changes} == changes
-    assert config.variant("digits", method, config.parse_variant(name), EXPERIMENTS) == name
+    name = Experiments(EXPERIMENTS).variant("digits", method, changes)
+    run = Experiments(EXPERIMENTS).run(f"digits/{method}/{name}/seed3")
+    assert {key: _listed(run.settings[key]) for key in changes} == changes
+    assert Experiments(EXPERIMENTS).variant("digits", method, config.parse_variant(name)) == name
     assert run.name == f"digits/{method}/{name}/seed3"
     assert run.seed == 3
 
 
 @pytest.mark.parametrize("method", ["cd", "ct", "pd", "edm", "classifier"])
 def test_a_variant_does_not_restate_defaults(method):
-    run = config.load(f"digits/{method}/default/seed0", EXPERIMENTS)
+    run = Experiments(EXPERIMENTS).run(f"digits/{method}/default/seed0")
     given = {key: value for key, value in run.settings.items() if value is not None}
-    assert config.variant("digits", method, given, EXPERIMENTS) == "default"
+    assert Experiments(EXPERIMENTS).variant("digits", method, given) == "default"
 
 
-WHEN = {"distance": {"l1": {"lr": 2.0e-4}}, "steps": {9: {"iterations": 7, "target_mu": 0.5}}}
+WHEN = {"distance": {"l1": {"lr": 2.0e-4}}, "steps": {9: {"total_steps": 7, "target_mu": 0.5}}}
 
 
 @pytest.fixture
@@ -67,17 +73,17 @@ def conditional(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "name", "settings"),
     [
-        ({}, "default", {"lr": 3.0e-3, "iterations": 400}),
-        ({"distance": "l1"}, "distance~l1", {"lr": 2.0e-4, "iterations": 400}),
+        ({}, "default", {"lr": 3.0e-3, "total_steps": 400}),
+        ({"distance": "l1"}, "distance~l1", {"lr": 2.0e-4, "total_steps": 400}),
         ({"distance": "l1", "lr": 2.0e-4}, "distance~l1", {"lr": 2.0e-4}),
         ({"distance": "l1", "lr": 3.0e-3}, "distance~l1,lr~0.003", {"lr": 3.0e-3}),
-        ({"distance": "l1", "steps": 9}, "distance~l1,steps~9", {"lr": 2.0e-4, "iterations": 7, "target_mu": 0.5}),
+        ({"distance": "l1", "steps": 9}, "distance~l1,steps~9", {"lr": 2.0e-4, "total_steps": 7, "target_mu": 0.5}),
         ({"distance": "l2", "steps": 9, "target_mu": 0.0}, "distance~l2,steps~9,target_mu~0.0", {"target_mu": 0.0}),
     ],
 )
 def test_settings_that_hang_on_others(conditional, changes, name, settings):
-    assert config.variant("digits", "cd", changes, conditional) == name
-    run = config.load(f"digits/cd/{name}/seed0", conditional)
+    assert Experiments(conditional).variant("digits", "cd", changes) == name
+    run = Experiments(conditional).run(f"digits/cd/{name}/seed0")
     assert {key: run.settings[key] for key in settings} == settings
 
 
@@ -96,23 +102,23 @@ def test_bad_conditions_are_refused(conditional, when, message):
     path = conditional / "digits" / "ct.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"when": when}))
     with pytest.raises(UserError, match=re.escape(message)):
-        config.load("digits/ct/default/seed0", conditional)
+        Experiments(conditional).run("digits/ct/default/seed0")
 
 
 def test_a_released_run_needs_nothing_but_its_checkpoint():
-    run = config.load("cifar10/cd/released~cd-lpips/seed0", EXPERIMENTS)
+    run = Experiments(EXPERIMENTS).run("cifar10/cd/released~cd-lpips/seed0")
     assert run.released.url.endswith("/cd-lpips/checkpoints/checkpoint_80")
-    assert config.inputs(run, EXPERIMENTS) == {}
-    assert set(config.inputs(config.load("cifar10/cd/default/seed0", EXPERIMENTS), EXPERIMENTS)) == {
+    assert Experiments(EXPERIMENTS).inputs(run) == {}
+    assert set(Experiments(EXPERIMENTS).inputs(Experiments(EXPERIMENTS).run("cifar10/cd/default/seed0"))) == {
         "teacher",
         "perceptual",
     }
-    assert config.load("cifar10/cd/default/seed0", EXPERIMENTS).released is None
+    assert Experiments(EXPERIMENTS).run("cifar10/cd/default/seed0").released is None
 
 
 def test_a_released_network_can_be_another_one():
-    run = config.load("cifar10/edm/released~edm-cifar10-32x32-cond-vp/seed0", EXPERIMENTS)
-    network = run.sections["network"]
+    run = Experiments(EXPERIMENTS).run("cifar10/edm/released~edm-cifar10-32x32-cond-vp/seed0")
+    network = run.network
     assert (network.embedding, network.encoder, network.classes, network.augment_dim) == (
         "positional",
         "standard",
@@ -127,8 +133,8 @@ def test_a_released_network_can_be_another_one():
     [
         ({"url": "u"}, "'licence' is missing"),
         ({"url": "u", "licence": "l", "md5": "m"}, "unknown setting 'md5'"),
-        ({"url": "u", "licence": "l", "size": "big"}, "size must be int"),
-        ({"url": "u", "licence": "l", "weights": "mean"}, "unknown average 'mean'; known: ema, online, target"),
+        ({"url": "u", "licence": "l", "size": "big"}, "'size' must be a whole number"),
+        ({"url": "u", "licence": "l", "weights": "mean"}, "unknown weights 'mean'; known: ema, online, target"),
         ("u", "expected a mapping"),
     ],
 )
@@ -136,21 +142,21 @@ def test_a_bad_release_is_refused(conditional, entry, message):
     path = conditional / "digits" / "ct.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"released": {"mine": entry}}))
     with pytest.raises(UserError, match=re.escape(message)):
-        config.load("digits/ct/default/seed0", conditional)
+        Experiments(conditional).run("digits/ct/default/seed0")
 
 
 def test_a_teacher_can_be_a_variant(conditional):
     path = conditional / "digits" / "cd.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"teacher": "edm/p_mean~-0.5"}))
-    run = config.load("digits/cd/default/seed2", conditional)
-    assert config.teacher(run, conditional).name == "digits/edm/p_mean~-0.5/seed2"
+    run = Experiments(conditional).run("digits/cd/default/seed2")
+    assert Experiments(conditional).teacher(run).name == "digits/edm/p_mean~-0.5/seed2"
 
 
 def test_the_data_of_an_experiment():
-    assert config.data_of("cifar10", EXPERIMENTS).name == "cifar10"
-    assert config.data_of("cifar10_reduced", EXPERIMENTS).name == "cifar10"
-    assert config.splits_of("cifar10_reduced", EXPERIMENTS) == ("train", "test")
-    assert config.splits_of("lsun_cat", EXPERIMENTS) == ("train",)
+    assert Experiments(EXPERIMENTS).data("cifar10").name == "cifar10"
+    assert Experiments(EXPERIMENTS).data("cifar10_reduced").name == "cifar10"
+    assert Experiments(EXPERIMENTS).splits("cifar10_reduced") == ("train", "test")
+    assert Experiments(EXPERIMENTS).splits("lsun_cat") == ("train",)
 
 
 def test_a_released_run_has_only_its_end(tmp_path):
@@ -172,10 +178,10 @@ def test_shipped_suites_are_sound(path):
 
 
 def test_progressive_distillation_is_a_chain_of_runs():
-    run, chain = config.load("digits/pd/distance~lpips/seed1", EXPERIMENTS), []
+    run, chain = Experiments(EXPERIMENTS).run("digits/pd/distance~lpips/seed1"), []
     while run is not None:
         chain.append(run.name)
-        run = config.teacher(run, EXPERIMENTS)
+        run = Experiments(EXPERIMENTS).teacher(run)
     assert chain == [
         "digits/pd/distance~lpips/seed1",
         "digits/pd/distance~lpips,steps~2/seed1",
@@ -187,7 +193,7 @@ def test_progressive_distillation_is_a_chain_of_runs():
 
 def test_only_what_a_run_needs_is_asked_for():
     inputs = {
-        name: set(config.inputs(config.load(f"digits/{name}/seed0", EXPERIMENTS), EXPERIMENTS))
+        name: set(Experiments(EXPERIMENTS).inputs(Experiments(EXPERIMENTS).run(f"digits/{name}/seed0")))
         for name in (
             "edm/default",
             "ct/default",
@@ -220,14 +226,15 @@ def test_only_what_a_run_needs_is_asked_for():
         ("digits/cd/steps~1/seed0", "steps must be at least 2"),
         ("digits/cd/target_mu~1.0/seed0", "target_mu must be below 1.0"),
         ("digits/cd/target_mu~-0.1/seed0", "target_mu must be at least 0"),
-        ("digits/cd/steps~many/seed0", "steps must be int, not 'many'"),
-        ("digits/cd/steps~9.5/seed0", "steps must be int, not 9.5"),
+        ("digits/cd/steps~many/seed0", "'steps' must be a whole number, not 'many'"),
+        ("digits/cd/steps~9.5/seed0", "'steps' must be a whole number, not 9.5"),
         ("digits/cd/lr~4e-4/seed0", "write 4.0e-4"),
         ("digits/cd/steps/seed0", "not of the form setting~value"),
         ("digits/cd/steps~9,solver~euler/seed0", "must be written 'solver~euler,steps~9'"),
         ("digits/cd/solver~heun/seed0", "must be written 'default'"),
-        ("digits/ct/steps~10/seed0", "go with 'schedule: fixed'"),
-        ("digits/ct/schedule~adaptative/seed0", "unknown schedule 'adaptative'"),
+        ("digits/ct/steps~10/seed0", "unknown setting 'steps'"),
+        ("digits/ct/curriculum~adaptative/seed0", "unknown curriculum 'adaptative'"),
+        ("digits/ct/curriculum~fixed,steps~10/seed0", "'target_mu' is missing"),
         ("digits/ct/s0~1/seed0", "s0 must be at least 2"),
         ("digits/edm/solver~heun/seed0", "unknown setting 'solver'"),
         ("digits/cd/optimiser~sgd/seed0", "unknown optimiser 'sgd'; known: adam, radam"),
@@ -235,16 +242,16 @@ def test_only_what_a_run_needs_is_asked_for():
 )
 def test_a_bad_run_is_refused_in_one_line(run, message):
     with pytest.raises(UserError) as caught:
-        config.load(run, EXPERIMENTS)
+        Experiments(EXPERIMENTS).run(run)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_chain_has_halvings_only():
-    with pytest.raises(UserError, match="not a halving"):
-        config.teacher(config.load("digits/pd/steps~3/seed0", EXPERIMENTS), EXPERIMENTS)
-    with pytest.raises(UserError, match="not a halving"):
-        config.teacher(config.load("digits/pd/steps~16/seed0", EXPERIMENTS), EXPERIMENTS)
+    with pytest.raises(UserError, match="halved some times"):
+        Experiments(EXPERIMENTS).teacher(Experiments(EXPERIMENTS).run("digits/pd/steps~3/seed0"))
+    with pytest.raises(UserError, match="halved some times"):
+        Experiments(EXPERIMENTS).teacher(Experiments(EXPERIMENTS).run("digits/pd/steps~16/seed0"))
 
 
 @pytest.mark.parametrize("kind", registry.HOMES)
@@ -268,7 +275,7 @@ def test_unknown_names_list_the_known(kind):
 )
 def test_a_bad_sampler_is_refused(sampler, message):
     with pytest.raises(UserError) as caught:
-        config.sampler(sampler)
+        config.parse_sampler(sampler)
     assert message in str(caught.value)
 
 
@@ -288,7 +295,7 @@ ENTRY = {"kind": "curves", "caption": "c", "entries": [{"method": "cd"}]}
     ("document", "message"),
     [
         ({"datset": "digits"}, "unknown setting 'datset'"),
-        ({"dataset": "digits", "seeds": ["a"]}, "seeds must be int"),
+        ({"dataset": "digits", "seeds": ["a"]}, "'seeds' must be a whole number"),
         ({"dataset": "digits", "progress": [50]}, "progress must hold 100"),
         ({"dataset": "digits", "artefacts": {"t": ENTRY | {"kind": "curve"}}}, "unknown artefact 'curve'"),
         ({"dataset": "digits", "artefacts": {"t": ENTRY | {"progress": [33]}}}, "unknown progress '33'"),
@@ -324,10 +331,10 @@ def test_a_bad_suite_is_refused_when_it_is_read(tmp_path, document, message):
         ({"method": "cd", "vary": {"target_mu": 0.9}}, "target_mu must be a list of values to try, not 0.9"),
         ({"method": "cd", "vary": {"solver": "euler"}}, "solver must be a list of values to try"),
         ({"method": "cd", "vary": {"solver": []}}, "solver must be a list of values to try"),
-        ({"method": "cd", "variants": ["steps"]}, "expected a mapping"),
-        ({"method": "cd", "samplers": [5]}, "samplers must be names"),
+        ({"method": "cd", "variants": ["steps"]}, "'variants' must be a mapping"),
+        ({"method": "cd", "samplers": [5]}, "'samplers' must be text, not 5"),
         ({"method": "cd", "vary": {"channels": [32]}}, "its network is another one"),
-        ({"method": "pd", "vary": {"steps": [3]}}, "not a halving"),
+        ({"method": "pd", "vary": {"steps": [3]}}, "halved some times"),
     ],
 )
 def test_a_bad_entry_is_refused_when_the_suite_is_read(tmp_path, entry, message):
@@ -351,7 +358,7 @@ def test_what_a_kind_cannot_draw_is_refused_when_the_suite_is_read(tmp_path, art
         ("noise: karras", "'noise' must be a mapping of settings, not 'karras'"),
         ("chain: many", "'chain' must be a whole number"),
         ("teacher: [edm]", "'teacher' must be text"),
-        ("trainign: {}", "unknown section 'trainign'"),
+        ("trainign: {}", "unknown setting 'trainign'"),
     ],
 )
 def test_a_bad_experiment_file_is_named(tmp_path, text, message):
@@ -359,23 +366,23 @@ def test_a_bad_experiment_file_is_named(tmp_path, text, message):
     (tmp_path / "digits/base.yaml").write_text("noise: {name: karras}\n")
     (tmp_path / "digits/cd.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
-        config.load("digits/cd/default/seed0", tmp_path)
+        Experiments(tmp_path).run("digits/cd/default/seed0")
     assert message in str(caught.value)
     assert "cd.yaml" in str(caught.value)
 
 
 def test_the_sampler_of_a_run_knows_its_settings(tmp_path):
-    assert config.sampler_of(config.load("digits/pd/steps~4/seed0", EXPERIMENTS)).steps == 4
-    assert config.sampler_of(config.load("digits/classifier/default/seed0", EXPERIMENTS)) is None
+    assert config.sampler_of(Experiments(EXPERIMENTS).run("digits/pd/steps~4/seed0")).steps == 4
+    assert config.sampler_of(Experiments(EXPERIMENTS).run("digits/classifier/default/seed0")) is None
     (tmp_path / "digits").mkdir()
     for path in (EXPERIMENTS / "digits").glob("*.yaml"):
         (tmp_path / "digits" / path.name).write_text(path.read_text().replace("pd,steps~{steps}", "pd,steps~{stepz}"))
     with pytest.raises(UserError, match="stepz"):
-        config.sampler_of(config.load("digits/pd/steps~4/seed0", tmp_path))
+        config.sampler_of(Experiments(tmp_path).run("digits/pd/steps~4/seed0"))
 
 
 def test_only_training_settings_make_a_run_another_one():
-    run = config.load("digits/cd/default/seed0", EXPERIMENTS)
+    run = Experiments(EXPERIMENTS).run("digits/cd/default/seed0")
     assert set(run.describe()) == set(run.recipe()) == {"objective", "training", "network", "noise"}
     assert "warmup" in run.describe()["training"]
     assert "warmup" not in run.recipe()["training"]

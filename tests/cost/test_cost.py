@@ -15,6 +15,7 @@ import yaml
 
 from cm import build, config, cost
 from cm.cli import main
+from cm.config import Experiments
 from cm.cost import backbones, costs, counting, pages, text
 from cm.cost.evaluations import Evaluations, evaluations
 from cm.errors import UserError
@@ -22,7 +23,8 @@ from cm.methods.edm import ScoreMatching
 
 ROOT = Path(__file__).parents[2]
 MICRO = ROOT / "tests/micro"
-DIGITS = MICRO / "experiments"
+FOLDER = MICRO / "experiments"
+DIGITS = Experiments(FOLDER)
 ADM = {"name": "adm", "resolution": 8, "image_channels": 1, "channels": 8, "multipliers": [1, 2], "blocks": 1}
 
 
@@ -30,7 +32,7 @@ ADM = {"name": "adm", "resolution": 8, "image_channels": 1, "channels": 8, "mult
 def experiments(tmp_path_factory):
     """The micro experiments under three more settings: ADM in half precision, checkpointed, and released weights."""
     folder = tmp_path_factory.mktemp("experiments")
-    base = yaml.safe_load((DIGITS / "digits/base.yaml").read_text())
+    base = yaml.safe_load((FOLDER / "digits/base.yaml").read_text())
     half = {"precision": "float16", "checkpointing": True}
     bases = {
         "digits": base,
@@ -40,15 +42,15 @@ def experiments(tmp_path_factory):
         (folder / dataset).mkdir()
         (folder / dataset / "base.yaml").write_text(yaml.safe_dump(document))
         for method in ("cd", "ct", "edm", "pd", "classifier"):
-            own = yaml.safe_load((DIGITS / f"digits/{method}.yaml").read_text())
+            own = yaml.safe_load((FOLDER / f"digits/{method}.yaml").read_text())
             if method == "edm":
                 own["released"] = {"theirs": {"url": "https://example.org/theirs.pt", "licence": "MIT"}}
             (folder / dataset / f"{method}.yaml").write_text(yaml.safe_dump(own))
-    return folder
+    return Experiments(folder)
 
 
-def load(name: str, experiments: Path = DIGITS) -> config.Run:
-    return config.load(f"{name}/seed0", experiments)
+def load(name: str, experiments: Experiments = DIGITS) -> config.Run:
+    return experiments.run(f"{name}/seed0")
 
 
 # ---- networks ----
@@ -70,10 +72,10 @@ def test_a_classifier_costs_what_its_layers_do():
     [("cifar10/edm/default", 56_395_523, 42.47), ("imagenet64/cd/default", 295_899_267, 219.3)],
 )
 def test_the_papers_networks(name, parameters, gigaflops):
-    run = load(name, ROOT / "config/experiments")
+    run = load(name, Experiments(ROOT / "config/experiments"))
     assert counting.parameters(run) == parameters
     assert counting.flops(run) / 1e9 == pytest.approx(gigaflops, abs=0.05)
-    assert counting.output_shape(run) == (3, run.sections["network"].resolution, run.sections["network"].resolution)
+    assert counting.output_shape(run) == (3, run.network.resolution, run.network.resolution)
 
 
 @pytest.mark.parametrize("name", ["digits/edm/default", "halves/edm/default"])
@@ -200,7 +202,7 @@ def test_a_perceptual_distance_costs_three_passes_of_its_network():
 
 
 def test_published_networks_compare_at_their_own_size():
-    folder = ROOT / "config/experiments"
+    folder = Experiments(ROOT / "config/experiments")
     sizes = {"cifar10": 224, "lsun_cat": 256}
     for dataset, size in sizes.items():
         run = load(f"{dataset}/ct/default", folder)
@@ -233,11 +235,11 @@ def suite():
 
 def test_a_suite_costs_the_sum_of_its_runs(suite):
     trainings, samplings = costs.of_suite(suite)
-    runs = [config.load(f"{cost.name}/seed{seed}", DIGITS) for cost in trainings for seed in range(cost.count)]
+    runs = [DIGITS.run(f"{cost.name}/seed{seed}") for cost in trainings for seed in range(cost.count)]
     alone = sum(cost.flops for run in runs for cost in costs.trainings([run], DIGITS))
     assert sum(cost.flops for cost in trainings) == alone > 0
     drawn = [one for one in (*suite.artefacts.values(), *suite.ablations.values()) if one.name != "table3"]
-    assert sum(one.sets for one in samplings) == len({cell.path for one in drawn for cell in suite.cells(one)})
+    assert sum(one.sets for one in samplings) == len({cell.samples for one in drawn for cell in suite.cells(one)})
     page = pages.of_suite(suite, rate=1e14)
     total = alone + sum(one.flops for one in samplings)
     assert page.startswith(f"suite micro: {len(runs)} trainings, 0 released checkpoints\n")
@@ -252,7 +254,7 @@ def test_a_suite_has_its_teachers_judges_and_stages(suite):
 
 
 def test_samples_cost_their_evaluations(suite):
-    cells = {cell.path: cell for one in suite.artefacts.values() for cell in suite.cells(one)}
+    cells = {cell.samples: cell for one in suite.artefacts.values() for cell in suite.cells(one)}
     some = [cells["digits/edm/default/seed0/100/heun,steps~4"], cells["digits/cd/default/seed0/50/onestep"]]
     (sampling,) = costs.samplings(some)
     assert (sampling.sets, sampling.images) == (2, 2 * 40)
@@ -260,7 +262,7 @@ def test_samples_cost_their_evaluations(suite):
 
 
 def test_tables_without_samples_ask_for_no_training(tmp_path):
-    document = {"dataset": "digits", "experiments": str(DIGITS), "artefacts": {}}
+    document = {"dataset": "digits", "experiments": str(FOLDER), "artefacts": {}}
     document["artefacts"]["a"] = {"kind": "recipes", "caption": "A.", "entries": [{"method": "edm"}]}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(document))
     assert costs.of_suite(config.load_suite(tmp_path / "s.yaml")) == ([], [])
@@ -321,7 +323,7 @@ def test_a_run_without_target_or_teacher_has_none(experiments):
     ],
 )
 def test_mistakes_are_told_in_a_line(subject, message, capsys):
-    assert main(["describe", subject, "--experiments", str(DIGITS)]) == 2
+    assert main(["describe", subject, "--experiments", str(FOLDER)]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error)
     assert error.count("\n") == 1

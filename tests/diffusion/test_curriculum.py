@@ -10,8 +10,7 @@ import torch
 from goldens import GOLDEN, assert_golden, load
 
 from cm.config import Training
-from cm.diffusion import curriculum
-from cm.methods.base import Clock
+from cm.diffusion.curriculum import Adaptive, Fixed
 from cm.methods.cd import ConsistencyDistillation
 from cm.methods.ct import ConsistencyTraining
 from cm.training.trainer import OPTIMISERS, learning_rate
@@ -25,14 +24,15 @@ def test_adaptive_schedules_of_the_pytorch_code(name):
     given = TABLES[name]["kwargs"]
     s0, s1, mu0 = given["start_scales"], given["end_scales"], given["start_ema"]
     for k, steps, mu in TABLES[name]["rows"]:
-        assert curriculum.steps_at(k, given["total_steps"], s0=s0, s1=s1) == steps
-        assert curriculum.mu_at(steps, s0=s0, mu0=mu0, exponent="code") == pytest.approx(float(mu), rel=1e-12)
+        adaptive = Adaptive(s0, s1, mu0, "code")
+        assert adaptive.steps_at(k, given["total_steps"]) == steps
+        assert adaptive.mu_at(k, given["total_steps"]) == pytest.approx(float(mu), rel=1e-12)
 
 
 def test_adaptive_schedule_of_the_cifar10_code_up_to_its_float32():
     given = JCM["ct_adaptive"]["config"]
     s0, s1 = given["start_scales"], given["end_scales"]
-    ours = [curriculum.steps_at(k, given["n_iters"], s0=s0, s1=s1) for k, _, _ in JCM["ct_adaptive"]["rows"]]
+    ours = [Adaptive(s0, s1).steps_at(k, given["n_iters"]) for k, _, _ in JCM["ct_adaptive"]["rows"]]
     theirs = [steps for _, steps, _ in JCM["ct_adaptive"]["rows"]]
     assert np.abs(np.subtract(ours, theirs)).max() <= 1
     assert np.mean(np.equal(ours, theirs)) > 0.9
@@ -50,38 +50,38 @@ def test_adaptive_schedule_of_the_cifar10_code_up_to_its_float32():
     ],
 )
 def test_adaptive_schedules_of_the_paper(s0, s1, mu0, share, steps, code, paper):
-    clock = Clock(round(share * 800_000), 800_000)
+    step, total_steps = round(share * 800_000), 800_000
     for exponent, mu in (("code", code), ("paper", paper)):
-        objective = ConsistencyTraining(s0=s0, s1=s1, mu0=mu0, mu_exponent=exponent)
-        assert objective.steps_at(clock) == steps
-        assert objective.mu_at(clock) == pytest.approx(mu, abs=6e-6)
+        adaptive = Adaptive(s0, s1, mu0, exponent)
+        assert adaptive.steps_at(step, total_steps) == steps
+        assert adaptive.mu_at(step, total_steps) == pytest.approx(mu, abs=6e-6)
+        assert ConsistencyTraining(curriculum=adaptive).mu_at(step, total_steps) == pytest.approx(mu, abs=6e-6)
 
 
 def test_fixed_schedules_stay():
-    ct = ConsistencyTraining(schedule="fixed", steps=120, target_mu=0.99)
-    cd = ConsistencyDistillation(steps=40, target_mu=0.95)
+    cd = ConsistencyDistillation(curriculum=Fixed(40, 0.95))
     for k in (0, 500, 1000):
-        assert (ct.steps_at(Clock(k, 1000)), ct.mu_at(Clock(k, 1000))) == (120, 0.99)
-        assert (cd.steps_at(Clock(k, 1000)), cd.mu_at(Clock(k, 1000))) == (40, 0.95)
+        assert (Fixed(120, 0.99).steps_at(k, 1000), Fixed(120, 0.99).mu_at(k, 1000)) == (120, 0.99)
+        assert (cd.curriculum.steps_at(k, 1000), cd.mu_at(k, 1000)) == (40, 0.95)
 
 
 def test_learning_rate_rises_and_falls():
-    training = Training(iterations=10, batch=1, lr=1.0, warmup=4, lr_decay="linear")
+    training = Training(total_steps=10, batch=1, lr=1.0, warmup=4, lr_decay="linear")
     assert learning_rate(training, 0) == 0.0
     assert learning_rate(training, 2) == pytest.approx(0.5 * 0.8)
     assert learning_rate(training, 5) == pytest.approx(0.5)
-    assert learning_rate(Training(iterations=10, batch=1, lr=1.0), 9) == 1.0
+    assert learning_rate(Training(total_steps=10, batch=1, lr=1.0), 9) == 1.0
 
 
 @pytest.mark.parametrize("bits", ["f32", "f64"])
 @pytest.mark.parametrize(
     ("name", "training"),
     [
-        ("radam", Training(iterations=100, batch=1, lr=0.01, optimiser="radam")),
-        ("adam_warmup", Training(iterations=100, batch=1, lr=0.01, optimiser="adam", warmup=5)),
+        ("radam", Training(total_steps=100, batch=1, lr=0.01, optimiser="radam")),
+        ("adam_warmup", Training(total_steps=100, batch=1, lr=0.01, optimiser="adam", warmup=5)),
         (
             "adam_linear_decay_clip",
-            Training(iterations=10, batch=1, lr=0.01, optimiser="adam", lr_decay="linear", clip=1.0),
+            Training(total_steps=10, batch=1, lr=0.01, optimiser="adam", lr_decay="linear", clip=1.0),
         ),
     ],
 )

@@ -67,7 +67,7 @@ def test_samplers_of_the_pytorch_code(file, denoise, name, bits):
     data, dtype = load(file), {"f32": torch.float32, "f64": torch.float64}[bits]
     z, noises = torch.from_numpy(data["x_T_unit"]).to(dtype), torch.from_numpy(data["noise"]).to(dtype)
     got = run(SAMPLERS[name], denoise, z, noises)
-    if (name, bits) == ("multistep", "f64"):  # the reference ends with sqrt(t^2 - tmin^2) z = 1e-10 z, by rounding
+    if (name, bits) == ("multistep", "f64"):  # the reference ends with sqrt(t^2 - tmin^2) z = 1e-10 z, by quantization
         np.testing.assert_allclose(got, data["multistep_f64"], atol=1e-9)
     else:
         assert_golden(file, f"{name}_{bits}", got)

@@ -162,7 +162,7 @@ def test_without_logits_there_is_no_inception_score():
     full, without = (metrics.computed(samples, REFERENCE, known) for samples in (SAMPLES, Features(SAMPLES.units)))
     assert list(full) == list(without) == known
     assert without == full | {"inception_score": None}
-    assert set(metrics.absent(False, True, known)) == {"inception_score"}
+    assert set(metrics.unavailable(False, True, known)) == {"inception_score"}
 
 
 def test_a_mean_and_a_covariance_give_fid_alone():
@@ -171,8 +171,8 @@ def test_a_mean_and_a_covariance_give_fid_alone():
     found = metrics.computed(SAMPLES, given, known)
     assert found["fid"] == metrics.fid(SAMPLES, REFERENCE)
     assert {name for name, value in found.items() if value is None} == {"kid", "precision", "recall"}
-    assert set(metrics.absent(True, False, known)) == {"kid", "precision", "recall"}
-    assert metrics.absent(True, True, known) == {}
+    assert set(metrics.unavailable(True, False, known)) == {"kid", "precision", "recall"}
+    assert metrics.unavailable(True, True, known) == {}
 
 
 @pytest.mark.parametrize("name", registry.names("metric"))

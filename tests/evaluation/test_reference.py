@@ -166,7 +166,7 @@ def test_the_layout_of_the_packed_form_does_not_change(tmp_path):
 
 @pytest.mark.parametrize(("count", "cost"), [(1000, 1e-8), (100, 1e-3)])
 def test_what_rounding_costs(count, cost, tmp_path):
-    """The covariance of fewer images than features has no variance in some directions, but for rounding errors."""
+    """The covariance of fewer images than features has no variance in some directions, but for quantization errors."""
     samples, real = Features(units(2, 1000, 256, 1.1)), Features(units(3, count, 256))
     reference.pack(tmp_path / "f.npz", *real.moments(), {})
     found = reference.read(tmp_path / "f.npz")

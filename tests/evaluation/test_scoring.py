@@ -1,4 +1,4 @@
-"""`cm score` and `cm featurise`: the same score however images come, and one line for what does not fit."""
+"""`cm score` and `cm featurize`: the same score however images come, and one line for what does not fit."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def test_a_score_says_everything_that_it_depends_on(place, judge, train, tmp_pat
     assert main(f"sample --model {model} --sampler heun,steps~3 --count 40 --out {images}".split()) == 0
     score = score_of(images, reference=train, extractor=judge)
     assert (score["dataset"], score["method"], score["variant"], score["seed"]) == ("digits", "edm", "default", 0)
-    assert (score["sampler"], score["nfe"], score["images"]) == ("heun,steps~3", 5, 40)
-    assert score["protocol"] == config.protocol("offline").settings()
-    assert score["protocol"]["rounding"] == "truncate"
+    assert (score["sampler"], score["nfe"], score["samples"]) == ("heun,steps~3", 5, 40)
+    assert score["protocol"] == config.read_protocol("offline").settings()
+    assert score["protocol"]["quantization"] == "truncate"
     assert score["extractor"] == {"name": "digits/classifier/default/seed0", "sha256": files.sha256_of(judge)}
     assert score["reference"]["sha256"] == files.sha256_of(train)
     assert (score["reference"]["split"], score["reference"]["images"]) == ("train", 899)
     assert set(score["metrics"]) == {"fid", "kid", "inception_score", "precision", "recall"}
-    assert score["absent"] == {}
+    assert score["unavailable"] == {}
     assert score["seconds"]["sampling"] > 0
     assert score["seconds"]["scoring"] > 0
     assert score["versions"]["torch"]
@@ -77,7 +77,7 @@ def test_a_score_says_everything_that_it_depends_on(place, judge, train, tmp_pat
 def test_images_of_another_rounding_are_refused(judge, train, test, tmp_path, capsys):
     images = tmp_path / "a.npy"
     files.write_array(images, files.read_images(test))
-    files.write_json(tmp_path / "a.json", {"rounding": "round"})
+    files.write_json(tmp_path / "a.json", {"quantization": "round"})
     assert run("score", images, reference=train, extractor=judge, out=tmp_path / "s.json") == 2
     assert "a.npy has eight bits by 'round', protocol offline by 'truncate'" in capsys.readouterr().err
 
@@ -98,7 +98,7 @@ def test_one_reference_in_three_forms_gives_one_score(judge, train, test, tmp_pa
     for batch in (64, 899):
         monkeypatch.setenv("CM_CACHE", str(tmp_path / f"cache{batch}"))
         references.append(tmp_path / f"{batch}.npz")
-        assert run("featurise", train, extractor=judge, out=references[-1], batch=batch) == 0
+        assert run("featurize", train, extractor=judge, out=references[-1], batch=batch) == 0
     scores = [score_of(images, reference=reference, extractor=judge) for reference in references]
     expected = scores[0]["reference"]
     assert all(score["reference"]["sha256"] == expected["sha256"] for score in scores)
@@ -135,7 +135,7 @@ def test_scores_do_not_depend_on_how_they_are_computed(judge, train, test, tmp_p
     how = {"reference": train, "extractor": judge, "batch": batch, "workers": workers, "device": device}
     paths = forms_of(np.load(test)[:60], tmp_path)
     scores = [score_of(path, **how) for path in paths]
-    assert all((score["images"], score.get("dataset"), score["sampler"]) == (60, None, None) for score in scores)
+    assert all((score["samples"], score.get("dataset"), score["sampler"]) == (60, None, None) for score in scores)
     assert all(score["metrics"] == scores[0]["metrics"] for score in scores)
     other = score_of(paths[0], reference=train, extractor=judge)
     assert scores[0]["metrics"] == pytest.approx(other["metrics"], rel=1e-6)
@@ -159,27 +159,27 @@ def test_several_devices_give_what_one_gives(judge, train, test):
 
 
 def test_a_summary_is_computed_once(judge, train, tmp_path, monkeypatch):
-    assert run("featurise", train, extractor=judge, out=tmp_path / "a.npz") == 0
+    assert run("featurize", train, extractor=judge, out=tmp_path / "a.npz") == 0
     monkeypatch.setattr(features, "extract", None)
     monkeypatch.setattr(features, "summarised", None)
     copy = tmp_path / "elsewhere" / "train" / "images.npy"
     files.write_array(copy, files.read_images(train))
-    assert run("featurise", copy, extractor=judge, out=tmp_path / "b.npz") == 0
+    assert run("featurize", copy, extractor=judge, out=tmp_path / "b.npz") == 0
     assert (tmp_path / "b.npz").read_bytes() == (tmp_path / "a.npz").read_bytes()
 
 
 @pytest.mark.parametrize("change", [{"kept": 30}, {"metrics": ["fid"]}])
 def test_another_protocol_is_another_summary(judge, train, tmp_path, change):
-    assert run("featurise", train, extractor=judge, out=tmp_path / "a.npz") == 0
+    assert run("featurize", train, extractor=judge, out=tmp_path / "a.npz") == 0
     by = protocol(tmp_path, **change)
-    assert run("featurise", train, extractor=judge, out=tmp_path / "b.npz", protocol=by) == 0
+    assert run("featurize", train, extractor=judge, out=tmp_path / "b.npz", protocol=by) == 0
     assert len(list((tmp_path / "cache/features").glob("*.npz"))) == 2
 
 
 def test_a_summary_keeps_a_fixed_choice_of_features(judge, train, tmp_path):
     for kept in (20, 50):
         by = protocol(tmp_path, kept=kept)
-        assert run("featurise", train, extractor=judge, protocol=by, out=tmp_path / f"{kept}.npz") == 0
+        assert run("featurize", train, extractor=judge, protocol=by, out=tmp_path / f"{kept}.npz") == 0
     few, more = (features.read(tmp_path / f"{kept}.npz")[0] for kept in (20, 50))
     assert (len(few.units), len(more.units)) == (20, 50)
     assert {row.tobytes() for row in few.units} <= {row.tobytes() for row in more.units}
@@ -187,9 +187,9 @@ def test_a_summary_keeps_a_fixed_choice_of_features(judge, train, tmp_path):
 
 
 def test_a_summary_has_the_distance_of_two_random_halves(judge, train, tmp_path):
-    assert run("featurise", train, extractor=judge, out=tmp_path / "a.npz") == 0
+    assert run("featurize", train, extractor=judge, out=tmp_path / "a.npz") == 0
     found, about = features.read(tmp_path / "a.npz")
-    halves = about["reference"]["halves"]
+    halves = about["reference"]["split_halves"]
     assert halves["images"] == 449
     assert set(halves["metrics"]) == {"fid", "kid", "precision", "recall"}
     order = np.random.RandomState(0).permutation(899)
@@ -206,7 +206,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("after", [1, 3, 7])
 def test_a_summary_that_was_killed_goes_on_and_is_the_same(judge, train, tmp_path, monkeypatch, after):
-    assert run("featurise", train, extractor=judge, out=tmp_path / "a.npz", batch=100) == 0
+    assert run("featurize", train, extractor=judge, out=tmp_path / "a.npz", batch=100) == 0
     monkeypatch.setenv("CM_CACHE", str(tmp_path / "other"))
     monkeypatch.setattr(features, "SAVED", 0.0)
     seen, outputs = [], features._outputs
@@ -219,9 +219,9 @@ def test_a_summary_that_was_killed_goes_on_and_is_the_same(judge, train, tmp_pat
 
     monkeypatch.setattr(features, "_outputs", killing)
     with pytest.raises(Killed):
-        run("featurise", train, extractor=judge, out=tmp_path / "b.npz", batch=100)
+        run("featurize", train, extractor=judge, out=tmp_path / "b.npz", batch=100)
     monkeypatch.setattr(features, "_outputs", lambda *arguments: seen.append(1) or outputs(*arguments))
-    assert run("featurise", train, extractor=judge, out=tmp_path / "b.npz", batch=100) == 0
+    assert run("featurize", train, extractor=judge, out=tmp_path / "b.npz", batch=100) == 0
     assert len(seen) == 9  # 899 images: nothing twice
     assert (tmp_path / "b.npz").read_bytes() == (tmp_path / "a.npz").read_bytes()
     assert not list((tmp_path / "other/features").glob("*.state.npz"))
@@ -234,14 +234,14 @@ def test_others_statistics_are_a_reference_for_fid_alone(judge, train, test, tmp
     images = tmp_path / "a.npy"
     files.write_array(images, files.read_images(test))
     own = score_of(images, reference=train, extractor=judge)
-    assert run("featurise", train, extractor=judge, out=tmp_path / "own.npz") == 0
+    assert run("featurize", train, extractor=judge, out=tmp_path / "own.npz") == 0
     mean, covariance = features.read(tmp_path / "own.npz")[0].moments()
     np.savez(tmp_path / "theirs.npz", mu=mean, sigma=covariance)
     score = score_of(images, reference=tmp_path / "theirs.npz", extractor=judge)
     assert score["metrics"]["fid"] == pytest.approx(own["metrics"]["fid"], rel=1e-9)
     assert score["metrics"]["inception_score"] == own["metrics"]["inception_score"]
     assert score["metrics"]["kid"] is score["metrics"]["precision"] is score["metrics"]["recall"] is None
-    assert set(score["absent"]) == {"kid", "precision", "recall"}
+    assert set(score["unavailable"]) == {"kid", "precision", "recall"}
     assert score["reference"]["sha256"] == files.sha256_of(tmp_path / "theirs.npz")
 
 
@@ -251,26 +251,26 @@ def test_a_protocol_may_name_statistics(judge, train, test, tmp_path, form):
     images = tmp_path / "a.npy"
     files.write_array(images, files.read_images(test))
     own = score_of(images, reference=train, extractor=judge)
-    assert run("featurise", train, extractor=judge, out=tmp_path / "own.npz") == 0
+    assert run("featurize", train, extractor=judge, out=tmp_path / "own.npz") == 0
     found, about = features.read(tmp_path / "own.npz")
     if form == "packed":
         reference.pack(tmp_path / "given.npz", *found.moments(), about)
     else:
         np.savez(tmp_path / "given.npz", mu=found.moments()[0], sigma=found.moments()[1])
     by = protocol(tmp_path, statistics="given.npz")
-    assert run("featurise", train, extractor=judge, protocol=by, out=tmp_path / "b.npz") == 0
+    assert run("featurize", train, extractor=judge, protocol=by, out=tmp_path / "b.npz") == 0
     score = score_of(images, reference=tmp_path / "b.npz", extractor=judge, protocol=by)
     assert score["metrics"] == pytest.approx(own["metrics"], rel=1e-4)
     assert score["reference"]["statistics"]["sha256"] == files.sha256_of(tmp_path / "given.npz")
-    assert ("halves" in score["reference"]) == (form == "packed")
+    assert ("split_halves" in score["reference"]) == (form == "packed")
 
 
 def test_statistics_of_other_images_are_refused(judge, train, test, tmp_path, capsys):
-    assert run("featurise", test, extractor=judge, out=tmp_path / "test.npz") == 0
+    assert run("featurize", test, extractor=judge, out=tmp_path / "test.npz") == 0
     found, about = features.read(tmp_path / "test.npz")
     reference.pack(tmp_path / "given.npz", *found.moments(), about)
     by = protocol(tmp_path, statistics="given.npz")
-    assert run("featurise", train, extractor=judge, protocol=by, out=tmp_path / "b.npz") == 2
+    assert run("featurize", train, extractor=judge, protocol=by, out=tmp_path / "b.npz") == 2
     assert "given.npz has statistics of other images than 899 of the train split" in capsys.readouterr().err
 
 
@@ -280,7 +280,7 @@ def test_statistics_of_other_images_are_refused(judge, train, test, tmp_path, ca
 @pytest.mark.parametrize("problem", ["another extractor", "another resizer", "no summary", "truncated"])
 def test_a_summary_that_does_not_do_is_refused(place, judge, train, tmp_path, capsys, problem):
     summary, out = tmp_path / "f.npz", tmp_path / "s.json"
-    assert run("featurise", train, extractor=judge, out=summary) == 0
+    assert run("featurize", train, extractor=judge, out=summary) == 0
     found, about = features.read(summary)
     if problem == "another extractor":
         features.write(summary, found, about | {"extractor": {"name": "inception", "sha256": "0"}})
@@ -381,7 +381,7 @@ def test_bad_images_are_not_scored(place, judge, train, test, tmp_path, capsys, 
         ({"resizer": "clean"}, "extractor digits/classifier/default/seed0: unknown resizer 'clean'; known: none"),
         ({"resizer": "cleen"}, "unknown resizer 'cleen'"),
         ({"metrics": ["fid", "fids"]}, "unknown metric 'fids'"),
-        ({"rounding": "up"}, "unknown rounding 'up'"),
+        ({"quantization": "up"}, "unknown quantization 'up'"),
         ({"images": 1}, "images must be at least 2"),
         ({"imagse": 100}, "unknown setting 'imagse'"),
         ({"name": "other"}, "'name' is not set but taken from where the file is"),
@@ -395,7 +395,7 @@ def test_a_bad_protocol_is_one_line(judge, train, tmp_path, capsys, change, mess
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in Path("config/protocols").glob("*.yaml")))
 def test_shipped_protocols(name):
-    found = config.protocol(name)
+    found = config.read_protocol(name)
     assert found.name == name
     assert found.statistics_file is None or found.statistics_file.is_file()
     assert {"fid", "precision", "recall"} <= set(found.metrics)
@@ -404,8 +404,13 @@ def test_shipped_protocols(name):
 @pytest.mark.parametrize("name", ["cifar10", "imagenet64", "lsun_bedroom", "lsun_cat"])
 def test_protocols_of_the_paper(name):
     """50,000 truncated samples, TensorFlow's resizer, 10,000 reference images for precision and recall."""
-    found = config.protocol(name).settings()
-    expected = {"extractor": "inception", "resizer": "legacy_tensorflow", "rounding": "truncate", "reference": "train"}
+    found = config.read_protocol(name).settings()
+    expected = {
+        "extractor": "inception",
+        "resizer": "legacy_tensorflow",
+        "quantization": "truncate",
+        "reference": "train",
+    }
     assert {key: found[key] for key in expected} == expected
     assert (found["images"], found["kept"]) == (50_000, 10_000)
 
@@ -428,7 +433,7 @@ def test_a_reference_with_images_beside_its_statistics_gives_every_metric(judge,
     """As ADM's VIRTUAL_*.npz: moments of all images, and 10,000 images."""
     images = tmp_path / "a.npy"
     files.write_array(images, files.read_images(test))
-    assert run("featurise", train, extractor=judge, out=tmp_path / "own.npz") == 0
+    assert run("featurize", train, extractor=judge, out=tmp_path / "own.npz") == 0
     mean, covariance = features.read(tmp_path / "own.npz")[0].moments()
     some = np.load(train)[:300]
     np.savez(tmp_path / "VIRTUAL.npz", mu=mean, sigma=covariance, mu_s=np.zeros(3), sigma_s=np.eye(3), arr_0=some)

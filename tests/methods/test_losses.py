@@ -11,9 +11,9 @@ from goldens import assert_golden, load
 from nets import Tiny
 
 from cm import registry
-from cm.diffusion.distances import LPIPS
+from cm.diffusion.distances import PerceptualDistance
 from cm.diffusion.noise import KarrasNoise
-from cm.methods.base import Batch, Clock, Networks
+from cm.methods.base import Batch, Networks
 from cm.methods.cd import ConsistencyDistillation
 from cm.methods.ct import ConsistencyTraining
 from cm.methods.edm import ScoreMatching
@@ -34,17 +34,15 @@ def images(array: np.ndarray, family: str, dtype: torch.dtype) -> torch.Tensor:
 
 
 def batch_of(x: torch.Tensor) -> Batch:
-    return Batch(x, None, NOISE, Clock(0, 1), torch.Generator())
+    return Batch(x, None, NOISE, 0, 1, torch.Generator())
 
 
 def bound(cls: type, **names: str):
-    """The objective with functions in the place of the given names."""
-    distance = names.pop("distance", None)
-    kinds = {field.name: field.metadata.get("kind") for field in dataclasses.fields(cls)}
-    made = {key: registry.get(kinds[key], name) for key, name in names.items()}
-    if distance is not None:
-        made["distance"] = LPIPS(stand_in, 224) if distance == "lpips" else registry.get("distance", distance)
-    return cls(**made)
+    """The objective with the components of these names."""
+    components = {kind: registry.get(kind, name) for kind, name in names.items() if name != "lpips"}
+    if names.get("distance") == "lpips":
+        components["distance"] = PerceptualDistance(stand_in, 224)
+    return cls(**components)
 
 
 def pair_inputs(file: str, steps: int, family: str, dtype: torch.dtype) -> dict:

@@ -9,12 +9,12 @@ import torch
 
 from cm import build, config, registry
 from cm.checkpoints import native
-from cm.diffusion.distances import LPIPS, feature_distance
+from cm.diffusion.distances import PerceptualDistance, feature_distance
 from cm.diffusion.noise import KarrasNoise
-from cm.methods.base import Batch, Clock, Networks
+from cm.methods.base import Batch, Networks
 
 NOISE = KarrasNoise()
-CLOCK = Clock(3, 10)
+STEP = (3, 10)
 
 
 class Linear(torch.nn.Module):
@@ -31,18 +31,17 @@ class Linear(torch.nn.Module):
 
 
 def objective_of(method: str, **settings):
-    """The objective with its defaults, functions in the place of names."""
-    named = registry.get("method", method)(**settings)
-    kinds = {field.name: field.metadata.get("kind") for field in dataclasses.fields(named)}
-    found = {key: registry.get(kind, getattr(named, key)) for key, kind in kinds.items() if kind}
-    if getattr(found.get("distance"), "perceptual", False):
-        found["distance"] = found["distance"](feature_distance(lambda x: [x, x.mean((2, 3), keepdim=True)]))
-    return dataclasses.replace(named, **found)
+    """The objective with these settings, a perceptual distance with a stand-in for its network."""
+    objective = config.make_component("method", {"name": method, **settings}, "test")
+    if not objective.needs_perceptual_network:
+        return objective
+    metric = feature_distance(lambda x: [x, x.mean((2, 3), keepdim=True)])
+    return dataclasses.replace(objective, distance=PerceptualDistance(metric))
 
 
 def loss_of(objective, nets, x, labels, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return objective.loss(nets, Batch(x, labels, NOISE, CLOCK, generator))
+    return objective.loss(nets, Batch(x, labels, NOISE, *STEP, generator))
 
 
 @pytest.mark.parametrize("method", registry.names("method"))
@@ -71,7 +70,7 @@ def test_randomness_is_the_generators(method):
 def test_a_distance_is_zero_for_equal_images_and_knows_each_image(name):
     distance = registry.get("distance", name)
     if getattr(distance, "perceptual", False):
-        distance = distance(feature_distance(lambda x: [x, torch.nn.functional.avg_pool2d(x, 2)]))
+        distance = PerceptualDistance(feature_distance(lambda x: [x, torch.nn.functional.avg_pool2d(x, 2)]))
     a, b = torch.rand(3, 3, 40, 40) * 2 - 1, torch.rand(3, 3, 40, 40) * 2 - 1
     assert torch.equal(distance(a, a), torch.zeros(3))
     assert (distance(a, b) > 0).all()
@@ -120,7 +119,7 @@ def test_distillation_of_an_analytic_teacher_finds_the_analytic_consistency_func
 
 def test_lpips_is_computed_in_float32_under_autocast():
     conv = torch.nn.Conv2d(1, 4, 3)
-    distance = LPIPS(lambda a, b: (conv(a) - conv(b)).square().flatten(1).mean(1))
+    distance = PerceptualDistance(lambda a, b: (conv(a) - conv(b)).square().flatten(1).mean(1))
     a, b = torch.randn(2, 3, 1, 8, 8)
     want = distance(a, b)
     with torch.autocast("cpu", torch.bfloat16):
@@ -129,12 +128,15 @@ def test_lpips_is_computed_in_float32_under_autocast():
         assert distance(a.bfloat16(), b).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("name", "pooling"), [("lpips", "max"), ("lpips-average", "average")])
-def test_pretrained_lpips_is_at_224_pixels_with_its_pooling(tmp_path, monkeypatch, name, pooling):
+@pytest.mark.parametrize(
+    ("variant", "size", "pooling"),
+    [("default", 224, "max"), ("pooling~average", 224, "average"), ("size~64", 64, "max"), ("size~null", None, "max")],
+)
+def test_pretrained_lpips_has_its_size_and_pooling(tmp_path, monkeypatch, variant, size, pooling):
     made = []
     monkeypatch.setattr(build.pretrained, "lpips_metric", lambda path, **how: made.append((path, how)))
     path = tmp_path / "lpips.safetensors"
     native.save(path, {"lin0": torch.zeros(1)}, {"weights": "lpips-vgg16"})
-    run = config.load(f"cifar10/cd/{'default' if name == 'lpips' else f'distance~{name}'}/seed0")
-    assert build.objective(run, path).distance.size == 224
+    run = config.Experiments().run(f"cifar10/cd/{variant}/seed0")
+    assert build.objective(run, path).distance.size == size
     assert made == [(path, {"pooling": pooling, "device": "cpu"})]

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 
 from cm import config, registry, report
+from cm.config import Experiments
+from cm.config.layout import Layout
 from cm.errors import UserError
 from cm.report import figures, scores, tables
 
@@ -29,11 +31,11 @@ PROTOCOL = {
     "name": "offline",
     "extractor": EXTRACTOR["name"],
     "resizer": "none",
-    "rounding": "truncate",
+    "quantization": "truncate",
     "reference": "train",
     "statistics": None,
-    "images": 2000,
-    "kept": 10000,
+    "samples": 2000,
+    "reference_images": 10000,
     "metrics": ["fid", "inception_score", "precision", "recall"],
 }
 HALVES = {"images": 449, "metrics": {"fid": 0.05, "inception_score": None, "precision": 0.85, "recall": 0.95}}
@@ -44,12 +46,12 @@ def content(fid: float, **more) -> dict:
     """A score file with that FID, and the other metrics as functions of it."""
     return {
         "metrics": {"fid": fid, "inception_score": 10 - fid / 10, "precision": 0.9, "recall": 0.5},
-        "absent": {},
+        "unavailable": {},
         "uncertainty": {"fid": {"low": fid - 0.2, "high": fid + 0.3}},
-        "images": 2000,
+        "samples": 2000,
         "protocol": PROTOCOL,
         "extractor": EXTRACTOR,
-        "reference": {"split": "train", "images": 898, "sha256": "r" * 64, "halves": HALVES},
+        "reference": {"split": "train", "images": 898, "sha256": "r" * 64, "split_halves": HALVES},
         "seconds": {"sampling": 1.5, "scoring": 0.4},
         "versions": {"cm": "0.1.0", "torch": "2.15.0"},
         "commit": "abc123",
@@ -64,20 +66,20 @@ def write(path: Path, value: dict) -> None:
 
 def fid_of(cell: config.Cell) -> float:
     """Some FID, of which the mean over seeds 0, 1, 2 is that of seed 1."""
-    nfe = config.sampler(cell.sampler).evaluations
+    nfe = config.parse_sampler(cell.sampler).evaluations
     return (2 + len(cell.run.variant) / 10 + 100 / cell.progress) / math.sqrt(nfe) + 0.1 * cell.run.seed
 
 
 def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
     """Scores, previews and benchmarks of every cell of a suite."""
     doubt = {"fid": {"low": 0.3, "high": 0.33, "at_infinity": 0.21}}
-    write(root / "scores/digits/real/test.json", content(0.31, images=899, sampler=None, uncertainty=doubt))
+    write(root / "scores/digits/real/test/offline.json", content(0.31, samples=899, sampler=None, uncertainty=doubt))
     noise = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
     for artefact in (*suite.artefacts.values(), *suite.ablations.values()):
         for cell in suite.cells(artefact):
-            nfe = config.sampler(cell.sampler).evaluations
+            nfe = config.parse_sampler(cell.sampler).evaluations
             write(scores.score_path(cell, root), content(fid(cell), run=cell.run.name, sampler=cell.sampler, nfe=nfe))
-            image = root / "samples" / f"{cell.path}.npy"
+            image = Path(Layout(str(root)).preview(*cell.samples))
             image.parent.mkdir(parents=True, exist_ok=True)
             np.save(image, noise)
             benchmark = root / "benchmarks/train" / f"{cell.run.name}.tsv"
@@ -155,7 +157,7 @@ def test_a_kind_tells_the_workflow_what_it_needs():
     assert {name: kind.needs for name, kind in kinds.items() if kind.needs != "scores"} == {
         "recipes": "nothing",
         "runs": "nothing",
-        "samples": "samples",
+        "samples": "previews",
         "timings": "benchmarks",
     }
     assert {name for name, kind in kinds.items() if kind.floor} == {"comparison", "ablation"}
@@ -169,15 +171,15 @@ def test_means_and_deviations_over_seeds(made):
     assert float(cd[f"{FID}, std"]) == pytest.approx(statistics.stdev(values), rel=1e-12)
     assert float(cd[f"{FID}, std"]) == pytest.approx(0.1)
     assert float(cd["IS, digits, classifier features"]) == pytest.approx(10 - sum(values) / 30, rel=1e-12)
-    assert (cd["seeds"], cd["images"]) == ("3", "2000")
+    assert (cd["seeds"], cd["samples"]) == ("3", "2000")
 
 
 def test_the_floor_comes_first_and_is_never_the_best(made):
     first, second = read(made, "table1")[:2]
     assert first["Method"] == "real images (test)"
-    assert (first[FID], first["images"], first["NFE"], first["seeds"]) == ("0.31", "899", "", "")
+    assert (first[FID], first["samples"], first["NFE"], first["seeds"]) == ("0.31", "899", "", "")
     assert second["Method"] == "real images (train halves)"
-    assert (second[FID], second["images"], second["NFE"], second["seeds"]) == ("0.05", "449", "", "")
+    assert (second[FID], second["samples"], second["NFE"], second["seeds"]) == ("0.05", "449", "", "")
     assert (second[IS], second["precision, digits, classifier features"]) == ("", "0.85")
     text = (made / "reports/tables/table1.md").read_text()
     assert re.findall(r"\*\*(.+?)\*\*", text) == ["0.725 ± 0.100"]
@@ -238,7 +240,7 @@ def test_an_ablation_has_a_row_per_combination_and_knows_the_default(made):
     variants = ["solver~euler,steps~9", "solver~euler", "steps~9", "default"]
     assert [row["variant"] for row in rows] == [*variants, "real images (test)", "real images (train halves)"]
     assert float(rows[3][FID]) == pytest.approx(3.7 + 0.1)
-    assert [(row[FID], row["images"], row["seeds"]) for row in rows[4:]] == [("0.31", "899", ""), ("0.05", "449", "")]
+    assert [(row[FID], row["samples"], row["seeds"]) for row in rows[4:]] == [("0.31", "899", ""), ("0.05", "449", "")]
     text = (made / "reports/tables/ablation_solver.md").read_text()
     assert re.findall(r"\*\*(.+?)\*\*", text) == ["3.80 ± 0.10"]
 
@@ -254,7 +256,7 @@ def test_an_ablation_figure_draws_lines_over_numbers_and_points_over_words(suite
 
 def test_recipes_leave_no_setting_out(suite, made):
     rows = {row["key"]: row for row in read(made, "table3")}
-    run = config.load("digits/ct/default/seed0", suite.experiments)
+    run = Experiments(suite.experiments).run("digits/ct/default/seed0")
     for section, settings in run.describe().items():
         for key in settings:
             assert rows[f"{section}.{key}"]["CT"] != "", (section, key)
@@ -282,8 +284,8 @@ def test_every_run_of_the_suite_has_a_row(suite, made):
 def test_timings(made):
     edm = read(made, "timings")[0]
     assert (edm["Method"], float(edm["training seconds"]), edm["seeds"]) == ("EDM", 11.0, "3")
-    run = config.load("digits/edm/default/seed0", ROOT / "config/experiments")
-    seen = run.settings["iterations"] * run.settings["batch"]
+    run = Experiments(ROOT / "config/experiments").run("digits/edm/default/seed0")
+    seen = run.settings["total_steps"] * run.settings["batch"]
     assert float(edm["training images per second"]) == pytest.approx(seen / 11)
     assert float(edm["sampling seconds"]) == 1.5
 
@@ -337,7 +339,7 @@ def test_an_absent_metric_is_a_dash_with_its_reason(suite, own, tmp_path, name, 
     def without(score: dict) -> dict:
         if only not in score.get("run", ""):
             return {}
-        return {"metrics": {**score["metrics"], "inception_score": None}, "absent": {"inception_score": NO_LOGITS}}
+        return {"metrics": {**score["metrics"], "inception_score": None}, "unavailable": {"inception_score": NO_LOGITS}}
 
     alter(own, without)
     rows, markdown, latex = drawn(suite, name, own, tmp_path)
@@ -358,14 +360,17 @@ def test_metrics_absent_for_one_reason_are_named_together(suite, own, tmp_path):
     none = ("precision", "recall")
     alter(
         own,
-        lambda score: {"metrics": {**score["metrics"], **dict.fromkeys(none)}, "absent": dict.fromkeys(none, reason)},
+        lambda score: {
+            "metrics": {**score["metrics"], **dict.fromkeys(none)},
+            "unavailable": dict.fromkeys(none, reason),
+        },
     )
     assert f"\n\nNo precision, recall: {reason}.\n" in drawn(suite, "table1", own, tmp_path)[1]
 
 
 def test_an_absent_metric_is_an_error_with_its_reason(suite, own):
     path = one(suite, "fig3a", own)
-    alter(own, lambda score: {"metrics": {**score["metrics"], "fid": None}, "absent": {"fid": "nobody looked"}})
+    alter(own, lambda score: {"metrics": {**score["metrics"], "fid": None}, "unavailable": {"fid": "nobody looked"}})
     with pytest.raises(UserError, match=re.escape(f"{path} has no fid: nobody looked")):
         scores.load(suite, suite.find("fig3a"), own)[1]["fid"]
 
@@ -382,7 +387,7 @@ def short(score: dict) -> dict:
     fid, name = score["metrics"]["fid"], (score["run"], score["sampler"])
     without = name == ("digits/cd/default/seed1", "multistep,times~0.5853")
     limit = {} if without else {"at_infinity": fid - 0.5}
-    return {"images": 500, "uncertainty": {"fid": {**score["uncertainty"]["fid"], **limit}}}
+    return {"samples": 500, "uncertainty": {"fid": {**score["uncertainty"]["fid"], **limit}}}
 
 
 def test_fewer_images_than_the_protocols_are_marked_and_extrapolated(suite, own, tmp_path):
@@ -397,7 +402,7 @@ def test_fewer_images_than_the_protocols_are_marked_and_extrapolated(suite, own,
     assert float(cd[f"{limit}, std"]) == pytest.approx(0.1)
     assert (table["CD", "2"][limit], table["CD", "2"][f"{limit}, std"]) == ("", "")
     assert [row[limit] for row in rows[:2]] == ["0.21", ""]
-    assert [row["images"] for row in rows[:3]] == ["899", "449", "500"]
+    assert [row["samples"] for row in rows[:3]] == ["899", "449", "500"]
     plain = re.sub(" +", " ", markdown)
     assert [plain.count(f"| {count}† |") for count in (899, 449, 500)] == [1, 1, 7]
     assert [latex.count(f"{count}$\\dagger$") for count in (899, 449, 500)] == [1, 1, 7]
@@ -406,7 +411,7 @@ def test_fewer_images_than_the_protocols_are_marked_and_extrapolated(suite, own,
 
 
 def test_fewer_images_without_extrapolation_have_no_column(suite, own, tmp_path):
-    alter(own, lambda score: {"images": 500} if score["sampler"] else {})
+    alter(own, lambda score: {"samples": 500} if score["sampler"] else {})
     rows, markdown, _ = drawn(suite, "ablation_solver", own, tmp_path)
     assert f"{FID} at infinity" not in rows[0]
     assert "\n† fewer than the 2000 of the protocol: FID is biased upwards (Chong" in markdown
@@ -423,7 +428,11 @@ def test_as_many_images_as_the_protocol_asks_have_no_mark(suite, own, tmp_path):
 
 def test_no_word_of_fewer_real_images_where_they_are_not(suite, own, tmp_path):
     alter(
-        own, lambda score: {"images": 2000, "reference": {**score["reference"], "halves": {**HALVES, "images": 2000}}}
+        own,
+        lambda score: {
+            "samples": 2000,
+            "reference": {**score["reference"], "split_halves": {**HALVES, "images": 2000}},
+        },
     )
     assert "Rows of fewer" not in drawn(suite, "table1", own, tmp_path)[1]
 
@@ -432,12 +441,12 @@ def test_no_word_of_fewer_real_images_where_they_are_not(suite, own, tmp_path):
 def test_imported_statistics_have_no_halves(suite, own, tmp_path, name):
     alter(own, lambda score: {"reference": {"form": "ADM", "sha256": "a" * 64}})
     rows, markdown, _ = drawn(suite, name, own, tmp_path)
-    assert "halves" not in markdown
+    assert "split_halves" not in markdown
     assert sum("real images" in str(row.values()) for row in rows) == 1
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"rounding": "round", "statistics": "VIRTUAL.npz"}], ids=["plain", "statistics"]
+    "change", [{}, {"quantization": "round", "statistics": "VIRTUAL.npz"}], ids=["plain", "statistics"]
 )
 def test_tables_and_figures_state_the_protocol(suite, own, tmp_path, change):
     alter(own, lambda score: {"protocol": {**PROTOCOL, **change}})
@@ -457,7 +466,7 @@ def footnotes_of(figure) -> str:
 def halves_of(fid: float) -> Callable[[dict], dict]:
     """A change of the FID of the halves of the reference."""
     halves = {**HALVES, "metrics": {**HALVES["metrics"], "fid": fid}}
-    return lambda score: {"reference": {**score["reference"], "halves": halves}}
+    return lambda score: {"reference": {**score["reference"], "split_halves": halves}}
 
 
 @pytest.mark.parametrize("name", ["fig3a", "fig4", "ablation_solver"])
@@ -526,11 +535,11 @@ def one(suite, name: str, root: Path) -> Path:
         ({"extractor": {"name": "inception", "sha256": "f" * 64}}, "different extractor"),
         ({"extractor": {**EXTRACTOR, "sha256": "f" * 64}}, "different extractor"),
         ({"reference": {"split": "test", "images": 899, "sha256": "f" * 64}}, "different reference"),
-        ({"images": 50}, "different images"),
+        ({"samples": 50}, "different samples"),
         ({"protocol": {**PROTOCOL, "name": "clean"}}, "different protocol cannot stand in one artefact: offline in "),
         ({"protocol": {**PROTOCOL, "name": "clean"}}, ", clean in "),
-        ({"protocol": {**PROTOCOL, "images": 50}}, ": offline with images 2000 in "),
-        ({"protocol": {**PROTOCOL, "images": 50}}, ", offline with images 50 in "),
+        ({"protocol": {**PROTOCOL, "samples": 50}}, ": offline with samples 2000 in "),
+        ({"protocol": {**PROTOCOL, "samples": 50}}, ", offline with samples 50 in "),
         ({"protocol": {**PROTOCOL, "neighbours": 3}}, ": offline with neighbours None in "),
         (
             {"protocol": {key: value for key, value in PROTOCOL.items() if key != "resizer"}},
@@ -539,7 +548,10 @@ def one(suite, name: str, root: Path) -> Path:
         ({"metrics": {"fid": math.nan}}, "fid is nan, not a finite number"),
         ({"metrics": {"fid": None}}, "fid is None, not a finite number"),
         ({"uncertainty": {"fid": {"low": 1.0, "high": math.inf}}}, "high of fid is inf, not a finite number"),
-        ({"reference": {"halves": {"images": 9, "metrics": {"fid": math.nan}}}}, "fid is nan, not a finite number"),
+        (
+            {"reference": {"split_halves": {"images": 9, "metrics": {"fid": math.nan}}}},
+            "fid is nan, not a finite number",
+        ),
         ({"metrics": {"kid": 1.0}}, "has no fid, only kid"),
     ],
     ids=lambda value: str(value)[:30],

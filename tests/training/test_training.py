@@ -18,7 +18,6 @@ from cm import build, config
 from cm.checkpoints import native
 from cm.cli import main
 from cm.errors import UserError
-from cm.methods.base import Clock
 from cm.training.trainer import Trainer
 from cm.training.trainer import run as train
 from cm.utils import files
@@ -60,7 +59,7 @@ def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
     experiments = tmp_path / "experiments"
     (experiments / "digits").mkdir(parents=True)
     for name, document in FILES.items():
-        document = document | ({"training": TRAINING | {"iterations": 60}} if name == "ct" else {})
+        document = document | ({"training": TRAINING | {"total_steps": 60}} if name == "ct" else {})
         (experiments / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
     code = (
         "import dataclasses, sys; from cm import build, __main__; plan = build.plan;"
@@ -128,7 +127,7 @@ def test_gradients_of_microbatches_add_up_to_those_of_the_batch(place, tmp_path,
     found = []
     for variant in ("dropout~0.0,jitter~0.0", f"dropout~0.0,jitter~0.0,microbatch~{size}"):
         trainer = Trainer(plan_of(place, f"digits/classifier/{variant}/seed0", tmp_path))
-        loss = trainer._backward(Clock(0, 12))
+        loss = trainer._backward()
         found.append((loss, torch.cat([p.grad.flatten() for p in trainer.student.parameters()])))
     (loss, gradient), (parted_loss, parted) = found
     torch.testing.assert_close(parted_loss, loss)
@@ -212,7 +211,7 @@ def test_target_and_average_follow_the_student(place, name, mu):
     trainer = Trainer(plan_of(place, f"digits/{name}/seed0"))
     for k in range(3):
         before = [[p.clone() for p in net.parameters()] for net in (trainer.target, trainer.average)]
-        decays = [trainer.plan.objective.mu_at(Clock(k, 12)) if mu is None else mu, 0.9]
+        decays = [trainer.plan.objective.mu_at(k, 12) if mu is None else mu, 0.9]
         trainer.step()
         for old, net, decay in zip(before, (trainer.target, trainer.average), decays, strict=True):
             for then, now, student in zip(old, net.parameters(), trainer.student.parameters(), strict=True):
@@ -284,7 +283,7 @@ def test_samples_do_not_depend_on_the_batch(place):
 
     model, description = build.trained(place / "models/digits/edm/default/seed0/100.safetensors")
     given = {"noise": build.noise_of(description), "shape": (1, 8, 8), "seed": 5}
-    sampler = config.sampler("multistep,times~0.8")
+    sampler = config.parse_sampler("multistep,times~0.8")
     whole = sampling.images(model, sampler, count=10, **given)
     parts = sampling.images(model, sampler, count=10, batch=3, **given)
     assert whole.dtype == np.uint8

@@ -20,6 +20,7 @@ from PIL import Image
 
 from cm import build, config, registry
 from cm.checkpoints.openai_names import openai_state_dict
+from cm.config import Experiments
 
 ROOT = Path(__file__).parents[2]
 MICRO = ROOT / "tests" / "micro"
@@ -73,7 +74,7 @@ def test_every_artefact_exists_with_finite_numbers(place):
         for folder, *endings in [suffixes[one] for one in suffixes if form in (one, "both")]:
             assert all((place / f"reports/{folder}/{name}.{ending}").stat().st_size > 0 for ending in endings)
     with open(place / "reports/tables/table1.csv") as file:
-        measured = [row for row in csv.DictReader(file) if row["images"]]
+        measured = [row for row in csv.DictReader(file) if row["samples"]]
     floor = ["real images (test)", "real images (train halves)"]
     assert [row["Method"] for row in measured] == [*floor, "EDM", "PD", "PD", "CD", "CD", "CT"]
     for row in measured:
@@ -83,7 +84,7 @@ def test_every_artefact_exists_with_finite_numbers(place):
     for score in scores:
         assert set(score["metrics"]) == {"fid", "kid", "inception_score", "precision", "recall"}
         assert all(math.isfinite(value) for value in score["metrics"].values())
-        assert score["images"] and score["extractor"]["sha256"] and score["versions"]["torch"] and score["commit"]
+        assert score["samples"] and score["extractor"]["sha256"] and score["versions"]["torch"] and score["commit"]
         assert score["seconds"]["scoring"] > 0
 
 
@@ -167,10 +168,10 @@ def test_a_released_run_is_fetched_and_converted_in_place_of_training(tmp_path, 
     theirs = {"url": (tmp_path / "home.pt").as_uri(), "licence": "none"}
     document = yaml.safe_load(path.read_text()) | {"network": network, "released": {"theirs": theirs}}
     path.write_text(yaml.safe_dump(document))
-    run = config.load("digits/ct/released~theirs/seed0", tmp_path / "experiments")
+    run = Experiments(tmp_path / "experiments").run("digits/ct/released~theirs/seed0")
     description = build.run_description(run)
     weights = {name.removeprefix("network."): part for name, part in build.model(description).state_dict().items()}
-    torch.save(openai_state_dict(weights, run.sections["network"]), tmp_path / "home.pt")
+    torch.save(openai_state_dict(weights, run.network), tmp_path / "home.pt")
     target = f"results/samples/{run.name}/100/onestep.npy"
     planned = jobs(snakemake(tmp_path, target, "--dry-run"))
     assert planned == {"release": 1, "sample": 1, "total": 2}
@@ -186,7 +187,7 @@ def test_a_dry_run_of_every_shipped_suite(tmp_path, suite):
     output = snakemake(tmp_path, "all", "--dry-run", suite=str(suite))
     planned, loaded = jobs(output), config.load_suite(suite)
     wanted = {**loaded.artefacts, **loaded.ablations}
-    cells = {cell.path for artefact in wanted.values() for cell in loaded.cells(artefact)}
+    cells = {cell.samples for artefact in wanted.values() for cell in loaded.cells(artefact)}
     assert planned["sample"] == planned["score"] <= len(cells)
     assert ("gpu=1" in output) == (loaded.gpus == 1) == (suite.stem != "demo")
     assert (
@@ -246,7 +247,7 @@ def test_a_changed_protocol_scores_anew_and_trains_nothing(place):
     path.write_text(text.replace("kept: 100", "kept: 90"))
     planned = jobs(snakemake(place, "reports/tables/table1.csv", "--dry-run"))
     path.write_text(text)
-    assert {"featurise", "score", "floor", "table"} <= planned.keys()
+    assert {"featurize", "score", "floor", "table"} <= planned.keys()
     assert not {"train", "train_curve", "prepare"} & planned.keys()
 
 

@@ -3,16 +3,17 @@ rule table:
         artefact_inputs,
     output:
         report(
-            "reports/tables/{name}.csv",
+            LAYOUT.table(),
             caption="../report/artefact.rst",
             category="Tables",
             labels={"table": "{name}"},
         ),
-        multiext("reports/tables/{name}", ".md", ".tex"),
+        LAYOUT.table(suffix=".md"),
+        LAYOUT.table(suffix=".tex"),
     log:
-        "results/logs/draw/{name}.log",
+        LAYOUT.log("draw", "{name}"),
     wildcard_constraints:
-        name=pattern(named(("table",))),
+        name=pattern(artefacts_of(("table",))),
     conda:
         "../../environment.yml"
     params:
@@ -20,40 +21,41 @@ rule table:
         caption=caption,
         suite=SUITE_PATH,
     shell:
-        "python -m cm draw --suite {params.suite} --artefact {wildcards.name} > {log} 2>&1"
+        "cm draw --suite {params.suite} --artefact {wildcards.name} > {log} 2>&1"
 
 
 use rule table as figure with:
     output:
         report(
-            "reports/figures/{name}.svg",
+            LAYOUT.figure(),
             caption="../report/artefact.rst",
             category="Figures",
             labels={"figure": "{name}"},
         ),
-        "reports/figures/{name}.png",
+        LAYOUT.figure(suffix=".png"),
     wildcard_constraints:
-        name=pattern(named(("figure",))),
+        name=pattern(artefacts_of(("figure",))),
 
 
 use rule table as ablation with:
     output:
         report(
-            "reports/tables/{name}.csv",
+            LAYOUT.table(),
             caption="../report/artefact.rst",
             category="Ablations",
             labels={"table": "{name}"},
         ),
         report(
-            "reports/figures/{name}.svg",
+            LAYOUT.figure(),
             caption="../report/artefact.rst",
             category="Ablations",
             labels={"figure": "{name}"},
         ),
-        multiext("reports/tables/{name}", ".md", ".tex"),
-        "reports/figures/{name}.png",
+        LAYOUT.table(suffix=".md"),
+        LAYOUT.table(suffix=".tex"),
+        LAYOUT.figure(suffix=".png"),
     wildcard_constraints:
-        name=pattern(named(("table", "figure"))),
+        name=pattern(artefacts_of(("table", "figure"))),
 
 
 for ablation in SUITE.ablations:
@@ -62,5 +64,5 @@ for ablation in SUITE.ablations:
         name:
             ablation
         input:
-            wanted([ablation]),
+            targets([ablation]),
         localrule: True

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-ROOT = Path(workflow.current_basedir).parents[1]
-
 from cm import config as settings
 from cm import registry
+from cm.config.layout import Layout, check_layout
 from cm.errors import UserError, unknown
+
+ROOT = Path(workflow.current_basedir).parents[1]
+LAYOUT = Layout()
 
 
 def read_suite():
@@ -29,27 +31,30 @@ def read_suite():
 
 
 def check_targets(arguments):
-    """Refuse a misspelt run or sampler in a file that is asked for by name, before any job starts."""
-    named = re.compile(r"results/(?:images|models|samples|scores)/(?P<run>.+/seed\d+)/\d+(/(?P<sampler>.+))?\.\w+")
-    for target in filter(None, map(named.fullmatch, arguments)):
-        settings.load(target["run"], SUITE.experiments)
-        if target["sampler"]:
-            settings.sampler(target["sampler"])
+    """Refuse a misspelt run, sampler or protocol in a file that is asked for by name, before any job starts."""
+    for target in filter(None, map(LAYOUT.parse, arguments)):
+        EXPERIMENTS.run(target["run"])
+        if "sampler" in target:
+            settings.parse_sampler(target["sampler"])
+        if "protocol" in target:
+            EXPERIMENTS.protocol(target["protocol"])
 
 
 try:
+    check_layout(LAYOUT)
     SUITE_PATH, SUITE = read_suite()
+    EXPERIMENTS = SUITE.experiments
     check_targets(sys.argv)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-ARTEFACTS = {**SUITE.artefacts, **SUITE.ablations}
-CURVED = sorted({cell.run.name for one in ARTEFACTS.values() for cell in SUITE.cells(one) if cell.progress != 100})
+ARTEFACTS = SUITE.all_artefacts
+WITH_CURVES = sorted({cell.run.name for one in ARTEFACTS.values() for cell in SUITE.cells(one) if cell.progress != 100})
 ANY_RUN = r"[^/]+/[^/]+/[^/]+/seed\d+"
 RELEASED = r"[^/]+/[^/]+/[^/]*released~[^/]+/seed\d+"
 
 
-def named(form):
+def artefacts_of(form):
     """Artefacts of exactly the forms in `form`: ("table",), ("figure",) or ("table", "figure")."""
     return [name for name, artefact in ARTEFACTS.items() if forms(artefact) == form]
 
@@ -60,11 +65,11 @@ def forms(artefact):
     return ("table", "figure") if form == "both" else (form,)
 
 
-def wanted(artefacts, form="both"):
-    """The tables and, or, figures of artefacts, and what they are drawn from: a score that is missing is made again."""
-    drawn = {"table": "reports/tables/{}.csv", "figure": "reports/figures/{}.svg"}
+def targets(artefacts, form="both"):
+    """The tables and figures of artefacts, and the files they are drawn from: a score that is missing is made again."""
+    paths = {"table": LAYOUT.table, "figure": LAYOUT.figure}
     names = [name for name in artefacts if form == "both" or form in forms(ARTEFACTS[name])]
-    files = [drawn[one].format(name) for name in names for one in forms(ARTEFACTS[name]) if form in (one, "both")]
+    files = [paths[one](name) for name in names for one in forms(ARTEFACTS[name]) if form in (one, "both")]
     return files + list(dict.fromkeys(path for name in names for path in drawn_from(name)))
 
 
@@ -73,47 +78,46 @@ def pattern(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-def told(function):
+def one_line_errors(function):
     """The function, with a user's mistake as the workflow's one-line error."""
 
     @functools.wraps(function)
-    def telling(*arguments, **named):
+    def wrapper(*arguments, **named):
         try:
             return function(*arguments, **named)
         except UserError as error:
             raise WorkflowError(str(error)) from None
 
-    return telling
+    return wrapper
 
 
-@told
+@one_line_errors
 def run_of(wildcards):
     """The run a job is about."""
-    return settings.load(wildcards.run, SUITE.experiments)
+    return EXPERIMENTS.run(wildcards.run)
 
 
 def model_of(run, progress=100):
     """The model file of a run, or the file of pretrained weights."""
     if isinstance(run, settings.Weights):
-        return f"results/weights/{run.name}.safetensors"
-    return f"results/models/{run.name}/{progress}.safetensors"
+        return LAYOUT.weights(run.name)
+    return LAYOUT.model(run.name, progress)
 
 
-@told
+@one_line_errors
 def data_options(wildcards):
     """`--dataset NAME --source PATH --resolution 64`, as the `data:` of base.yaml says."""
-    data = settings.data_of(wildcards.dataset, SUITE.experiments)
+    data = EXPERIMENTS.data(wildcards.dataset)
     given = {"dataset": data.name, "source": data.source, **data.settings}
     return " ".join(f"--{key} {shlex.quote(str(value))}" for key, value in given.items() if value is not None)
 
 
-@told
+@one_line_errors
 def train_inputs(wildcards):
     """The data and the models that a training reads."""
     run = run_of(wildcards)
-    others = settings.inputs(run, SUITE.experiments)
-    data = {"images": f"results/data/{run.dataset}/train/images.npy"}
-    return {**data, **{role: model_of(other) for role, other in others.items()}}
+    models = {role: model_of(other) for role, other in EXPERIMENTS.inputs(run).items()}
+    return {"images": LAYOUT.images(run.dataset, "train"), **models}
 
 
 def train_options(wildcards, input):
@@ -126,35 +130,32 @@ def run_settings(wildcards):
     return run_of(wildcards).recipe()
 
 
-@told
+@one_line_errors
 def sampled_model(wildcards):
     """The model to sample, once its sampler is known to be one."""
-    settings.sampler(wildcards.sampler)
+    settings.parse_sampler(wildcards.sampler)
     return model_of(run_of(wildcards), wildcards.progress)
 
 
+@one_line_errors
 def sample_options(wildcards):
-    """How the samples of a run are made for its score."""
+    """How the samples of a run are made for its scores."""
     run = run_of(wildcards)
-    evaluation = run.sections["evaluation"]
-    flags = {"count": run.images, "rounding": run.protocol.rounding, "precision": evaluation.precision}
-    given = " ".join(f"--{key} {value}" for key, value in {**flags, "batch": evaluation.batch}.items())
-    return given + (" --clamp" if evaluation.clamp else "")
+    evaluation = run.evaluation
+    flags = {
+        "count": EXPERIMENTS.sample_count(run),
+        "quantization": EXPERIMENTS.quantization(run),
+        "precision": evaluation.precision,
+        "batch": evaluation.batch,
+    }
+    options = " ".join(f"--{key} {value}" for key, value in flags.items())
+    return options + (" --clamp" if evaluation.clamp else "")
 
 
-@told
+@one_line_errors
 def protocol_of(wildcards):
-    """How images are scored: as the run says, or the data set, or by the protocol that the job is for."""
-    if hasattr(wildcards, "run"):
-        return run_of(wildcards).protocol
-    if hasattr(wildcards, "protocol"):
-        return settings.protocol(wildcards.protocol, SUITE.experiments)
-    return settings.protocol_of(wildcards.dataset, SUITE.experiments)
-
-
-def reference_images(wildcards):
-    """The real images that a protocol compares with."""
-    return f"results/data/{wildcards.dataset}/{protocol_of(wildcards).reference}/images.npy"
+    """The protocol a job is about."""
+    return EXPERIMENTS.protocol(wildcards.protocol)
 
 
 def protocol_path(wildcards):
@@ -167,30 +168,40 @@ def protocol_settings(wildcards):
     return protocol_of(wildcards).settings()
 
 
-@told
+def reference_images(wildcards):
+    """The real images that a protocol compares with."""
+    return LAYOUT.images(wildcards.dataset, protocol_of(wildcards).reference)
+
+
+@one_line_errors
+def extractor_of(protocol):
+    """The model file, or the pretrained weights, whose features a protocol compares."""
+    return model_of(EXPERIMENTS.run_or_weights(protocol.extractor))
+
+
 def score_inputs(wildcards):
-    """Features of the reference images, and the extractor."""
+    """The features of the reference images, and the extractor."""
     protocol = protocol_of(wildcards)
     dataset = run_of(wildcards).dataset if hasattr(wildcards, "run") else wildcards.dataset
-    return {
-        "reference": f"results/features/{dataset}/{protocol.name}.npz",
-        "extractor": model_of(settings.judge(protocol.extractor, SUITE.experiments)),
-    }
+    return {"reference": LAYOUT.features(dataset, protocol.name), "extractor": extractor_of(protocol)}
 
 
-@told
-def featurise_inputs(wildcards):
-    """The data set, the extractor, and the statistics that a summary of features is of."""
+@one_line_errors
+def featurize_inputs(wildcards):
+    """The data set, the extractor, and the statistics that are given instead of computed."""
     protocol = protocol_of(wildcards)
-    files = {
-        "manifest": f"results/data/{wildcards.dataset}/manifest.json",
-        "extractor": model_of(settings.judge(protocol.extractor, SUITE.experiments)),
-    }
-    return files | ({"statistics": protocol.statistics_file} if protocol.statistics else {})
+    statistics = EXPERIMENTS.statistics_file(wildcards.dataset, protocol)
+    files = {"manifest": LAYOUT.manifest(wildcards.dataset), "extractor": extractor_of(protocol)}
+    return files | ({"statistics": statistics} if statistics else {})
 
 
-@told
-def weights_at_hand(wildcards):
+def statistics_option(wildcards, input):
+    """`--statistics FILE`, where statistics are given."""
+    return f"--statistics {input.statistics}" if hasattr(input, "statistics") else ""
+
+
+@one_line_errors
+def available_weights(wildcards):
     """Nothing; a user's mistake, before anything starts, if weights are where no job could fetch them."""
     missing = registry.get("weights", wildcards.name).missing()
     if missing:
@@ -207,17 +218,17 @@ def drawn_from(name):
     """The files that the artefact of that name is drawn from."""
     artefact = ARTEFACTS[name]
     kind, cells = registry.get("artefact", artefact.kind), SUITE.cells(artefact)
-    scores = [f"results/scores/{cell.path}.json" for cell in cells]
+    scores = [LAYOUT.score(*cell.samples, cell.protocol.name) for cell in cells]
     files = {
         "nothing": [],
         "scores": scores,
-        "samples": [f"results/samples/{cell.path}.npy" for cell in cells],
-        "benchmarks": scores + [f"results/benchmarks/train/{cell.run.name}.tsv" for cell in cells],
+        "previews": [LAYOUT.preview(*cell.samples) for cell in cells],
+        "benchmarks": scores + [LAYOUT.benchmark("train", cell.run.name) for cell in cells],
     }
-    datasets = dict.fromkeys(cell.run.dataset for cell in cells if kind.floor)
-    tested = [dataset for dataset in datasets if "test" in settings.splits_of(dataset, SUITE.experiments)]
-    floor = [f"results/scores/{dataset}/real/test.json" for dataset in tested]
-    return list(dict.fromkeys(files[kind.needs])) + floor
+    pairs = dict.fromkeys((cell.run.dataset, cell.protocol.name) for cell in cells if kind.baseline)
+    tested = [pair for pair in pairs if "test" in EXPERIMENTS.splits(pair[0])]
+    baseline = [LAYOUT.baseline(dataset, "test", protocol) for dataset, protocol in tested]
+    return list(dict.fromkeys(files[kind.needs])) + baseline
 
 
 def artefact_settings(wildcards):

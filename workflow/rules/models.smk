@@ -1,9 +1,10 @@
 rule prepare:
     output:
-        multiext("results/data/{dataset}/train/", "images.npy", "labels.npy"),
-        manifest="results/data/{dataset}/manifest.json",
+        LAYOUT.images(split="train"),
+        LAYOUT.labels(split="train"),
+        manifest=LAYOUT.manifest(),
     log:
-        "results/logs/prepare/{dataset}.log",
+        LAYOUT.log("prepare", "{dataset}"),
     conda:
         "../../environment.yml"
     threads: 16
@@ -11,28 +12,28 @@ rule prepare:
         data=data_options,
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m cm prepare {params.data} --out {params.out} --workers {threads} > {log} 2>&1"
+        "cm prepare {params.data} --out {params.out} --workers {threads} > {log} 2>&1"
 
 
 rule weights:
     input:
-        weights_at_hand,
+        available_weights,
     output:
-        "results/weights/{name}.safetensors",
+        LAYOUT.weights(),
     log:
-        "results/logs/weights/{name}.log",
+        LAYOUT.log("weights", "{name}"),
     localrule: True
     conda:
         "../../environment.yml"
     shell:
-        "python -m cm weights --name {wildcards.name} --out {output} > {log} 2>&1"
+        "cm weights --name {wildcards.name} --out {output} > {log} 2>&1"
 
 
 rule release:
     output:
-        "results/models/{run}/100.safetensors",
+        LAYOUT.model(progress=100),
     log:
-        "results/logs/release/{run}.log",
+        LAYOUT.log("release", "{run}"),
     wildcard_constraints:
         run=RELEASED,
     localrule: True
@@ -41,20 +42,20 @@ rule release:
     threads: 4
     params:
         settings=run_settings,
-        experiments=SUITE.experiments,
+        experiments=EXPERIMENTS.folder,
     shell:
-        "python -m cm convert --run {wildcards.run} --experiments {params.experiments} --out {output} > {log} 2>&1"
+        "cm convert --run {wildcards.run} --experiments {params.experiments} --out {output} > {log} 2>&1"
 
 
 rule train:
     input:
         unpack(train_inputs),
     output:
-        "results/models/{run}/100.safetensors",
+        LAYOUT.model(progress=100),
     log:
-        "results/logs/train/{run}.log",
+        LAYOUT.log("train", "{run}"),
     benchmark:
-        "results/benchmarks/train/{run}.tsv"
+        LAYOUT.benchmark("train")
     conda:
         "../../environment.yml"
     threads: SUITE.threads
@@ -62,19 +63,19 @@ rule train:
         gpu=SUITE.gpus,
     params:
         settings=run_settings,
-        experiments=SUITE.experiments,
+        experiments=EXPERIMENTS.folder,
         data=subpath(input.images, ancestor=2),
         models=train_options,
     shell:
-        "python -m cm train --run {wildcards.run} --experiments {params.experiments} --data {params.data}"
+        "cm train --run {wildcards.run} --experiments {params.experiments} --data {params.data}"
         " {params.models} --out {output} --threads {threads} > {log} 2>&1"
 
 
 use rule train as train_curve with:
     output:
-        expand("results/models/{{run}}/{progress}.safetensors", progress=SUITE.progress),
+        [LAYOUT.model(progress=progress) for progress in SUITE.progress],
     wildcard_constraints:
-        run=pattern(CURVED),
+        run=pattern(WITH_CURVES),
 
 
 ruleorder: release > train_curve > train

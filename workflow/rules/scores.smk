@@ -2,14 +2,14 @@ rule sample:
     input:
         model=sampled_model,
     output:
-        images=temp("results/images/{run}/{progress}/{sampler}.npy"),
-        about=temp("results/images/{run}/{progress}/{sampler}.json"),
-        preview="results/samples/{run}/{progress}/{sampler}.npy",
-        grid="results/samples/{run}/{progress}/{sampler}.png",
+        images=temp(LAYOUT.samples()),
+        about=temp(LAYOUT.samples(suffix=".json")),
+        preview=LAYOUT.preview(),
+        grid=LAYOUT.preview(suffix=".png"),
     log:
-        "results/logs/sample/{run}/{progress}/{sampler}.log",
+        LAYOUT.log("sample", "{run}", "{progress}", "{sampler}"),
     benchmark:
-        "results/benchmarks/sample/{run}/{progress}/{sampler}.tsv"
+        LAYOUT.benchmark("sample", "{run}/{progress}/{sampler}")
     conda:
         "../../environment.yml"
     threads: SUITE.threads
@@ -18,19 +18,19 @@ rule sample:
     params:
         evaluation=sample_options,
     shell:
-        "python -m cm sample --model {input.model} --sampler {wildcards.sampler:q} {params.evaluation}"
+        "cm sample --model {input.model} --sampler {wildcards.sampler:q} {params.evaluation}"
         " --out {output.images:q} --preview {output.preview:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule score:
     input:
         unpack(score_inputs),
-        images="results/images/{run}/{progress}/{sampler}.npy",
-        about="results/images/{run}/{progress}/{sampler}.json",
+        images=LAYOUT.samples(),
+        about=LAYOUT.samples(suffix=".json"),
     output:
-        "results/scores/{run}/{progress}/{sampler}.json",
+        LAYOUT.score(),
     log:
-        "results/logs/score/{run}/{progress}/{sampler}.log",
+        LAYOUT.log("score", "{run}", "{progress}", "{sampler}", "{protocol}"),
     conda:
         "../../environment.yml"
     threads: SUITE.threads
@@ -40,17 +40,17 @@ rule score:
         protocol=protocol_path,
         settings=protocol_settings,
     shell:
-        "python -m cm score {input.images:q} --reference {input.reference} --protocol {params.protocol}"
+        "cm score {input.images:q} --reference {input.reference} --protocol {params.protocol}"
         " --extractor {input.extractor} --out {output:q} --threads {threads} > {log:q} 2>&1"
 
 
-rule featurise:
+rule featurize:
     input:
-        unpack(featurise_inputs),
+        unpack(featurize_inputs),
     output:
-        "results/features/{dataset}/{protocol}.npz",
+        LAYOUT.features(),
     log:
-        "results/logs/featurise/{dataset}/{protocol}.log",
+        LAYOUT.log("featurize", "{dataset}", "{protocol}"),
     conda:
         "../../environment.yml"
     threads: SUITE.threads
@@ -58,21 +58,22 @@ rule featurise:
         gpu=SUITE.gpus,
     params:
         images=reference_images,
+        statistics=statistics_option,
         protocol=protocol_path,
         settings=protocol_settings,
     shell:
-        "python -m cm featurise {params.images} --protocol {params.protocol} --extractor {input.extractor}"
-        " --out {output} --threads {threads} > {log} 2>&1"
+        "cm featurize {params.images} --protocol {params.protocol} --extractor {input.extractor}"
+        " {params.statistics} --out {output} --threads {threads} > {log} 2>&1"
 
 
-rule floor:
+rule baseline:
     input:
         unpack(score_inputs),
-        manifest="results/data/{dataset}/manifest.json",
+        manifest=LAYOUT.manifest(),
     output:
-        "results/scores/{dataset}/real/{split}.json",
+        LAYOUT.baseline(),
     log:
-        "results/logs/score/{dataset}/real/{split}.log",
+        LAYOUT.log("score", "{dataset}", "real", "{split}", "{protocol}"),
     conda:
         "../../environment.yml"
     threads: SUITE.threads
@@ -83,5 +84,5 @@ rule floor:
         protocol=protocol_path,
         settings=protocol_settings,
     shell:
-        "python -m cm score {params.data}/{wildcards.split}/images.npy --reference {input.reference}"
+        "cm score {params.data}/{wildcards.split}/images.npy --reference {input.reference}"
         " --protocol {params.protocol} --extractor {input.extractor} --out {output} --threads {threads} > {log} 2>&1"

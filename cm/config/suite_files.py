@@ -1,0 +1,101 @@
+"""What a suite file may hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+from cm.config.settings import at_least, at_most, name_of
+from cm.errors import UserError
+
+Seed = Annotated[int, at_least(0)]
+Percentage = Annotated[int, at_least(1), at_most(100)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One line of an artefact's `entries:`; it stands for one score for each combination, seed and percentage.
+
+    `vary`: setting to list of values, all combinations; `variants`: a list of combinations spelt out; `settings`: what
+    all of them have in common. `sampler` and `samplers` may name settings in braces: `pd,steps~{steps}`. `label`: the
+    name in legends, with the same braces; by default the varied settings.
+    """
+
+    method: str
+    dataset: str | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    vary: dict[str, Any] = dataclasses.field(default_factory=dict)
+    variants: tuple[dict[str, Any], ...] = ({},)
+    sampler: str | None = None
+    samplers: tuple[str, ...] = ()
+    label: str | None = None
+
+    def check(self, where: str) -> None:
+        """UserError for a varied setting without a list of values."""
+        for setting, values in self.vary.items():
+            if not isinstance(values, list) or not values:
+                raise UserError(f"{where}: vary: {setting} must be a list of values to try, not {values!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ArtefactFile:
+    """An entry of `artefacts:`.
+
+    `kind`: how it is drawn. `seeds` and `progress` (percentages of training), by default the suite's seeds and the end
+    of training. `protocol`: the protocol whose scores it shows, by default the first of each run. `published`: `table`
+    and `dataset` of the paper's numbers to show beside them. `options`: of the kind.
+    """
+
+    kind: Annotated[str, name_of("artefact")]
+    caption: str
+    entries: tuple[Entry, ...] = ()
+    seeds: tuple[Seed, ...] | None = None
+    progress: tuple[Percentage, ...] | None = None
+    protocol: str | None = None
+    published: dict[str, str] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class AblationFile(Entry):
+    """An entry of `ablations:`: a line of an artefact's `entries:` that varies something, and is drawn on its own."""
+
+    caption: str | None = None
+    seeds: tuple[Seed, ...] | None = None
+    progress: tuple[Percentage, ...] | None = None
+
+    def check(self, where: str) -> None:
+        """UserError if nothing is varied."""
+        super().check(where)
+        if not self.vary:
+            raise UserError(f"{where}: 'vary:' must name at least one setting with the values to try")
+
+    def artefact(self) -> ArtefactFile:
+        """The artefact that the ablation stands for."""
+        entry = Entry(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Entry)})
+        caption = self.caption or f"Ablation over {' and '.join(self.vary)} of {self.method.upper()}."
+        return ArtefactFile("ablation", caption, (entry,), self.seeds, self.progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteFile:
+    """A suite file.
+
+    `dataset`: the folder of experiment files that entries refer to by default. `progress`: percentages of training at
+    which models are kept. `experiments`: the folder of experiment files, from the suite's folder. `threads`, `gpus`:
+    what each job that computes takes of either.
+    """
+
+    dataset: str
+    seeds: tuple[Seed, ...] = (0,)
+    progress: tuple[Percentage, ...] = (100,)
+    experiments: str = "../experiments"
+    threads: Annotated[int, at_least(1)] = 1
+    gpus: Annotated[int, at_least(0)] = 0
+    artefacts: dict[str, ArtefactFile] = dataclasses.field(default_factory=dict)
+    ablations: dict[str, AblationFile] = dataclasses.field(default_factory=dict)
+
+    def check(self, where: str) -> None:
+        """UserError unless models are kept at the end of training."""
+        if 100 not in self.progress:
+            raise UserError(f"{where}: progress must hold 100, the end of training")
