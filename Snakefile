@@ -1,2 +1,10 @@
 # `snakemake` in this folder runs the workflow of workflow/Snakefile.
 include: "workflow/Snakefile"
+
+
+# Rules that are included are never the default target.
+rule default:
+    default_target: True
+    localrule: True
+    input:
+        rules.all.input,

@@ -184,9 +184,10 @@ def plain_component(kind: str, value: Any, *, changed_only: bool = False) -> Any
     What the checker reads.
     """
     name = registry.name(kind, value)
-    if not dataclasses.is_dataclass(value) or not hints_of(type(value)):
+    cls: type = type(value)
+    if not dataclasses.is_dataclass(cls) or not hints_of(cls):
         return name
-    return {"name": name, **to_plain(typing.cast(Dataclass, value), changed_only=changed_only)}
+    return {"name": name, **to_plain(value, changed_only=changed_only)}
 
 
 def parse_list(hint: Any, value: Any) -> Any:

@@ -19,7 +19,16 @@ MERGED = (*SECTIONS, "evaluation")  # sections in which the method's file change
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentFile:
-    """The keys of an experiment file. `when:` gives settings to a value of another one, see `cm.config.variants`."""
+    """The keys of an experiment file; base.yaml of a data set and the file of a method add up.
+
+    `objective`: settings of the method. `training`: settings of the training. `network`: the network and its settings.
+    `noise`: the noise grid and its settings. `evaluation`: how samples are made and scored. `data`: what the data set
+    is made from. `released`: published checkpoints by name. `when`: settings that depend on the value of another one,
+    see `cm.config.variants`. `teacher`: the method, and optionally after a slash the variant, whose weights are
+    distilled. `perceptual`: the run, or the pretrained weights, whose features a perceptual distance compares.
+    `sampler`: the sampler of the run, which may name settings in braces. `chain`: the steps of the first stage of
+    progressive distillation.
+    """
 
     objective: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -127,7 +127,7 @@ class Experiments:
         if run.released or not run.objective.needs_teacher:
             return None
         chain, steps = run.links.chain, run.settings.get("steps")
-        if chain and steps != chain:
+        if chain and isinstance(steps, int) and steps != chain:
             changes = {**variants.parse_variant(run.variant), "steps": _double(run, steps, chain)}
             return self.find(run.dataset, run.method, changes, run.seed)
         if run.links.teacher is None:
@@ -205,7 +205,7 @@ class Experiments:
         wanted = {protocol.quantization: protocol.name for protocol in protocols if protocol.quantization}
         if len(wanted) > 1:
             words = " and ".join(f"'{how}' ({name})" for how, name in wanted.items())
-            raise UserError(f"{run.dataset}: the protocols of an evaluation score the same samples, not {words} ones")
+            raise UserError(f"{run.dataset}: its protocols score the same samples, but ask for {words} quantization")
         return next(iter(wanted), "round")
 
 

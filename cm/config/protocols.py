@@ -20,12 +20,13 @@ PROTOCOLS = Path("config/protocols")
 class Protocol:
     """A file of config/protocols.
 
-    `extractor`: the pretrained network, or the run of a classifier, whose features are compared. `resizer`: how images
-    are resized for the extractor. `quantization` of samples to 8 bits: `truncate` as the official code, or `round` as
-    EDM; without it, samples of either are scored. `reference`: the split of real images that samples are compared with.
-    `statistics`: a file, beside the protocol's, with the mean and covariance of the reference features, which are then
-    not computed. `samples`: how many samples a score is of. `reference_images`: how many reference images precision,
-    recall and KID compare with. `metrics`: what is computed.
+    `name`: of the file. `extractor`: the pretrained network, or the run of a classifier, whose features are compared.
+    `resizer`: how images are resized for the extractor. `quantization` of samples to 8 bits: `truncate` as the official
+    code, or `round` as EDM; without it, samples of either are scored. `reference`: the split of real images that
+    samples are compared with. `statistics`: a file, beside the protocol's, with the mean and covariance of the
+    reference features, which are then not computed. `samples`: how many samples a score is of. `reference_images`: how
+    many reference images precision, recall and KID compare with. `metrics`: what is computed. `file`: the path of the
+    file.
     """
 
     name: str

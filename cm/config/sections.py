@@ -15,12 +15,14 @@ Quantization = Literal["round", "truncate"]
 class Training:
     """The `training:` section.
 
-    `ema_decay`: decay per step of the averaged weights. `lr_decay`: the learning rate stays constant or falls linearly
-    to 0. `warmup`: steps over which the learning rate rises linearly from 0. `clip`: largest norm of the gradient.
-    `microbatch`: images of one forward and backward pass, whose gradients add up to those of the batch; by default all
-    of them. `precision`: `float32`, or the type of autocast. `checkpointing`: recompute activations in the backward
-    pass. `compile`: compile the networks with torch.compile. `released`: take the weights of that entry of the
-    experiment's `released:` instead of training.
+    `total_steps`: optimiser steps of the whole training. `batch`: images of a step. `lr`: the learning rate after the
+    warm-up. `optimiser`: Adam or RAdam with betas 0.9 and 0.999 and epsilon 1e-8. `lr_decay`: the learning rate stays
+    constant or falls linearly to 0. `warmup`: steps over which the learning rate rises linearly from 0. `clip`: largest
+    norm of the gradient. `ema_decay`: decay per step of the averaged weights. `flip`: flip each image horizontally with
+    probability 1/2. `microbatch`: images of one forward and backward pass, whose gradients add up to those of the
+    batch; by default all of them. `precision`: `float32`, or the type of autocast. `checkpointing`: recompute
+    activations in the backward pass instead of keeping them. `compile`: compile the networks with torch.compile.
+    `released`: take the weights of that entry of the experiment's `released:` instead of training.
     """
 
     total_steps: Annotated[int, at_least(1)]
@@ -60,9 +62,10 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Released:
-    """An entry of `released:`, a published checkpoint. `size` in bytes and `sha256` where they are known.
+    """An entry of `released:`, a published checkpoint.
 
-    `weights`: which of the networks in the file to take.
+    `url`: where it is published. `licence`: of the weights. `size`: in bytes, where it is known. `sha256`: of the file,
+    where it is known. `weights`: which of the networks in the file to take.
     """
 
     url: str
@@ -74,9 +77,10 @@ class Released:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The `data:` section: the registered data set (by default that of the folder's name), its source and settings.
+    """The `data:` section.
 
-    `source`: the archive or folder to prepare it from; by default it is looked for in the cache, or fetched.
+    `name`: the registered data set, by default that of the folder's name. `source`: the archive or folder to prepare it
+    from; by default it is looked for in the cache, or fetched. `settings`: those of the data set, written beside these.
     """
 
     name: Annotated[str, name_of("dataset")]

@@ -16,7 +16,8 @@ Percentage = Annotated[int, at_least(1), at_most(100)]
 class Entry:
     """One line of an artefact's `entries:`; it stands for one score for each combination, seed and percentage.
 
-    `vary`: setting to list of values, all combinations; `variants`: a list of combinations spelt out; `settings`: what
+    `method`: the experiment file. `dataset`: the folder of experiment files, by default the suite's. `vary`: setting to
+    list of values, all combinations; `variants`: a list of combinations spelt out; `settings`: what
     all of them have in common. `sampler` and `samplers` may name settings in braces: `pd,steps~{steps}`. `label`: the
     name in legends, with the same braces; by default the varied settings.
     """
@@ -41,9 +42,11 @@ class Entry:
 class ArtefactFile:
     """An entry of `artefacts:`.
 
-    `kind`: how it is drawn. `seeds` and `progress` (percentages of training), by default the suite's seeds and the end
-    of training. `protocol`: the protocol whose scores it shows, by default the first of each run. `published`: `table`
-    and `dataset` of the paper's numbers to show beside them. `options`: of the kind.
+    `kind`: how it is drawn. `caption`: the sentences below it. `entries`: what it shows. `paper`: whether it is one of
+    the paper's tables and figures; others are not part of `all_tables` and `all_figures`. `seeds` and `progress`
+    (percentages of training), by default the suite's seeds and the end of training. `protocol`: the protocol whose
+    scores it shows, by default the first of each run. `published`: `table` and `dataset` of the paper's numbers to show
+    beside them. `options`: of the kind.
     """
 
     kind: Annotated[str, name_of("artefact")]
@@ -52,13 +55,18 @@ class ArtefactFile:
     seeds: tuple[Seed, ...] | None = None
     progress: tuple[Percentage, ...] | None = None
     protocol: str | None = None
+    paper: bool = True
     published: dict[str, str] = dataclasses.field(default_factory=dict)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class AblationFile(Entry):
-    """An entry of `ablations:`: a line of an artefact's `entries:` that varies something, and is drawn on its own."""
+    """An entry of `ablations:`: a line of an artefact's `entries:` that varies something, and is drawn on its own.
+
+    `caption`: the sentences below it, by default which settings are varied. `seeds`: by default the suite's.
+    `progress`: percentages of training, by default the end.
+    """
 
     caption: str | None = None
     seeds: tuple[Seed, ...] | None = None
@@ -74,14 +82,15 @@ class AblationFile(Entry):
         """The artefact that the ablation stands for."""
         entry = Entry(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Entry)})
         caption = self.caption or f"Ablation over {' and '.join(self.vary)} of {self.method.upper()}."
-        return ArtefactFile("ablation", caption, (entry,), self.seeds, self.progress)
+        return ArtefactFile("ablation", caption, (entry,), self.seeds, self.progress, paper=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class SuiteFile:
     """A suite file.
 
-    `dataset`: the folder of experiment files that entries refer to by default. `progress`: percentages of training at
+    `dataset`: the folder of experiment files that entries refer to by default. `seeds`: of the trainings that entries
+    refer to by default. `progress`: percentages of training at
     which models are kept. `experiments`: the folder of experiment files, from the suite's folder. `threads`, `gpus`:
     what each job that computes takes of either.
     """

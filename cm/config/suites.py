@@ -43,7 +43,8 @@ class Cell:
 class Artefact:
     """A table or figure. `kind`: the function in cm.report that draws it. `progress`: percentages of training.
 
-    `protocol`: the protocol whose scores it shows, None for the first of each run. `published`: for tables with the
+    `protocol`: the protocol whose scores it shows, None for the first of each run. `paper`: whether the paper has it.
+    `published`: for tables with the
     paper's numbers, `table` and `dataset` of published.csv.
     """
 
@@ -54,6 +55,7 @@ class Artefact:
     seeds: tuple[int, ...]
     progress: tuple[int, ...]
     protocol: str | None
+    paper: bool
     published: dict[str, str]
     options: dict[str, Any]
 
@@ -181,7 +183,16 @@ def _artefact(name: str, file: ArtefactFile, suite: Suite, where: str) -> Artefa
             raise unknown("progress", percentage, suite.progress, where)
     seeds = tuple(suite.seeds if file.seeds is None else dict.fromkeys(file.seeds))
     artefact = Artefact(
-        name, file.kind, file.caption, file.entries, seeds, progress, file.protocol, file.published, file.options
+        name=name,
+        kind=file.kind,
+        caption=file.caption,
+        entries=file.entries,
+        seeds=seeds,
+        progress=progress,
+        protocol=file.protocol,
+        paper=file.paper,
+        published=file.published,
+        options=file.options,
     )
     registry.get("artefact", file.kind).check(artefact)
     return artefact

@@ -49,6 +49,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 ARTEFACTS = SUITE.all_artefacts
+PAPER_ARTEFACTS = [name for name, artefact in ARTEFACTS.items() if artefact.paper]
 WITH_CURVES = sorted({cell.run.name for one in ARTEFACTS.values() for cell in SUITE.cells(one) if cell.progress != 100})
 ANY_RUN = r"[^/]+/[^/]+/[^/]+/seed\d+"
 RELEASED = r"[^/]+/[^/]+/[^/]*released~[^/]+/seed\d+"
