@@ -41,6 +41,7 @@ test: $(STAMP)
 lint: $(STAMP)
 	@$(ENVIRONMENT) ruff check
 	@$(ENVIRONMENT) ruff format --check
+	@$(ENVIRONMENT) mypy
 	@$(ENVIRONMENT) snakefmt --check Snakefile workflow
 	@$(ENVIRONMENT) snakemake --lint
 
