@@ -1,0 +1,87 @@
+"""JSON Schemas: in sync with the types, true of every shipped file, and strict about mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from cm import registry
+from cm.config.documents import ExperimentFile
+from cm.config.protocols import Protocol
+from cm.config.schema import SCHEMAS, describe_settings, write_schemas
+from cm.config.sections import Data, Evaluation, Released, Training
+from cm.config.suite_files import AblationFile, ArtefactFile, Entry, SuiteFile
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = {"experiment": "experiments/*/*.yaml", "protocol": "protocols/*.yaml", "suite": "suites/*.yaml"}
+FILES = [(kind, path) for kind, pattern in SHIPPED.items() for path in sorted((ROOT / "config").glob(pattern))]
+SECTIONS = [
+    Training,
+    Evaluation,
+    Released,
+    Data,
+    Protocol,
+    Entry,
+    ArtefactFile,
+    AblationFile,
+    SuiteFile,
+    ExperimentFile,
+]
+COMPONENTS = [
+    found
+    for kind in registry.HOMES
+    for found in registry.known(kind).values()
+    if isinstance(found, type) and dataclasses.is_dataclass(found)
+]
+
+
+def problems(kind: str, document: dict) -> list[str]:
+    validator = jsonschema.Draft202012Validator(SCHEMAS[kind]())
+    return [error.message for error in validator.iter_errors(document)]
+
+
+@pytest.mark.parametrize(("kind", "path"), FILES, ids=lambda value: getattr(value, "stem", value))
+def test_every_shipped_file_fits_its_schema_and_names_it(kind, path):
+    assert problems(kind, yaml.safe_load(path.read_text())) == []
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# yaml-language-server: $schema=")
+    schema = (path.parent / first.partition("=")[2]).resolve()
+    assert schema == ROOT / "workflow" / "schemas" / f"{kind}.json"
+
+
+def test_the_committed_schemas_are_those_of_the_types(tmp_path):
+    for path in write_schemas(tmp_path):
+        committed = ROOT / "workflow" / "schemas" / path.name
+        assert json.loads(committed.read_text()) == json.loads(path.read_text()), "run `cm schema`"
+
+
+@pytest.mark.parametrize(
+    ("kind", "document"),
+    [
+        ("experiment", {"trainign": {}}),
+        ("experiment", {"training": {"batch": 0}}),
+        ("experiment", {"training": {"optimiser": "sgd"}}),
+        ("experiment", {"training": {"learning_rate": 1.0}}),
+        ("experiment", {"network": {"name": "ncsnp"}}),
+        ("experiment", {"network": {"name": "ncsnpp", "dropout": 1.0}}),
+        ("experiment", {"objective": {"distance": "l3"}}),
+        ("experiment", {"objective": {"curriculum": {"name": "adaptive", "steps": 3}}}),
+        ("suite", {"artefacts": {}}),
+        ("suite", {"dataset": "digits", "progress": [101]}),
+        ("suite", {"dataset": "digits", "artefacts": {"a": {"kind": "tables", "caption": "c"}}}),
+        ("protocol", {"extractor": "inception", "metrics": ["fidd"]}),
+    ],
+)
+def test_mistakes_do_not_fit(kind, document):
+    assert problems(kind, document)
+
+
+@pytest.mark.parametrize("cls", [*SECTIONS, *SUITES, *COMPONENTS], ids=lambda cls: cls.__qualname__)
+def test_every_setting_has_a_description(cls):
+    names = {field.name for field in dataclasses.fields(cls)}
+    assert not names - set(describe_settings(cls))
