@@ -109,11 +109,11 @@ class Experiments:
     def with_inputs(self, runs: Iterable[Run]) -> list[Run]:
         """The runs and all runs that they start from, each once, the given ones first."""
         found: dict[str, Run] = {}
-        waiting = list(runs)
-        for run in waiting:
+        queue = list(runs)
+        for run in queue:
             if run.name not in found:
                 found[run.name] = run
-                waiting += [other for other in self.inputs(run).values() if isinstance(other, Run)]
+                queue += [other for other in self.inputs(run).values() if isinstance(other, Run)]
         return list(found.values())
 
     def teacher(self, run: Run) -> Run | None:
@@ -139,7 +139,7 @@ class Experiments:
         return teacher
 
     def perceptual(self, run: Run) -> Run | Weights | None:
-        """What gives the features that a perceptual distance compares, None for a run without such a distance."""
+        """The network whose features a perceptual distance compares, None for a run without such a distance."""
         if run.released or not run.objective.needs_perceptual_network:
             return None
         if run.links.perceptual is None:

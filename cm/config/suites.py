@@ -62,7 +62,7 @@ class Artefact:
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """A suite file, read and checked. `threads`, `gpus`: what a job that computes takes of either."""
+    """A suite file, read and checked. `threads`, `gpus`: what each job that computes takes of either."""
 
     name: str
     dataset: str
@@ -73,6 +73,7 @@ class Suite:
     gpus: int
     artefacts: dict[str, Artefact]
     ablations: dict[str, Artefact]
+    _cells: dict[str, list[Cell]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @property
     def all_artefacts(self) -> dict[str, Artefact]:
@@ -87,9 +88,16 @@ class Suite:
 
     def cells(self, artefact: Artefact) -> list[Cell]:
         """Every cell the artefact needs, in the order of its file."""
-        return [cell for entry in artefact.entries for cell in self._entry_cells(artefact, entry)]
+        if artefact.name not in self._cells:
+            entries = (self._cells_of_entry(artefact, entry) for entry in artefact.entries)
+            self._cells[artefact.name] = list(itertools.chain.from_iterable(entries))
+        return self._cells[artefact.name]
 
-    def _entry_cells(self, artefact: Artefact, entry: Entry) -> list[Cell]:
+    def all_cells(self) -> list[Cell]:
+        """The cells of all artefacts and ablations."""
+        return list(itertools.chain.from_iterable(map(self.cells, self.all_artefacts.values())))
+
+    def _cells_of_entry(self, artefact: Artefact, entry: Entry) -> list[Cell]:
         cells = []
         for changes, seed, progress in itertools.product(_combinations(entry), artefact.seeds, artefact.progress):
             settings = {**entry.settings, **changes}
@@ -107,11 +115,10 @@ class Suite:
 
     def _protocol(self, artefact: Artefact, run: Run) -> Protocol:
         """The protocol of a cell; UserError if the run is not scored by the one that the artefact shows."""
-        if artefact.protocol not in (None, *run.evaluation.protocol):
-            raise unknown(
-                "protocol", artefact.protocol, run.evaluation.protocol, f"artefact {artefact.name}, {run.name}"
-            )
-        return self.experiments.protocol(artefact.protocol or run.evaluation.protocol[0])
+        known = run.evaluation.protocol
+        if artefact.protocol not in (None, *known):
+            raise unknown("protocol", artefact.protocol, known, f"artefact {artefact.name}, {run.name}")
+        return self.experiments.protocol(artefact.protocol or known[0])
 
 
 def _samplers(entry: Entry, run: Run) -> tuple[str, ...]:
@@ -126,7 +133,7 @@ def _samplers(entry: Entry, run: Run) -> tuple[str, ...]:
 def _combinations(entry: Entry) -> list[dict[str, Any]]:
     products = itertools.product(*entry.vary.values())
     grid = [dict(zip(entry.vary, values, strict=True)) for values in products]
-    return [{**one, **other} for one in entry.variants for other in grid]
+    return [{**variant, **varied} for variant, varied in itertools.product(entry.variants, grid)]
 
 
 def _legend(method: str, changes: dict[str, Any]) -> str:
@@ -159,8 +166,7 @@ def load_suite(path: Path | str) -> Suite:
     for name, ablation in file.ablations.items():
         whole = _artefact(f"ablation_{name}", ablation.artefact(), suite, f"{path}, ablation {name}")
         suite.ablations[whole.name] = whole
-    runs = dict.fromkeys(cell.run for artefact in suite.all_artefacts.values() for cell in suite.cells(artefact))
-    for run in experiments.with_inputs(runs):
+    for run in experiments.with_inputs(cell.run for cell in suite.all_cells()):
         _check_scores(run, experiments)
     return suite
 

@@ -50,7 +50,7 @@ except UserError as error:
 
 ARTEFACTS = SUITE.all_artefacts
 PAPER_ARTEFACTS = [name for name, artefact in ARTEFACTS.items() if artefact.paper]
-WITH_CURVES = sorted({cell.run.name for one in ARTEFACTS.values() for cell in SUITE.cells(one) if cell.progress != 100})
+WITH_CURVES = sorted({cell.run.name for cell in SUITE.all_cells() if cell.progress != 100})
 ANY_RUN = r"[^/]+/[^/]+/[^/]+/seed\d+"
 RELEASED = r"[^/]+/[^/]+/[^/]*released~[^/]+/seed\d+"
 
@@ -69,9 +69,12 @@ def forms(artefact):
 def targets(artefacts, form="both"):
     """The tables and figures of artefacts, and the files they are drawn from: a score that is missing is made again."""
     paths = {"table": LAYOUT.table, "figure": LAYOUT.figure}
-    names = [name for name in artefacts if form == "both" or form in forms(ARTEFACTS[name])]
-    files = [paths[one](name) for name in names for one in forms(ARTEFACTS[name]) if form in (one, "both")]
-    return files + list(dict.fromkeys(path for name in names for path in drawn_from(name)))
+    files, sources = [], []
+    for name in artefacts:
+        drawn = [one for one in forms(ARTEFACTS[name]) if form in (one, "both")]
+        files += [paths[one](name) for one in drawn]
+        sources += drawn_from(name) if drawn else []
+    return files + list(dict.fromkeys(sources))
 
 
 def pattern(names):
