@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from cm import __version__, registry
 from cm.checkpoints import native
-from cm.config import Run, make_component
+from cm.config import Protocol, Run, make_component
 from cm.diffusion import sampling
 from cm.diffusion.denoiser import Denoiser
 from cm.diffusion.distances import LPIPS, Distance, feature_distance
@@ -131,30 +132,47 @@ def image_shape(description: Mapping[str, Any]) -> tuple[int, int, int]:
     return network["image_channels"], network["resolution"], network["resolution"]
 
 
-def classifier(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[nn.Module, str]:
-    """The classifier in a file, whose features and maps compare images, and its run.
+def load_classifier(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[nn.Module, str]:
+    """The classifier in a file, whose features and feature maps compare images, and the name of its run.
 
-    UserError for any other model, and for a classifier of images not of `shape` [C, H, W].
+    Raises UserError for any other model, and for a classifier of images of another shape than `shape` (C, H, W).
     """
     module, description = trained(path, device)
     if not hasattr(module, "features"):
-        raise UserError(f"{path} holds {description['run']}, which is not a classifier: it gives no features")
+        raise UserError(f"{path} holds {description['run']}, which is not a classifier and has no features")
     if image_shape(description) != shape:
         raise UserError(f"{path} takes images of {list(image_shape(description))}, not of {list(shape)} (C, H, W)")
     return module, description["run"]
 
 
-def extractor(path: Path | str, shape: tuple[int, int, int], resizer: str = "none") -> Extractor:
-    """The pretrained network or the classifier in a file, as an extractor for images of `shape` [C, H, W]."""
+def load_extractor(protocol: Protocol, path: Path | None, shape: tuple[int, int, int]) -> Extractor:
+    """The extractor of a protocol, for images of `shape` (C, H, W).
+
+    `path`: the file of its pretrained weights or of its classifier; by default the pretrained weights in the cache,
+    which are fetched if they are not there. Raises UserError for a file that holds another extractor than the
+    protocol's.
+    """
+    if path is None and "/" in protocol.extractor:
+        raise UserError(f"protocol {protocol.name}: its extractor is a classifier of this suite: give its model file")
+    path = path or pretrained.cached(protocol.extractor)
     if "weights" in native.description(path):
-        return pretrained.extractor(path, resizer=resizer)
-    module, name = classifier(path, shape)
-    host = registry.get("resizer", resizer).host
-    return Extractor(name, module.hidden.out_features, lambda images: host(images, shape[-1]), Judge(module))
+        extractor = pretrained.extractor(path, resizer=protocol.resizer)
+    else:
+        extractor = _classifier_extractor(path, shape, protocol.resizer)
+    if extractor.name != protocol.extractor:
+        raise UserError(f"{path} holds {extractor.name}, protocol {protocol.name} compares {protocol.extractor}")
+    return extractor
 
 
-class Judge(nn.Module):
-    """A classifier's features and logits, of images [B, C, H, W] in 0..255."""
+def _classifier_extractor(path: Path, shape: tuple[int, int, int], resizer: str) -> Extractor:
+    module, name = load_classifier(path, shape)
+    preprocess = functools.partial(registry.get("resizer", resizer).host, size=shape[-1])
+    width = module.hidden.out_features
+    return Extractor(name, width, preprocess, ClassifierFeatures(module), pretrained.digest(path))
+
+
+class ClassifierFeatures(nn.Module):
+    """The features and logits of a classifier, for images [B, C, H, W] with values in 0..255."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -180,7 +198,7 @@ def _perceptual_distance(lpips: LPIPS, path: Path | str, shape: tuple[int, int, 
     """LPIPS with pretrained weights, or at the images' own size with the maps of a trained classifier."""
     if "weights" in native.description(path):
         return lpips.with_network(pretrained.lpips_metric(path, pooling=lpips.pooling, device=device))
-    backbone, _ = classifier(path, shape, device)
+    backbone, _ = load_classifier(path, shape, device)
     own_size = dataclasses.replace(lpips, size=None)
     return own_size.with_network(feature_distance(lambda x: backbone.maps(2 * x - 1)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import re
 import sys
 import time
@@ -176,17 +177,31 @@ def sample(
 
 
 @verb
-def featurize(images: Path, protocol: str, extractor: Path | None, out: Path, compact: bool, **compute: Any) -> None:
+def featurize(
+    images: Path,
+    protocol: str,
+    extractor: Path | None,
+    statistics: Path | None,
+    out: Path,
+    compact: bool,
+    **compute: Any,
+) -> None:
     """Summarise the features of real images, once for all scores that compare with them; goes on where it stopped."""
     scoring_by = config.read_protocol(protocol)
+    if compact:
+        scoring_by, statistics = dataclasses.replace(scoring_by, statistics=None), None
     how = _compute(**compute)
+    from cm import build
     from cm.evaluation import features, reference, scoring
 
+    make_extractor = functools.partial(build.load_extractor, scoring_by, extractor)
+    found, about = scoring.summarize_reference(
+        images, protocol=scoring_by, make_extractor=make_extractor, statistics=statistics, compute=how
+    )
     if compact:
-        found, about = scoring.featurized(images, dataclasses.replace(scoring_by, statistics=None), extractor, how)
         reference.pack(out, *found.moments(), about)
     else:
-        features.write(out, *scoring.featurized(images, scoring_by, extractor, how))
+        features.write(out, found, about)
 
 
 @verb
@@ -194,9 +209,12 @@ def score(images: Path, reference: Path, protocol: str, extractor: Path | None, 
     """Score images against real ones, or their summary, by a protocol: FID, KID, precision, recall, IS."""
     scoring_by = config.read_protocol(protocol)
     how = _compute(**compute)
+    from cm import build
     from cm.evaluation import scoring
 
-    files.write_json(out, scoring.scored(images, reference, scoring_by, extractor, how))
+    make_extractor = functools.partial(build.load_extractor, scoring_by, extractor)
+    found = scoring.score_images(images, reference, protocol=scoring_by, make_extractor=make_extractor, compute=how)
+    files.write_json(out, found)
 
 
 def _compute(batch: int, workers: int, threads: int | None, device: str | None) -> Compute:

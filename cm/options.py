@@ -86,6 +86,7 @@ OPTIONS = {
     "featurize": {
         "images": {**_IMAGES, "metavar": "IMAGES"},
         **_SCORING,
+        "statistics": {"type": Path, "help": "file whose mean and covariance are taken instead of computed"},
         "out": {**_PATH, "help": ".npz file to write"},
         "compact": {
             "action": "store_true",

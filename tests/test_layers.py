@@ -25,7 +25,7 @@ LAYERS = [
     },
     {"diffusion.denoiser", "diffusion.sampling", "networks", "methods", "checkpoints", "evaluation.extractors"},
     {"training", "evaluation"},
-    {"build", "cost", "evaluation.scoring"},
+    {"build", "cost"},
     {"cli", "__main__", "options"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

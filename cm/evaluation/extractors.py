@@ -1,4 +1,4 @@
-"""What features are of: a network, and how images come to it."""
+"""A feature extractor: the network whose features are compared, and how images reach it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Extractor:
-    """Features of images uint8 [B, H, W, C], as `network(host(images).to(device))`.
+    """The features of images, computed as `network(preprocess(images).to(device))`.
 
-    `name`: of the weights, or of the run of a classifier. `width`: numbers an image, D. `host`: images to what the
-    network takes, on the processor; it may be called in threads. `network`: that to features [B, D] in float32, and
-    logits [B, K] or None.
+    `name`: the name of the pretrained weights, or the run of a classifier. `width`: the number D of features of an
+    image. `preprocess`: turns images, uint8 [B, H, W, C], into the input of the network; it runs on the processor and
+    must be safe to call from several threads. `network`: a module that returns features [B, D] in float32, and logits
+    [B, K] or None. `sha256`: the digest of the weights, which score files record.
     """
 
     name: str
     width: int
-    host: Callable[[np.ndarray], Tensor]
+    preprocess: Callable[[np.ndarray], Tensor]
     network: nn.Module
+    sha256: str = ""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The name and digest by which score files and summaries record the extractor."""
+        return {"name": self.name, "sha256": self.sha256}

@@ -167,7 +167,7 @@ def _kept(total: int, keep: int) -> tuple[np.ndarray, np.ndarray]:
 def _batches(extractor: Extractor, images: Images, compute: Compute, start: int = 0) -> Iterator[list[np.ndarray]]:
     """The features, and the logits if there are any, of each batch, from an image on."""
     progress = ProgressBar("features", len(images), start=start, unit="images")
-    resized = in_order(extractor.host, images.batches(compute.batch, compute.workers, start), compute.workers)
+    resized = in_order(extractor.preprocess, images.batches(compute.batch, compute.workers, start), compute.workers)
     for parts in _forward(extractor.network, resized, compute.devices):
         yield parts
         progress.update(len(parts[0]))

@@ -1,158 +1,210 @@
-"""What one score is made of: images, a reference, a protocol that says how they are compared, and how sure that is."""
+"""Score files: samples compared with reference images by a protocol, and how certain the result is.
+
+Samples and reference images pass through the same extractor, and the metrics of the protocol compare their features. A
+score file records everything that the numbers depend on: the protocol, the digests of the extractor and the reference,
+how the samples were made, and the versions of the software.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cm import build
-from cm.config import Protocol
+from cm.config import Protocol, RunName
 from cm.errors import UserError
-from cm.evaluation import features, imagesets, metrics, pretrained, uncertainty
-from cm.evaluation import reference as statistics
+from cm.evaluation import features, imagesets, metrics, uncertainty
+from cm.evaluation import reference as reference_files
 from cm.evaluation.extractors import Extractor
 from cm.evaluation.features import Compute
 from cm.evaluation.imagesets import Images
 from cm.evaluation.metrics import Features
 from cm.utils import files, provenance
 
+MakeExtractor = Callable[[tuple[int, int, int]], Extractor]
+About = dict[str, Any]
 
-def featurized(
-    path: Path, protocol: Protocol, extractor: Path | None, compute: Compute
-) -> tuple[Features, dict[str, Any]]:
-    """Summary of the features of real images, and what it is of, for all scores that compare with them.
 
-    The mean and covariance are those of the protocol's `statistics`, if it has them.
+@dataclass(frozen=True)
+class _Setup:
+    """What stays the same for samples and reference images."""
+
+    protocol: Protocol
+    extractor: Extractor
+    compute: Compute
+
+    @property
+    def identity(self) -> About:
+        """The extractor and the resizer, which must agree for features to be comparable."""
+        return {"extractor": self.extractor.identity, "resizer": self.protocol.resizer}
+
+
+def score_images(
+    samples: Path, reference: Path, *, protocol: Protocol, make_extractor: MakeExtractor, compute: Compute
+) -> dict[str, Any]:
+    """The content of the score file of samples.
+
+    `samples`: a set of images. If `cm sample` made it and it has more images than the protocol asks for, the first
+    `protocol.samples` are scored. `reference`: real images, their summary (`cm featurize`), or published statistics.
+    `make_extractor`: builds the extractor for images of a shape (C, H, W). Raises UserError, before anything is
+    computed, for images, a reference or an extractor that do not fit each other or the protocol.
     """
-    real = imagesets.opened(path)
-    judge, judged_by = _judge(protocol, extractor, real)
-    return _summary(real, {**judged_by, "reference": _reference(path, real)}, judge, protocol, compute)
-
-
-def _summary(
-    real: Images, about: dict[str, Any], judge: Extractor, protocol: Protocol, compute: Compute
-) -> tuple[Features, dict[str, Any]]:
-    if protocol.statistics_file is None:
-        return features.summary(
-            judge, real, about, keep=protocol.reference_images, names=protocol.metrics, compute=compute
-        )
-    given, of = _moments(protocol.statistics_file, about)
-    about = {**about, "reference": {**about["reference"], **of}}
-    kept = features.chosen(judge, real, about, keep=protocol.reference_images, compute=compute)
-    return Features(kept.units, fitted=given), about
-
-
-def scored(path: Path, reference: Path, protocol: Protocol, extractor: Path | None, compute: Compute) -> dict[str, Any]:
-    """The content of a score file of images. `reference`: real images, their summary, or somebody's statistics.
-
-    UserError before anything is computed for images, a reference or an extractor that do not go together.
-    """
-    began = time.monotonic()
-    sampled = imagesets.opened(path)
-    about = _made(path, protocol)
-    metrics.check_enough(len(sampled), str(path), protocol.metrics)
-    real = None if statistics.is_statistics(reference) else imagesets.opened(reference)
-    if real and sampled.shape != real.shape:
-        raise UserError(f"{path} holds images of {list(sampled.shape)}, {reference} of {list(real.shape)}")
-    judge, judged_by = _judge(protocol, extractor, sampled)
-    if real:
-        about_real = {**judged_by, "reference": _reference(reference, real)}
-        target, of = _summary(real, about_real, judge, protocol, compute)
+    started = time.monotonic()
+    description = _read_description(samples, protocol)
+    images = _open_samples(samples, protocol, made_here=bool(description))
+    real = None if reference_files.is_statistics(reference) else imagesets.opened(reference)
+    if real is not None and images.shape != real.shape:
+        raise UserError(f"{samples} has images of {list(images.shape)}, {reference} of {list(real.shape)}")
+    setup = _Setup(protocol, make_extractor(_channels_first(images)), compute)
+    if real is None:
+        target, about = _read_reference(reference, setup)
     else:
-        target, of = _given(reference, judge, judged_by, protocol, compute)
-    found = features.extract(judge, sampled, compute)
-    values = metrics.computed(found, target, protocol.metrics)
-    fewer = len(sampled) < protocol.samples
-    seconds = {**about.pop("seconds", {}), "scoring": round(time.monotonic() - began, 3)}
+        target, about = _summarize(reference, real, setup, protocol.statistics_file)
+    found = features.extract(setup.extractor, images, compute)
+    seconds = {**description.pop("seconds", {}), "scoring": round(time.monotonic() - started, 3)}
     return {
-        **_names(about),
-        **about,
-        "metrics": values,
-        "unavailable": metrics.unavailable(found.logits is not None, len(target.units) > 0, protocol.metrics),
-        "uncertainty": {"fid": uncertainty.summary(found, target, extrapolate=fewer)} if "fid" in values else {},
-        "samples": len(sampled),
+        **_name_run(description),
+        **description,
+        **_compare(found, target, protocol),
         "protocol": protocol.settings(),
-        "extractor": judged_by["extractor"],
-        "reference": of.get("reference", of),
+        "extractor": setup.extractor.identity,
+        "reference": about.get("reference", about),
         "seconds": seconds,
         "versions": provenance.versions(),
         "commit": provenance.commit(),
     }
 
 
-def _judge(protocol: Protocol, path: Path | None, compared: Images) -> tuple[Extractor, dict[str, Any]]:
-    """The extractor of a protocol for such images, and what it is. `path`: by default pretrained weights, fetched."""
-    if path is None and "/" in protocol.extractor:
-        raise UserError(f"protocol {protocol.name}: its extractor is a classifier of this suite: give its model file")
-    path = path or pretrained.cached(protocol.extractor)
-    height, width, channels = compared.shape
-    judge = build.extractor(path, (channels, height, width), protocol.resizer)
-    if judge.name != protocol.extractor:
-        raise UserError(f"{path} holds {judge.name}, protocol {protocol.name} compares {protocol.extractor}")
-    return judge, {"extractor": {"name": judge.name, "sha256": pretrained.digest(path)}, "resizer": protocol.resizer}
+def summarize_reference(
+    images: Path,
+    *,
+    protocol: Protocol,
+    make_extractor: MakeExtractor,
+    statistics: Path | None = None,
+    compute: Compute,
+) -> tuple[Features, About]:
+    """The summary of the features of real images that all scores by a protocol share, and its description.
+
+    `statistics`: a file whose mean and covariance are taken instead of being computed; by default the protocol's, if it
+    names one. Raises UserError for statistics of other images or of another extractor.
+    """
+    real = imagesets.opened(images)
+    setup = _Setup(protocol, make_extractor(_channels_first(real)), compute)
+    return _summarize(images, real, setup, statistics or protocol.statistics_file)
 
 
-def _given(
-    path: Path, judge: Extractor, judged_by: Mapping[str, Any], protocol: Protocol, compute: Compute
-) -> tuple[Features, dict[str, Any]]:
-    """A summary or others' statistics; where these have images too, as ADM's do, the features of those as well."""
-    found, of = features.read(path)
-    _check_same(judged_by, of, path)
-    metrics.check_widths(judge.width, len(found.moments()[0]))
-    if of.get("form") != "ADM":
-        return found, of
-    kept = features.chosen(
-        judge, imagesets.opened(path), {**judged_by, **of}, keep=protocol.reference_images, compute=compute
-    )
-    return Features(kept.units, fitted=found.moments()), of
+# ---- samples --------------------------------------------------------------------------------------------------------
 
 
-def _moments(path: Path, about: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Mean and covariance in a file of statistics, and what a summary says of them; UserError if they do not fit."""
-    given = statistics.read(path)
-    _check_same(about, given.about, path)
-    of, own = given.about.get("reference", {}), about["reference"]
-    if of.get("sha256", own["sha256"]) != own["sha256"]:
-        raise UserError(f"{path} has statistics of other images than {own['images']} of the {own['split']} split")
-    halves = {"split_halves": of["split_halves"]} if "split_halves" in of else {}
-    return (given.mean, given.covariance), {
-        "statistics": {"file": path.name, "sha256": files.sha256_of(path)},
-        **halves,
-    }
+def _read_description(samples: Path, protocol: Protocol) -> About:
+    """What `cm sample` wrote beside its samples; nothing for other images.
+
+    Raises UserError for samples of another quantization than the protocol prescribes.
+    """
+    path = samples.with_suffix(".json")
+    description = files.read_json(path) if samples.suffix == ".npy" and path.exists() else {}
+    prescribed, actual = protocol.quantization, description.get("quantization")
+    if prescribed and actual and actual != prescribed:
+        raise UserError(f"{samples} has quantization '{actual}', protocol {protocol.name} prescribes '{prescribed}'")
+    return description
 
 
-def _check_same(judged_by: Mapping[str, Any], of: Mapping[str, Any], path: Path) -> None:
-    """UserError if features are of another extractor or resizer; others' files do not say of which they are."""
-    for part in ("extractor", "resizer"):
-        if of.get(part, judged_by[part]) != judged_by[part]:
-            raise UserError(f"{path} has features of {part} {_told(of[part])}, samples of {_told(judged_by[part])}")
+def _open_samples(path: Path, protocol: Protocol, *, made_here: bool) -> Images:
+    images = imagesets.opened(path)
+    if made_here and len(images) > protocol.samples:
+        images = images.only(slice(protocol.samples))
+    metrics.check_enough(len(images), str(path), protocol.metrics)
+    return images
 
 
-def _told(what: Any) -> str:
-    return " ".join(map(str, what.values())) if isinstance(what, Mapping) else str(what)
+def _channels_first(images: Images) -> tuple[int, int, int]:
+    height, width, channels = images.shape
+    return channels, height, width
 
 
-def _reference(path: Path, real: Images) -> dict[str, Any]:
-    return {
-        "split": path.parent.name if path.suffix == ".npy" else path.name,
-        "images": len(real),
-        "sha256": real.sha256(),
-    }
+def _name_run(description: Mapping[str, Any]) -> dict[str, str | None]:
+    """The parts of the name of the run that made the samples; a sampler of None where `cm sample` did not."""
+    if "run" not in description:
+        return {"sampler": None}
+    run = RunName.parse(description["run"])
+    return {"dataset": run.dataset, "method": run.method, "variant": run.variant}
 
 
-def _made(path: Path, protocol: Protocol) -> dict[str, Any]:
-    """What `sample` wrote beside its images; nothing of others' images. UserError for another quantization."""
-    beside = path.with_suffix(".json")
-    about = files.read_json(beside) if path.suffix == ".npy" and beside.exists() else {}
-    if about.get("quantization", protocol.quantization) != protocol.quantization:
-        raise UserError(
-            f"{path} has eight bits by '{about['quantization']}', protocol {protocol.name} by '{protocol.quantization}'"
+def _compare(samples: Features, reference: Features, protocol: Protocol) -> dict[str, Any]:
+    """The metrics of the protocol, the reasons why some are unavailable, and the uncertainty of FID."""
+    values = metrics.computed(samples, reference, protocol.metrics)
+    missing = metrics.unavailable(samples.logits is not None, len(reference.units) > 0, protocol.metrics)
+    fewer, certainty = len(samples.units) < protocol.samples, {}
+    if "fid" in values:
+        certainty["fid"] = uncertainty.summary(samples, reference, extrapolate=fewer)
+    return {"metrics": values, "unavailable": missing, "uncertainty": certainty, "samples": len(samples.units)}
+
+
+# ---- reference ------------------------------------------------------------------------------------------------------
+
+
+def _summarize(path: Path, real: Images, setup: _Setup, statistics: Path | None) -> tuple[Features, About]:
+    """The summary of real images, whose mean and covariance come from the file `statistics` if there is one."""
+    about: About = {**setup.identity, "reference": _describe_images(path, real)}
+    keep = setup.protocol.reference_images
+    if statistics is None:
+        return features.summary(
+            setup.extractor, real, about, keep=keep, names=setup.protocol.metrics, compute=setup.compute
         )
-    return about
+    fitted, added = _read_moments(statistics, about)
+    about = {**about, "reference": {**about["reference"], **added}}
+    kept = features.chosen(setup.extractor, real, about, keep=keep, compute=setup.compute)
+    return Features(kept.units, fitted=fitted), about
 
 
-def _names(about: Mapping[str, Any]) -> dict[str, str | None]:
-    run = about["run"].split("/") if "run" in about else []
-    return {**dict(zip(("dataset", "method", "variant"), run, strict=False)), "sampler": None}
+def _describe_images(path: Path, real: Images) -> About:
+    """The split, the number of images and their digest. Prepared data are in a folder named after the split."""
+    split = path.parent.name if path.suffix == ".npy" else path.name
+    return {"split": split, "images": len(real), "sha256": real.sha256()}
+
+
+def _read_moments(path: Path, about: Mapping[str, Any]) -> tuple[Any, About]:
+    """The mean and covariance in a file of statistics, and what the summary records about the file.
+
+    Raises UserError if the file says that it is of another extractor or of other images.
+    """
+    given = reference_files.read(path)
+    _check_comparable(about, given.about, path)
+    theirs, ours = given.about.get("reference", {}), about["reference"]
+    if theirs.get("sha256", ours["sha256"]) != ours["sha256"]:
+        raise UserError(f"{path} has statistics of other images than {ours['images']} of the {ours['split']} split")
+    added: About = {"statistics": {"file": path.name, "sha256": files.sha256_of(path)}}
+    if "split_halves" in theirs:
+        added["split_halves"] = theirs["split_halves"]
+    return (given.mean, given.covariance), added
+
+
+def _read_reference(path: Path, setup: _Setup) -> tuple[Features, About]:
+    """A summary or published statistics, and their description.
+
+    ADM's files hold some of the real images as well. The features of these are computed, for the metrics that compare
+    single images.
+    """
+    found, about = features.read(path)
+    _check_comparable(setup.identity, about, path)
+    fitted = found.moments()
+    metrics.check_widths(setup.extractor.width, len(fitted[0]))
+    if about.get("form") != "ADM":
+        return found, about
+    images, identity = imagesets.opened(path), {**setup.identity, **about}
+    keep = setup.protocol.reference_images
+    kept = features.chosen(setup.extractor, images, identity, keep=keep, compute=setup.compute)
+    return Features(kept.units, fitted=fitted), about
+
+
+def _check_comparable(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: Path) -> None:
+    """UserError if a file has features of another extractor or resizer; published statistics do not say which."""
+    for part in ("extractor", "resizer"):
+        if theirs.get(part, ours[part]) != ours[part]:
+            raise UserError(f"{path} has features of {part} {_words(theirs[part])}, samples of {_words(ours[part])}")
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value.values())) if isinstance(value, Mapping) else str(value)

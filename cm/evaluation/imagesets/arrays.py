@@ -45,7 +45,7 @@ class Array(Images):
             yield np.array(self.pixels[place : place + batch], order="C")
             _forget(self.pixels)
 
-    def only(self, places: np.ndarray) -> Array:
+    def only(self, places: np.ndarray | slice) -> Array:
         return dataclasses.replace(self, pixels=self.pixels[places])
 
     def sha256(self) -> str:

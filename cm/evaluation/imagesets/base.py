@@ -22,8 +22,8 @@ class Images(abc.ABC):
         """Images from `start` on, uint8 [b, H, W, C], decoded by `workers` threads; UserError names a damaged one."""
 
     @abc.abstractmethod
-    def only(self, places: np.ndarray) -> Images:
-        """Those at these places."""
+    def only(self, places: np.ndarray | slice) -> Images:
+        """The images at these places."""
 
     @abc.abstractmethod
     def sha256(self) -> str:

@@ -56,10 +56,9 @@ class Pictures(Images):
                     wanted = min(batch, len(self) - start)
                     yield np.concatenate(list(itertools.islice(parts, -(-wanted // PART))))
 
-    def only(self, places: np.ndarray) -> Pictures:
-        return dataclasses.replace(
-            self, store=dataclasses.replace(self.store, names=[self.store.names[i] for i in places])
-        )
+    def only(self, places: np.ndarray | slice) -> Pictures:
+        names = [self.store.names[index] for index in np.arange(len(self))[places]]
+        return dataclasses.replace(self, store=dataclasses.replace(self.store, names=names))
 
     def sha256(self) -> str:
         return self.digest

@@ -67,8 +67,8 @@ def extractor(path: Path | str, resizer: str = "legacy_tensorflow") -> Extractor
     network = _frozen(_network(name, resizer, logits=description["logits"]), tensors, path, "cpu")
     if name == "inception":
         network.fuse()
-    host = functools.partial(registry.get("resizer", resizer).host, size=network.size)
-    return Extractor(name, network.width, host, network)
+    preprocess = functools.partial(registry.get("resizer", resizer).host, size=network.size)
+    return Extractor(name, network.width, preprocess, network, description["tensors_sha256"])
 
 
 def lpips_metric(path: Path | str, *, pooling: str = "max", device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
