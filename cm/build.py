@@ -98,7 +98,7 @@ def released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str, Tensor
     about = run.released
     if checkpoint is None:
         name = run.training.released + PurePosixPath(urlparse(about.url).path).suffix
-        checkpoint = fetch.fetched(about.url, sha256=about.sha256, size=about.size, name=name)
+        checkpoint = fetch.fetch_file(about.url, sha256=about.sha256, size=about.size, name=name)
     tensors = checkpoints.import_checkpoint(checkpoint, run.network, weights=about.weights if about else "ema")
     origin = {"checkpoint": checkpoint.name} | ({"url": about.url, "licence": about.licence} if about else {})
     origin |= {"sha256": files.sha256_of(checkpoint)} if checkpoint.is_file() else {}

@@ -160,7 +160,7 @@ def sample(
     began = time.monotonic()
     how = {"batch": batch, "quantization": quantization, "clamp": clamp, "precision": precision}
     channels, height, width = build.image_shape(description)
-    with files.new_array(out, (count, height, width, channels)) as made:
+    with files.create_array(out, (count, height, width, channels)) as made:
         build.samples(module, description, call, count=count, seed=seed, out=made, **how)
     about = {"run": description["run"], "progress": description["progress"], "sampler": sampler, "seed": seed}
     about |= {

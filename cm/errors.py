@@ -1,4 +1,4 @@
-"""The one exception a user may see: a line that names the offender, what was expected and what is known."""
+"""The one exception that a user may see: a single line that names the offender, what was expected and what is known."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A user's mistake. The command line prints its one line and exits with status 2, without a traceback."""
+    """A mistake of the user. The command line prints its message and exits with status 2, without a traceback."""
 
 
 def unknown(what: str, name: object, known: Iterable[object], where: str = "") -> UserError:
-    """The error for a name that is not known: `unknown("solver", "hune", ["euler", "heun"])`."""
+    """Return the error for an unknown name.
+
+    `unknown("solver", "hune", ["euler", "heun"])` says "unknown solver 'hune'; known: euler, heun". `where` precedes
+    the message, followed by a colon.
+    """
     place = f"{where}: " if where else ""
-    return UserError(f"{place}unknown {what} '{name}'; known: {', '.join(map(str, sorted(known))) or 'none'}")
+    return UserError(f"{place}unknown {what} '{name}'; known: {', '.join(sorted(map(str, known))) or 'none'}")

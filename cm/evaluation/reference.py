@@ -84,7 +84,7 @@ def pack(path: Path | str, mean: np.ndarray, covariance: np.ndarray, about: Mapp
         _check_numbers(array, f"{path}, {name}")
     mean, covariance = _checked(mean, covariance, path)
     triangle = covariance[_upper(len(mean))].astype(np.float32)
-    with files.replacing(path) as temporary, open(temporary, "wb") as file:
+    with files.replace_file(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, mean=mean.astype(np.float32), covariance_triangle=triangle, about=np.array(json.dumps(about))
         )

@@ -86,14 +86,14 @@ def save(figure: Figure, stem: Path, caption: str) -> None:
     """Write `<stem>.svg` and `<stem>.png`, without the date and with fixed names inside."""
     import matplotlib
 
-    from cm.utils.files import replacing
+    from cm.utils.files import replace_file
 
     words = {"Title": stem.name, "Description": caption}
     formats = {"svg": {**words, "Date": None}, "png": {**words, "Software": None}}
     for suffix, metadata in formats.items():
         with (
             matplotlib.rc_context({"svg.hashsalt": stem.name}),
-            replacing(stem.parent / f"{stem.name}.{suffix}") as temporary,
+            replace_file(stem.parent / f"{stem.name}.{suffix}") as temporary,
         ):
             figure.savefig(temporary, format=suffix, dpi=DPI, metadata=metadata)
 

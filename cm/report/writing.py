@@ -45,7 +45,7 @@ def text(value: Any) -> str:
 
 def save(table: DataFrame, stem: Path, caption: str) -> None:
     """Write `<stem>.csv`, `.md` and `.tex`."""
-    from cm.utils.files import replacing
+    from cm.utils.files import replace_file
 
     cells = _printed(table)
     texts = {
@@ -54,7 +54,7 @@ def save(table: DataFrame, stem: Path, caption: str) -> None:
         "tex": _latex(cells, caption, table.attrs["notes"], stem.name),
     }
     for suffix, text in texts.items():
-        with replacing(stem.parent / f"{stem.name}.{suffix}") as temporary:
+        with replace_file(stem.parent / f"{stem.name}.{suffix}") as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 

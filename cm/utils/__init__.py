@@ -1,1 +1,1 @@
-"""Files, downloads, threads, progress bars and provenance."""
+"""Files, downloads, pickles, threads, progress bars and provenance: what has nothing to do with the science."""

@@ -1,7 +1,7 @@
-"""Files from their homes into a cache that every run shares: `$CM_CACHE`, by default `~/.cache/cm`.
+"""Files fetched into a cache that all runs share: the folder `$CM_CACHE`, by default `~/.cache/cm`.
 
-A file is looked for in the cache first, so a machine without a network works once somebody has put the file there, and
-every error says which file, from where, and where to put it.
+A file is looked for in the cache first. On a machine without a network it is enough to put the file there; every error
+says which file is needed, where it is published, and where to put it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,30 @@ import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from cm.errors import UserError
 from cm.utils import files
 from cm.utils.progress_bar import ProgressBar
 
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes read from a connection at a time
+RANGE_NOT_SATISFIABLE, PARTIAL_CONTENT = 416, 206
 
 
-def cache() -> Path:
-    """`$CM_CACHE`, or `cm` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CM_CACHE") or Path(home) / "cm")
+def cache_folder() -> Path:
+    """The folder `$CM_CACHE` or, if it is not set, `cm` in the user's cache folder."""
+    user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("CM_CACHE") or Path(user_cache) / "cm")
 
 
-def fetched(url: str, *, sha256: str | None = None, size: int | None = None, name: str | None = None) -> Path:
-    """The file at `url`, in the cache as `name` (by default the last part of the URL), downloaded if it is not there.
+def fetch_file(url: str, *, sha256: str | None = None, size: int | None = None, name: str | None = None) -> Path:
+    """Return the path of the file at `url` in the cache, downloading it if it is not there.
 
-    A download that was cut off goes on where it stopped. UserError if there is no way to the file, and for one whose
-    size in bytes or sha256 is another: that one is removed from the cache only if it was downloaded just now.
+    `name`: its name in the cache, by default the last part of the URL. A download that was interrupted is resumed.
+    Raises UserError if the file cannot be downloaded, or if its size in bytes or its sha256 differs from the expected
+    one; such a file is removed only if it has just been downloaded.
     """
-    path = cache() / (name or _name(url))
+    path = cache_folder() / (name or _file_name(url))
     if path.is_file():
         verify(path, sha256=sha256, size=size)
         return path
@@ -56,29 +59,34 @@ def fetched(url: str, *, sha256: str | None = None, size: int | None = None, nam
 
 
 def verify(path: Path, *, sha256: str | None = None, size: int | None = None) -> None:
-    """UserError if the file has not that size in bytes or that digest."""
+    """Raise UserError if the file has another size in bytes or another sha256 than expected."""
     if size is not None and path.stat().st_size != size:
         raise UserError(f"{path} has {path.stat().st_size} bytes, not {size}: it is truncated or another file")
     if sha256 is not None and files.sha256_of(path) != sha256:
         raise UserError(f"{path} has sha256 {files.sha256_of(path)}, not {sha256}: it is damaged or another file")
 
 
-def packed(client: str, package: str, *, sha256: str, name: str) -> Path:
-    """The archive `name` of a package of a registry, fetched by its client, `pip` or `npm`, without running its code.
+def fetch_package(client: str, package: str, *, sha256: str, name: str) -> Path:
+    """Return the path in the cache of the archive `name` of a published package, downloading it if it is not there.
 
-    `package` is `name==1.2.3` for pip, `name@1.2.3` for npm. UserError if the client fails or the archive is another.
+    `client`: the program that downloads it, `pip` or `npm`; no code of the package is executed. `package`:
+    `name==1.2.3` for pip, `name@1.2.3` for npm. Raises UserError if the client fails or the sha256 differs.
     """
-    path = cache() / name
-    what = f"{package} ({client})"
-    return archived(name, lambda folder: _call(_command(client, package, folder), what=what, path=path), sha256=sha256)
+    path = cache_folder() / name
+
+    def download(folder: Path) -> None:
+        _run_client(_client_command(client, package, folder), package=f"{package} ({client})", path=path)
+
+    return fetch_archive(name, download, sha256=sha256)
 
 
-def archived(name: str, download: Callable[[Path], None], *, sha256: str) -> Path:
-    """The archive `name` in the cache; if it is not there, the only file that `download` leaves in a folder.
+def fetch_archive(name: str, download: Callable[[Path], None], *, sha256: str) -> Path:
+    """Return the path of the archive `name` in the cache; if it is not there, `download` writes it.
 
-    UserError if that is another.
+    `download(folder)` leaves exactly one file in the folder. Raises UserError for another number of files, or if the
+    sha256 differs.
     """
-    path = cache() / name
+    path = cache_folder() / name
     if path.is_file():
         verify(path, sha256=sha256)
         return path
@@ -87,39 +95,40 @@ def archived(name: str, download: Callable[[Path], None], *, sha256: str) -> Pat
         download(Path(folder))
         archives = sorted(Path(folder).iterdir())
         if len(archives) != 1:
-            raise UserError(f"the download gave {len(archives)} files, not one: put {name} at {path}")
+            raise UserError(f"the download left {len(archives)} files, not one: put {name} at {path}")
         verify(archives[0], sha256=sha256)
         archives[0].replace(path)
     return path
 
 
-def _name(url: str) -> str:
+def _file_name(url: str) -> str:
     name = PurePosixPath(urllib.parse.urlparse(url).path).name
     if not name:
         raise UserError(f"{url} names no file")
     return name
 
 
-def _command(client: str, package: str, folder: Path) -> list[str]:
+def _client_command(client: str, package: str, folder: Path) -> list[str]:
     if client == "npm":
         return ["npm", "pack", "--loglevel=error", "--ignore-scripts", "--pack-destination", str(folder), package]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
     return [*pip, "--dest", str(folder), package]
 
 
-def _call(command: Sequence[str], *, what: str, path: Path) -> None:
-    where = f"download it elsewhere and put the archive at {path}"
+def _run_client(command: Sequence[str], *, package: str, path: Path) -> None:
+    """Run the command that downloads `package`. Raises UserError, with the place for the archive, if it fails."""
+    advice = f"download it elsewhere and put the archive at {path}"
     if not shutil.which(command[0]):
-        raise UserError(f"{what} cannot be fetched: there is no '{command[0]}' here; {where}")
-    done = subprocess.run(command, capture_output=True, text=True, cwd=path.parent)
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip() and "complete log" not in line]
-        reason = " ".join(lines[-2:]) or f"exit status {done.returncode}"
-        raise UserError(f"{what} cannot be fetched ({reason}); {where}")
+        raise UserError(f"{package} cannot be fetched: there is no '{command[0]}' here; {advice}")
+    result = subprocess.run(command, capture_output=True, text=True, cwd=path.parent)
+    if result.returncode:
+        lines = [line.strip() for line in result.stderr.splitlines() if line.strip() and "complete log" not in line]
+        reason = " ".join(lines[-2:]) or f"exit status {result.returncode}"
+        raise UserError(f"{package} cannot be fetched ({reason}); {advice}")
 
 
 def _download(url: str, partial: Path) -> None:
-    """Write `url` to `partial`, from where an earlier attempt left it if the server can; OSError if it breaks off."""
+    """Write `url` to the file `partial`, resuming an earlier attempt if the server can. OSError if it is interrupted."""
     import http.client
 
     try:
@@ -129,7 +138,7 @@ def _download(url: str, partial: Path) -> None:
 
 
 def _transfer(url: str, partial: Path) -> None:
-    with _response(url, partial) as (response, start):
+    with _open_url(url, partial) as (response, start):
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else 0
         progress = ProgressBar(partial.stem, total / 1e6, start=start / 1e6, unit="MB") if total else None
@@ -141,24 +150,26 @@ def _transfer(url: str, partial: Path) -> None:
         if progress:
             progress.close()
     if total and partial.stat().st_size != total:
-        raise OSError(f"the connection broke after {partial.stat().st_size} of {total} bytes; try again to go on")
+        raise OSError(f"the connection broke after {partial.stat().st_size} of {total} bytes; try again to resume")
 
 
 @contextlib.contextmanager
-def _response(url: str, partial: Path) -> Iterator[tuple]:
-    """The open response and the byte it starts at."""
+def _open_url(url: str, partial: Path) -> Iterator[tuple[Any, int]]:
+    """A context with the response of the server and the byte of the file at which the response starts."""
     import urllib.error
     import urllib.request
 
-    done = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "cm", **({"Range": f"bytes={done}-"} if done else {})})
+    present = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "cm"})
+    if present:
+        request.add_header("Range", f"bytes={present}-")
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
-        if error.code != 416:
+        if error.code != RANGE_NOT_SATISFIABLE:
             raise
         partial.unlink()
         request.remove_header("Range")
         response = urllib.request.urlopen(request, timeout=60)
     with response:
-        yield response, done if getattr(response, "status", None) == 206 else 0
+        yield response, present if getattr(response, "status", None) == PARTIAL_CONTENT else 0

@@ -1,4 +1,7 @@
-"""Files in and out: written whole or not at all, and read with one clear line when something is wrong with them."""
+"""Files, written whole or not at all, and read with a one-line error if something is wrong with them.
+
+Every file is written under a temporary name beside its own, which it gets when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ import numpy as np
 
 from cm.errors import UserError
 
-# What NumPy, zipfile and zlib raise on reading an archive that is damaged or something else.
-DAMAGED = (
+# What NumPy, zipfile and zlib raise on reading an archive that is damaged or of another format.
+READ_ERRORS = (
     ValueError,
     TypeError,
     EOFError,
@@ -33,8 +36,11 @@ DAMAGED = (
 
 
 @contextlib.contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when the block ends well, and is removed when it does not."""
+def replace_file(path: Path | str) -> Iterator[Path]:
+    """A context with a temporary path beside `path`; the file written there replaces `path` when the block succeeds.
+
+    If the block raises an exception, the temporary file is removed and `path` stays as it was.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
@@ -46,7 +52,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def default_mode() -> int:
-    """Permissions of a new file, by the user's umask; safetensors writes files that nobody else may read."""
+    """The permissions of a new file according to the umask; safetensors writes files that only their owner may read."""
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
@@ -54,57 +60,61 @@ def default_mode() -> int:
 
 def write_array(path: Path | str, array: np.ndarray) -> None:
     """Write a .npy file."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array)
 
 
 @contextlib.contextmanager
-def new_array(path: Path | str, shape: tuple[int, ...], dtype: type = np.uint8) -> Iterator[np.ndarray]:
-    """A memory-mapped array to fill, which becomes the .npy file `path` when the block ends well."""
-    with replacing(path) as temporary:
+def create_array(path: Path | str, shape: tuple[int, ...], dtype: type = np.uint8) -> Iterator[np.ndarray]:
+    """A context with a memory-mapped array to fill, which becomes the .npy file `path` when the block succeeds."""
+    with replace_file(path) as temporary:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
         yield array
         array.flush()
 
 
 def write_arrays(path: Path | str, **arrays: np.ndarray) -> None:
-    """Write a .npz file."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    """Write a .npz file, uncompressed."""
+    values: dict[str, Any] = dict(arrays)
+    with replace_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **values)
 
 
 def read_arrays(path: Path | str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file, those of these names or all; UserError if it is missing, damaged or something else."""
-    with _npz(path) as file:
+    """Read the arrays `names`, or all arrays, of a .npz file.
+
+    Raises UserError for a file that is missing, damaged or of another format.
+    """
+    with _open_npz(path) as file:
         return {name: np.asarray(file[name]) for name in (file if names is None else names)}
 
 
 def array_names(path: Path | str) -> list[str]:
-    """The names of the arrays of a .npz file, which are not read; UserError as `read_arrays`."""
-    with _npz(path) as file:
+    """The names of the arrays in a .npz file, without reading the arrays. Raises UserError as `read_arrays` does."""
+    with _open_npz(path) as file:
         return list(file)
 
 
 @contextlib.contextmanager
-def _npz(path: Path | str) -> Iterator[Any]:
+def _open_npz(path: Path | str) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             yield file
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
-    except DAMAGED as error:
+    except READ_ERRORS as error:
         reason = (str(error).splitlines() or ["it ends too early"])[0]
         raise UserError(f"{path} is not a whole .npz file: {reason}") from None
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write JSON, indented, keys in their order."""
-    with replacing(path) as temporary:
+    """Write a JSON file, indented, with keys in the order of the mapping."""
+    with replace_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: Path | str) -> Any:
-    """The contents of a JSON file; UserError if it is missing or is not JSON."""
+    """Read a JSON file. Raises UserError for a file that is missing or is not JSON."""
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -114,7 +124,10 @@ def read_json(path: Path | str) -> Any:
 
 
 def read_array(path: Path | str) -> np.ndarray:
-    """The array of a .npy file, memory-mapped; UserError if it is missing, truncated or of another format."""
+    """Map the array of a .npy file into memory.
+
+    Raises UserError for a file that is missing, truncated or of another format.
+    """
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
@@ -124,7 +137,10 @@ def read_array(path: Path | str) -> np.ndarray:
 
 
 def read_images(path: Path | str) -> np.ndarray:
-    """Images, uint8 [N, H, W, C], memory-mapped; UserError if the file holds something else."""
+    """Map the images of a .npy file, uint8 [N, H, W, C], into memory.
+
+    Raises UserError as `read_array` does, and for an array of another type or shape.
+    """
     images = read_array(path)
     if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
         raise UserError(f"{path}: expected uint8 images [N, H, W, C], not {images.dtype} {list(images.shape)}")
@@ -132,40 +148,44 @@ def read_images(path: Path | str) -> np.ndarray:
 
 
 def write_grid(path: Path | str, images: np.ndarray, columns: int = 8) -> None:
-    """A PNG of uint8 images [N, H, W, C], row by row with a margin between them, small ones enlarged."""
+    """Write a PNG file with uint8 images [N, H, W, C] row by row; images below 64 pixels in width are enlarged."""
     from PIL import Image
 
-    count, height, width, channels = images.shape
-    rows, margin = -(-count // columns), max(1, width // 16)
-    sheet = np.full((rows * columns, height + margin, width + margin, channels), 96, np.uint8)
-    sheet[:count, :height, :width] = images
-    sheet = sheet.reshape(rows, columns, *sheet.shape[1:]).swapaxes(1, 2)
-    sheet = sheet.reshape(rows * (height + margin), columns * (width + margin), channels).squeeze(
-        -1 if channels == 1 else ()
-    )
+    width = images.shape[2]
     zoom = max(1, 64 // width)
-    image = Image.fromarray(sheet)
-    image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
-    with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
+    sheet = Image.fromarray(_arrange_in_rows(images, columns, margin=max(1, width // 16)))
+    sheet = sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
+    with replace_file(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _arrange_in_rows(images: np.ndarray, columns: int, margin: int) -> np.ndarray:
+    """Images [N, H, W, C] as one image [rows (H + margin), columns (W + margin), C], without the last axis if C = 1."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    cells = np.full((rows * columns, height + margin, width + margin, channels), 96, np.uint8)
+    cells[:count, :height, :width] = images
+    cells = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+    sheet = cells.reshape(rows * (height + margin), columns * (width + margin), channels)
+    return sheet[..., 0] if channels == 1 else sheet
 
 
 def sha256(data: bytes) -> str:
-    """Hexadecimal digest."""
+    """The sha256 digest of bytes, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_of(path: Path | str) -> str:
-    """Digest of a file; UserError if it is missing."""
+    """The sha256 digest of a file, hexadecimal. Raises UserError for a file that is missing."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
-    return _digest(path, status.st_size, status.st_mtime_ns)
+    return _cached_sha256(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.cache
-def _digest(path: Path | str, size: int, modified: int) -> str:
-    """Read once for each state that the file is in."""
+def _cached_sha256(path: Path | str, size: int, modified: int) -> str:
+    """The digest of a file, which is read again only if its size or its time of modification has changed."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,26 +1,30 @@
-"""Work in threads with its results in order, for decoders and networks that do not hold each other up."""
+"""A parallel `map` in threads, for functions that release the interpreter's lock: decoders and networks."""
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def in_order(function: Callable[[Part], Result], parts: Iterable[Part], workers: int) -> Iterator[Result]:
-    """`function` of each part, in `workers` threads; a few results are ahead of the one that is asked for."""
+def map_in_order(function: Callable[[Part], Result], parts: Iterable[Part], workers: int) -> Iterator[Result]:
+    """Yield `function(part)` for each part, in order, computed by `workers` threads.
+
+    At most 2 `workers` results are computed ahead of the one that is requested. An exception of `function` is raised
+    when its result is requested.
+    """
     pool = ThreadPoolExecutor(workers)
-    ahead = collections.deque()
+    pending: collections.deque[Future[Result]] = collections.deque()
     try:
         for part in parts:
-            ahead.append(pool.submit(function, part))
-            if len(ahead) > 2 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+            pending.append(pool.submit(function, part))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

