@@ -46,18 +46,18 @@ def default_runs() -> list[str]:
 def objective(run: Run, experiments: config.Experiments, perceptual: Path | None) -> tuple[Objective, str]:
     """The objective, and the distance that it has."""
     if not experiments.perceptual(run) or perceptual:
-        return build.objective(run, perceptual), run.settings.get("distance", "none")
+        return build.build_objective(run, perceptual), run.settings.get("distance", "none")
     return dataclasses.replace(run.objective, distance=l2), f"l2 (instead of {run.settings['distance']})"
 
 
 def networks(run: Run, teacher: Run | None) -> tuple[nn.Module, nn.Module | None]:
     """The student, with the weights of the teacher where it starts from them, and the teacher: each in memory once."""
     torch.manual_seed(run.seed)
-    phi = build.model(build.run_description(teacher)) if teacher else None
+    phi = build.build_model(build.run_description(teacher)) if teacher else None
     if phi is None or not run.objective.starts_from_teacher:
-        return build.model(build.run_description(run)), phi
+        return build.build_model(build.run_description(run)), phi
     with torch.device("meta"):
-        student = build.model(build.run_description(run))
+        student = build.build_model(build.run_description(run))
     student = student.to_empty(device="cpu")
     student.load_state_dict(phi.state_dict())
     return student, phi

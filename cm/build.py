@@ -27,22 +27,26 @@ from cm.methods.base import Objective
 from cm.training.trainer import Plan
 from cm.utils import fetch, files, provenance
 
+DESCRIPTION = ("run", "progress", "commit", "network", "noise", "preconditioning")  # what every model file says
 
-def plan(run: Run, *, data: Path, out: Path, keep: list[int], inputs: Mapping[str, Path], device: str) -> Plan:
-    """Everything that training `run` needs. `inputs`: role (`teacher`, `perceptual`) to model file.
 
-    Raises UserError, before anything expensive, for data or a checkpoint that is missing, damaged or does not fit.
+def plan_training(run: Run, *, data: Path, out: Path, keep: list[int], inputs: Mapping[str, Path], device: str) -> Plan:
+    """The plan of a training: the objective, the networks and the images of a run.
+
+    `data`: a prepared data set. `keep`: percentages of training at which models are written to the folder `out`.
+    `inputs`: role (`teacher`, `perceptual`) to model file. Raises UserError, before anything expensive, for data or a
+    model that is missing, damaged or does not fit the run.
     """
-    objective_ = objective(run, inputs.get("perceptual"), device)
-    images, labels = _training_data(run, data, objective_)
+    objective = build_objective(run, inputs.get("perceptual"), device)
+    images, labels = _read_training_data(run, data, objective)
     torch.manual_seed(run.seed)
-    description = run_description(run) | {"made_from": _sources(data, inputs)}
-    student = model(description)
-    teacher = _teacher(run, inputs, description, student)
+    description = run_description(run) | {"made_from": _digest_inputs(data, inputs)}
+    student = build_model(description)
+    teacher = _load_teacher(run, inputs, student)
     return Plan(
         name=run.name,
         seed=run.seed,
-        objective=objective_,
+        objective=objective,
         training=run.training,
         noise=run.noise,
         student=student,
@@ -56,8 +60,11 @@ def plan(run: Run, *, data: Path, out: Path, keep: list[int], inputs: Mapping[st
     )
 
 
+# ---- descriptions ---------------------------------------------------------------------------------------------------
+
+
 def run_description(run: Run) -> dict[str, Any]:
-    """What is stored beside the weights: enough to build the model again, and what made it."""
+    """What a model file says of its weights: enough to build the model again, and how they came about."""
     return {
         "run": run.name,
         **run.describe(),
@@ -67,69 +74,130 @@ def run_description(run: Run) -> dict[str, Any]:
     }
 
 
-def _sources(data: Path, inputs: Mapping[str, Path]) -> dict[str, str]:
-    """Digests of the training images, as their manifest has it, and of the models a run starts from."""
+def _digest_inputs(data: Path, inputs: Mapping[str, Path]) -> dict[str, str]:
+    """The sha256 of the training images, from their manifest, and of the models that a run starts from."""
     manifest = files.read_json(data / "manifest.json")
     return {"images": manifest["splits"]["train"]["sha256"]} | {role: files.sha256_of(inputs[role]) for role in inputs}
 
 
-def model(description: Mapping[str, Any]) -> nn.Module:
-    """A network with random weights, preconditioned if its description says so: `(x, t, labels) -> x`."""
-    network = _section("network", description).build()
+def build_noise(description: Mapping[str, Any]) -> KarrasNoise:
+    """The noise grid of a model."""
+    return _build_section("noise", description)
+
+
+def image_shape(description: Mapping[str, Any]) -> tuple[int, int, int]:
+    """The shape (C, H, W) of the images of a model."""
+    network = description["network"]
+    return network["image_channels"], network["resolution"], network["resolution"]
+
+
+def _build_section(name: str, description: Mapping[str, Any]) -> Any:
+    """The network or the noise grid of a description."""
+    return make_component(name, description[name], f"{description['run']}, {name}")
+
+
+# ---- models ---------------------------------------------------------------------------------------------------------
+
+
+def build_model(description: Mapping[str, Any]) -> nn.Module:
+    """A model with random weights: a denoiser `(x, t, labels) -> x`, or a bare network without preconditioning."""
+    network = _build_section("network", description).build()
     if description["preconditioning"] is None:
         return network
-    scalings = registry.get("preconditioning", description["preconditioning"])
-    noise = noise_of(description)
-    return Denoiser(network, scalings, sigma_data=noise.sigma_data, sigma_min=noise.sigma_min)
+    coefficients = registry.get("preconditioning", description["preconditioning"])
+    noise = build_noise(description)
+    return Denoiser(network, coefficients, sigma_data=noise.sigma_data, sigma_min=noise.sigma_min)
 
 
-def trained(path: Path | str, device: str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
-    """The model in a file, for evaluation, and its description."""
-    tensors, description = model_file(path)
-    module = model(description)
+def read_model(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the description in a model file.
+
+    Raises UserError for the state of an unfinished training, and for a file that an earlier version of this suite
+    wrote, whose description has other keys.
+    """
+    tensors, description = native.load(path)
+    if "weights" in description:
+        raise UserError(f"{path} holds the pretrained weights {description['weights']}, not a model of this suite")
+    if "network" not in description:
+        raise UserError(f"{path} is the state of a training that is not finished, not a model")
+    missing = [key for key in DESCRIPTION if key not in description]
+    if missing:
+        raise _outdated(path, f"it does not say its {missing[0]}")
+    try:
+        _build_section("network", description)
+        if description["preconditioning"] is not None:
+            registry.get("preconditioning", description["preconditioning"])
+            build_noise(description)
+    except UserError as error:
+        raise _outdated(path, str(error)) from None
+    return tensors, description
+
+
+def _outdated(path: Path | str, reason: str) -> UserError:
+    return UserError(f"{path} was not written by this version of the suite: {reason}; train or convert it again")
+
+
+def load_model(path: Path | str, device: str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """The model in a file, in evaluation mode and without gradients, and its description.
+
+    Raises UserError for a file that is missing, damaged or holds no model.
+    """
+    tensors, description = read_model(path)
+    module = build_model(description)
     native.restore(module, tensors, path)
     return sampling.placed(module, device).eval().requires_grad_(False), description
 
 
-def released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and description of a run that takes them from a checkpoint: a file, or the published one, fetched."""
+def import_released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights and the description of a run that takes its weights from a checkpoint.
+
+    `checkpoint`: a file or folder; by default the published checkpoint of the run, which is fetched. Raises UserError
+    for one that cannot be fetched, is damaged or holds another network.
+    """
     from cm import checkpoints
 
-    about = run.released
-    if checkpoint is None:
-        name = run.training.released + PurePosixPath(urlparse(about.url).path).suffix
-        checkpoint = fetch.fetch_file(about.url, sha256=about.sha256, size=about.size, name=name)
-    tensors = checkpoints.import_checkpoint(checkpoint, run.network, weights=about.weights if about else "ema")
-    origin = {"checkpoint": checkpoint.name} | ({"url": about.url, "licence": about.licence} if about else {})
+    entry = run.released
+    checkpoint = checkpoint or _fetch_released(run)
+    tensors = checkpoints.import_checkpoint(checkpoint, run.network, weights=entry.weights if entry else "ema")
+    origin = {"checkpoint": checkpoint.name} | ({"url": entry.url, "licence": entry.licence} if entry else {})
     origin |= {"sha256": files.sha256_of(checkpoint)} if checkpoint.is_file() else {}
     description = run_description(run) | {"made_from": origin, "progress": 100}
     return {f"network.{name}": tensor for name, tensor in tensors.items()}, description
 
 
-def model_file(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and description of a model; UserError for the state of a training."""
-    tensors, description = native.load(path)
-    if "network" not in description:
-        raise UserError(f"{path} is the state of a training that is not finished, not a model")
-    return tensors, description
+def _fetch_released(run: Run) -> Path:
+    """The published checkpoint of a run, in the cache under the name of its entry in the experiment file."""
+    entry, name = run.released, run.training.released
+    if entry is None or name is None:
+        raise UserError(f"{run.name} names no published checkpoint")
+    suffix = PurePosixPath(urlparse(entry.url).path).suffix
+    return fetch.fetch_file(entry.url, sha256=entry.sha256, size=entry.size, name=name + suffix)
 
 
-def samples(module: nn.Module, description: Mapping[str, Any], sampler: Any, **how: Any) -> np.ndarray:
-    """uint8 images [count, H, W, C] of a trained model; `how`: the other arguments of `generate.images`."""
+def sample_images(module: nn.Module, description: Mapping[str, Any], sampler: Any, **settings: Any) -> np.ndarray:
+    """Samples uint8 [count, H, W, C] of a model.
+
+    `settings` are the other arguments of `cm.diffusion.sampling.images`.
+    """
     classes = description["network"].get("classes", 0)
-    about = {"noise": noise_of(description), "shape": image_shape(description), "classes": classes}
-    return sampling.images(module, sampler, **about, **how)
+    noise, shape = build_noise(description), image_shape(description)
+    return sampling.images(module, sampler, noise=noise, shape=shape, classes=classes, **settings)
 
 
-def noise_of(description: Mapping[str, Any]) -> KarrasNoise:
-    """The time grid of a model."""
-    return _section("noise", description)
+def select_device(name: str | None = None) -> str:
+    """The device of that name, or by default a GPU if there is one.
+
+    Raises UserError for a device that this machine does not have.
+    """
+    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
 
 
-def image_shape(description: Mapping[str, Any]) -> tuple[int, int, int]:
-    """[C, H, W] of the images that a model makes."""
-    network = description["network"]
-    return network["image_channels"], network["resolution"], network["resolution"]
+# ---- extractors -----------------------------------------------------------------------------------------------------
 
 
 def load_classifier(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[nn.Module, str]:
@@ -137,7 +205,7 @@ def load_classifier(path: Path | str, shape: tuple[int, int, int], device: str =
 
     Raises UserError for any other model, and for a classifier of images of another shape than `shape` (C, H, W).
     """
-    module, description = trained(path, device)
+    module, description = load_model(path, device)
     if not hasattr(module, "features"):
         raise UserError(f"{path} holds {description['run']}, which is not a classifier and has no features")
     if image_shape(description) != shape:
@@ -182,16 +250,22 @@ class ClassifierFeatures(nn.Module):
         return self.network.features(x.float() / 127.5 - 1)
 
 
-def objective(run: Run, perceptual: Path | str | None = None, device: str = "cpu") -> Objective:
-    """The objective of a run, a perceptual distance with its network."""
+# ---- what a training needs ------------------------------------------------------------------------------------------
+
+
+def build_objective(run: Run, perceptual: Path | str | None = None, device: str = "cpu") -> Objective:
+    """The objective of a run; a perceptual distance gets its network from the model file `perceptual`.
+
+    Raises UserError for a perceptual distance without such a file, and for a file that does not fit.
+    """
     if not run.objective.needs_perceptual_network:
         return run.objective
-    distance = run.objective.distance
     if perceptual is None:
         name = run.settings["distance"]
         raise UserError(f"{run.name}: distance '{name}' needs the model of its features (--perceptual)")
     shape = image_shape(run.describe())
-    return dataclasses.replace(run.objective, distance=_perceptual_distance(distance, perceptual, shape, device))
+    distance = _perceptual_distance(run.objective.distance, perceptual, shape, device)
+    return dataclasses.replace(run.objective, distance=distance)
 
 
 def _perceptual_distance(lpips: LPIPS, path: Path | str, shape: tuple[int, int, int], device: str) -> Distance:
@@ -203,32 +277,31 @@ def _perceptual_distance(lpips: LPIPS, path: Path | str, shape: tuple[int, int, 
     return own_size.with_network(feature_distance(lambda x: backbone.maps(2 * x - 1)))
 
 
-def _section(name: str, description: Mapping[str, Any]) -> Any:
-    """The network or the noise grid of a description."""
-    return make_component(name, description[name], f"{description['run']}, {name}")
-
-
-def _training_data(run: Run, data: Path, objective_: Objective) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_training_data(run: Run, data: Path, objective: Objective) -> tuple[np.ndarray, np.ndarray | None]:
+    """The training images uint8 [N, H, W, C], and their labels [N] if the objective or the network needs them."""
     images = files.read_images(data / "train" / "images.npy")
     network = run.network
-    wanted = (network.resolution, network.resolution, network.image_channels)
-    if images.shape[1:] != wanted:
-        raise UserError(f"{data}: images are {list(images.shape[1:])}, the network of {run.name} takes {list(wanted)}")
-    labelled = objective_.labelled or getattr(network, "classes", 0)
+    expected = (network.resolution, network.resolution, network.image_channels)
+    if images.shape[1:] != expected:
+        raise UserError(
+            f"{data}: images are {list(images.shape[1:])}, the network of {run.name} takes {list(expected)}"
+        )
+    labelled = objective.labelled or run.describe()["network"].get("classes", 0)
     return images, files.read_array(data / "train" / "labels.npy") if labelled else None
 
 
-def _teacher(run: Run, inputs: Mapping[str, Path], description: dict, student: nn.Module) -> nn.Module | None:
-    """The teacher, its weights copied into the student; None for a run without one."""
+def _load_teacher(run: Run, inputs: Mapping[str, Path], student: nn.Module) -> nn.Module | None:
+    """The teacher of a run, None for a run without one. Its weights are copied into the student if the run says so."""
     if not run.objective.needs_teacher:
         return None
     if "teacher" not in inputs:
         raise UserError(f"{run.name}: needs the weights of its teacher (--teacher)")
-    tensors, of_teacher = model_file(inputs["teacher"])
-    if of_teacher["preconditioning"] != "edm":
-        raise UserError(f"{inputs['teacher']} holds {of_teacher['run']}, which is not a diffusion model: no teacher")
-    teacher = model(of_teacher)
-    native.restore(teacher, tensors, inputs["teacher"])
+    path = inputs["teacher"]
+    tensors, description = read_model(path)
+    if description["preconditioning"] != "edm":
+        raise UserError(f"{path} holds {description['run']}, which is not a diffusion model and cannot be a teacher")
+    teacher = build_model(description)
+    native.restore(teacher, tensors, path)
     if run.objective.starts_from_teacher:
-        native.restore(student, tensors, inputs["teacher"])
+        native.restore(student, tensors, path)
     return teacher

@@ -65,5 +65,5 @@ def plan_of(place: Path, name: str, out: Path | None = None, **changes) -> train
         role: place / "models" / other.name / "100.safetensors" for role, other in experiments.inputs(run).items()
     }
     out = out or place / "models" / name
-    plan = build.plan(run, data=place / "data", out=out, keep=[50, 100], inputs=models, device="cpu")
+    plan = build.plan_training(run, data=place / "data", out=out, keep=[50, 100], inputs=models, device="cpu")
     return dataclasses.replace(plan, **changes)

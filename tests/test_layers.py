@@ -26,7 +26,7 @@ LAYERS = [
     {"diffusion.denoiser", "diffusion.sampling", "networks", "methods", "checkpoints", "evaluation.extractors"},
     {"training", "evaluation"},
     {"build", "cost"},
-    {"cli", "__main__", "options"},
+    {"api", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 TORCH_FREE = {

@@ -37,7 +37,7 @@ def experiments(tmp_path, monkeypatch):
     (folder / "digits" / "ct.yaml").write_text(yaml.safe_dump(experiment((tmp_path / "home.pt").as_uri())))
     spec = Experiments(folder).run(RUN)
     description = build.run_description(spec) | {"progress": 100}
-    model = recipe_weights(build.model(description))
+    model = recipe_weights(build.build_model(description))
     native.save(tmp_path / "ours.safetensors", model.state_dict(), description)
     arguments = ["convert", "--model", str(tmp_path / "ours.safetensors"), "--to", "openai"]
     assert main([*arguments, "--out", str(tmp_path / "home.pt")]) == 0

@@ -149,7 +149,7 @@ def _component(kind: str) -> Schema:
 
 def _any_of_components(kind: str, *, named: bool) -> Schema:
     """The settings of any component of a kind, all optional; `named`: with its name, which selects the settings."""
-    schemas = [_settings_schema(name, found, named=named) for name, found in sorted(registry.known(kind).items())]
+    schemas = [_settings_schema(name, found, named=named) for name, found in sorted(registry.components(kind).items())]
     return {"anyOf": schemas + ([_without_name(schemas)] if named else [])}
 
 

@@ -99,7 +99,7 @@ def _activations(key: str, batch: int, precision: str, checkpointed: bool) -> in
 
 def _on_meta(key: str) -> nn.Module:
     with torch.device("meta"):
-        return build.model(json.loads(key))
+        return build.build_model(json.loads(key))
 
 
 @functools.cache

@@ -29,5 +29,7 @@ def by_hand(names: Sequence[str], home: str) -> Path:
     """What somebody put into the cache; UserError that tells how, for a data set whose licence forbids to fetch it."""
     path = cached(names)
     if path is None:
-        raise UserError(f"no {names[0]}: download it from {home}, then give --source or put it at {fetch.cache_folder()}")
+        raise UserError(
+            f"no {names[0]}: download it from {home}, then give --source or put it at {fetch.cache_folder()}"
+        )
     return path

@@ -29,7 +29,7 @@ def exported(request, tmp_path_factory) -> tuple[nn.Module, dict, Path]:
     """A consistency model with random weights, its description, and the folder it was exported to."""
     torch.manual_seed(0)
     about, folder = description(NETS[request.param]), tmp_path_factory.mktemp("diffusers") / "model"
-    model = recipe_weights(build.model(about)).eval()
+    model = recipe_weights(build.build_model(about)).eval()
     export_checkpoint(model.state_dict(), about, folder, "diffusers")
     return model, about, folder
 
@@ -47,7 +47,7 @@ def test_the_pipeline_of_diffusers_makes_the_same_images(exported, diffusers):
     model, about, folder = exported
     pipeline = diffusers.ConsistencyModelPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    net, noise = model.network, build.noise_of(about)
+    net, noise = model.network, build.build_noise(about)
     z = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 4, 2]) if net.classes else None
     tau = float(noise.times(40)[22])

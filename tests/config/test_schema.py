@@ -35,7 +35,7 @@ SECTIONS = [
 COMPONENTS = [
     found
     for kind in registry.HOMES
-    for found in registry.known(kind).values()
+    for found in registry.components(kind).values()
     if isinstance(found, type) and dataclasses.is_dataclass(found)
 ]
 

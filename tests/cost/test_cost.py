@@ -111,7 +111,7 @@ def test_half_precision_normalises_in_single_precision_as_gpus_do():
 def test_kept_bytes_agree_with_a_real_forward_pass(experiments, name):
     """The same hooks on real tensors of the processor."""
     run, kept = load(name, experiments), {}
-    module = build.model(build.run_description(run)).train()
+    module = build.build_model(build.run_description(run)).train()
     own = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
 
     def pack(tensor):

@@ -138,5 +138,5 @@ def test_pretrained_lpips_has_its_size_and_pooling(tmp_path, monkeypatch, varian
     path = tmp_path / "lpips.safetensors"
     native.save(path, {"lin0": torch.zeros(1)}, {"weights": "lpips-vgg16"})
     run = config.Experiments().run(f"cifar10/cd/{variant}/seed0")
-    assert build.objective(run, path).distance.size == size
+    assert build.build_objective(run, path).distance.size == size
     assert made == [(path, {"pooling": pooling, "device": "cpu"})]

@@ -62,8 +62,8 @@ def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
         document = document | ({"training": TRAINING | {"total_steps": 60}} if name == "ct" else {})
         (experiments / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
     code = (
-        "import dataclasses, sys; from cm import build, __main__; plan = build.plan;"
-        "build.plan = lambda *a, **k: dataclasses.replace(plan(*a, **k), save_seconds=0.0); sys.exit(__main__.main())"
+        "import dataclasses, sys; from cm import build, __main__; plan = build.plan_training;"
+        "build.plan_training = lambda *a, **k: dataclasses.replace(plan(*a, **k), save_seconds=0.0); sys.exit(__main__.main())"
     )
     out = {name: tmp_path / name for name in ("whole", "parts")}
     command = {
@@ -281,8 +281,8 @@ def test_a_bad_file_is_named_in_one_line_before_training(place, tmp_path, capsys
 def test_samples_do_not_depend_on_the_batch(place):
     from cm.diffusion import sampling
 
-    model, description = build.trained(place / "models/digits/edm/default/seed0/100.safetensors")
-    given = {"noise": build.noise_of(description), "shape": (1, 8, 8), "seed": 5}
+    model, description = build.load_model(place / "models/digits/edm/default/seed0/100.safetensors")
+    given = {"noise": build.build_noise(description), "shape": (1, 8, 8), "seed": 5}
     sampler = config.parse_sampler("multistep,times~0.8")
     whole = sampling.images(model, sampler, count=10, **given)
     parts = sampling.images(model, sampler, count=10, batch=3, **given)

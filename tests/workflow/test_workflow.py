@@ -170,7 +170,9 @@ def test_a_released_run_is_fetched_and_converted_in_place_of_training(tmp_path, 
     path.write_text(yaml.safe_dump(document))
     run = Experiments(tmp_path / "experiments").run("digits/ct/released~theirs/seed0")
     description = build.run_description(run)
-    weights = {name.removeprefix("network."): part for name, part in build.model(description).state_dict().items()}
+    weights = {
+        name.removeprefix("network."): part for name, part in build.build_model(description).state_dict().items()
+    }
     torch.save(openai_state_dict(weights, run.network), tmp_path / "home.pt")
     target = f"results/samples/{run.name}/100/onestep.npy"
     planned = jobs(snakemake(tmp_path, target, "--dry-run"))
@@ -178,7 +180,8 @@ def test_a_released_run_is_fetched_and_converted_in_place_of_training(tmp_path, 
     snakemake(tmp_path, target)
     assert (tmp_path / target).with_suffix(".png").exists()
     assert (
-        build.trained(tmp_path / f"results/models/{run.name}/100.safetensors")[1]["made_from"]["url"] == theirs["url"]
+        build.load_model(tmp_path / f"results/models/{run.name}/100.safetensors")[1]["made_from"]["url"]
+        == theirs["url"]
     )
 
 

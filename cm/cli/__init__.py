@@ -1,0 +1,63 @@
+"""The commands: each reads files, calls one function, and writes files. `cm COMMAND --help` explains its options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from cm import __version__
+from cm.cli.datasets import prepare
+from cm.cli.models import convert, describe, sample, train
+from cm.cli.scores import draw, featurize, schema, score, weights
+from cm.errors import UserError, unknown
+
+COMMANDS = (prepare, train, convert, weights, describe, sample, featurize, score, draw, schema)
+
+
+class CommandGroup(click.Group):
+    """A group of commands that lists them in the order in which they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=CommandGroup,
+    commands={command.name or "": command for command in COMMANDS},
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+@click.version_option(__version__, message="%(version)s")
+def cli() -> None:
+    """Reproduce consistency models: prepare data, train, sample, score, and draw tables and figures."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit status: 2 after a mistake of the user, which is reported in one line."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        status = cli.main(list(arguments), prog_name="cm", standalone_mode=False)
+    except click.exceptions.Abort:
+        return 130
+    except (UserError, click.ClickException, OSError) as error:
+        name = f"cm {arguments[0]}" if arguments and arguments[0] in cli.commands else "cm"
+        print(f"{name}: error: {_explain(error)}", file=sys.stderr)
+        return 2
+    return status or 0
+
+
+def _explain(error: Exception) -> str:
+    """The message of an error in one line."""
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        options = [param.opts[0] for param in error.ctx.command.get_params(error.ctx) if param.opts[0][0] == "-"]
+        return str(unknown("option", error.option_name, options))
+    if isinstance(error, click.exceptions.NoSuchCommand):
+        return str(unknown("command", error.command_name, cli.commands))
+    if isinstance(error, click.ClickException):
+        message = " ".join(error.format_message().split()).rstrip(".")
+        return message[:1].lower() + message[1:]
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return str(error)

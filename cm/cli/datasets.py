@@ -1,0 +1,98 @@
+"""`cm prepare`. The settings of every registered data set are options of it."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import click
+import yaml
+
+from cm import registry
+from cm.cli.options import FOLDER, WholeNumber
+from cm.config.checking import WORDS, hints_of, parse_list
+
+
+class PrepareCommand(click.Command):
+    """A command that has the settings of all data sets as options, besides its own."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*super().get_params(ctx), *_dataset_options(tuple(registry.components("dataset").items()))]
+
+
+@functools.cache
+def _dataset_options(datasets: tuple[tuple[str, type], ...]) -> list[click.Option]:
+    """An option for each setting of the data sets; its value stays text until the data set is known."""
+    owners: dict[str, list[str]] = {}
+    hints: dict[str, Any] = {}
+    for name, dataset in datasets:
+        for setting, hint in hints_of(dataset).items():
+            owners.setdefault(setting, []).append(name)
+            hints[setting] = hint
+    return [_make_option(setting, hints[setting], names) for setting, names in sorted(owners.items())]
+
+
+def _make_option(setting: str, hint: Any, datasets: list[str]) -> click.Option:
+    spellings = dict.fromkeys([f"--{setting.replace('_', '-')}", f"--{setting}"])
+    plain = _without_marks(hint)
+    words = " or ".join(map(str, get_args(plain))) if get_origin(plain) is Literal else WORDS.get(plain, "a value")
+    help_text = f"{words}, a setting of the data set{'s' * (len(datasets) > 1)} {', '.join(sorted(datasets))}"
+    return click.Option([*spellings, setting], help=help_text, metavar="VALUE")
+
+
+def _without_marks(hint: Any) -> Any:
+    """A type hint without `Annotated` and without `None`."""
+    while get_origin(hint) is Annotated or type(None) in get_args(hint):
+        hint = next(argument for argument in get_args(hint) if argument is not type(None))
+    return hint
+
+
+def parse_setting(hint: Any, text: str) -> Any:
+    """The value that the text of an option means for a setting of that type hint.
+
+    Text that does not fit the hint is returned as YAML reads it; `cm.config.check` then refuses it.
+    """
+    plain = _without_marks(hint)
+    if get_origin(plain) is Literal:
+        return next((word for word in get_args(plain) if str(word) == text), text)
+    if plain is str:
+        return text
+    if plain is float and _is_number(text):
+        return float(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return parse_list(plain, value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@click.command(cls=PrepareCommand)
+@click.option("--dataset", required=True, help="cifar10, imagenet64, lsun_bedroom, folder, ...")
+@click.option("--source", help="archive or folder, or its URL; by default it is looked for in $CM_CACHE, or fetched")
+@click.option("--out", type=FOLDER, required=True, help="folder to write")
+@click.option("--workers", type=WholeNumber(1), help="processes; by default one for each core")
+@click.option(
+    "--allow-undecodable",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    metavar="SHARE",
+    help="leave out images that cannot be decoded, up to this share of all; by default stop at the first",
+)
+def prepare(
+    dataset: str, source: str | None, out: Path, workers: int | None, allow_undecodable: float, **settings: str | None
+) -> None:
+    """Write a data set in the layout that training and scoring read; an interrupted preparation is continued."""
+    from cm import data
+
+    hints = hints_of(registry.get("dataset", dataset))
+    values = {name: parse_setting(hints.get(name, str), text) for name, text in settings.items() if text is not None}
+    data.prepare(dataset, out, source=source, workers=workers, allowed=allow_undecodable, settings=values)

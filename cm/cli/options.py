@@ -1,0 +1,226 @@
+"""Types of options, and groups of options that several commands share.
+
+A group reaches its command as one argument: a frozen dataclass with a field for each of its options.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cm import config
+from cm.errors import UserError
+
+if TYPE_CHECKING:
+    from cm.api import Model, SamplingSettings
+    from cm.evaluation.features import Compute
+    from cm.evaluation.scoring import MakeExtractor
+
+Function = Callable[..., None]
+Decorator = Callable[[Function], Function]
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE_OR_FOLDER = click.Path(path_type=Path)
+
+
+class WholeNumber(click.IntRange):
+    """A whole number within bounds; the error names the option and the bound that is not respected."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = int(click.INT.convert(value, param, ctx))
+        name = param.name if param else "the value"
+        if self.min is not None and number < self.min:
+            raise click.UsageError(f"{name} must be at least {self.min:g}, not {number}", ctx)
+        if self.max is not None and number > self.max:
+            raise click.UsageError(f"{name} must be at most {self.max:g}, not {number}", ctx)
+        return number
+
+
+def group(parameter: str, cls: type, *options: Decorator) -> Decorator:
+    """A decorator that adds options to a command, which receives their values as `parameter`, an instance of `cls`."""
+    names = [field.name for field in dataclasses.fields(cls)]
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def wrapper(**arguments: Any) -> None:
+            values = {name: arguments.pop(name) for name in names}
+            function(**arguments, **{parameter: cls(**values)})
+
+        for option in reversed(options):
+            wrapper = option(wrapper)
+        return wrapper
+
+    return decorate
+
+
+experiments_option = click.option(
+    "--experiments", type=FOLDER, default=config.EXPERIMENTS, show_default=True, help="folder of experiment files"
+)
+threads_option = click.option("--threads", type=WholeNumber(1), help="processor threads that torch may use")
+device_option = click.option("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one")
+
+
+def select_device(name: str | None, threads: int | None) -> str:
+    """The device of that name, or the default one, after the number of threads of torch has been set.
+
+    Raises UserError for a device that this machine does not have.
+    """
+    import torch
+
+    from cm import build
+
+    if threads:
+        torch.set_num_threads(threads)
+    return build.select_device(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """What a command computes on."""
+
+    threads: int | None
+    device: str | None
+
+    def select(self) -> str:
+        """The device; UserError for one that this machine does not have."""
+        return select_device(self.device, self.threads)
+
+
+hardware_options = group("hardware", Hardware, threads_option, device_option)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """Where `sample` takes its model from: a file, or a run."""
+
+    model: Path | None
+    run: str | None
+    experiments: Path
+    results: Path
+    threads: int | None
+    device: str | None
+
+    def load(self) -> Model:
+        """The model.
+
+        Raises UserError, before torch is imported, for an unknown run and if not exactly one of model and run is given.
+        """
+        if (self.model is None) == (self.run is None):
+            raise UserError("give either --model or --run: the model file, or the run whose model is sampled")
+        run = config.Experiments(self.experiments).run(self.run) if self.run else None
+        device = select_device(self.device, self.threads)
+        from cm import api
+
+        return api.load(
+            run.name if run else self.model, device=device, experiments=self.experiments, results=self.results
+        )
+
+
+model_options = group(
+    "source",
+    ModelSource,
+    click.option("--model", type=FILE, help="model file"),
+    click.option(
+        "--run",
+        help="<dataset>/<method>/<variant>/seed<seed> in place of a model file: the model is that of RESULTS, a released "
+        "one is fetched, and the evaluation settings of the run are the defaults of the options below",
+    ),
+    experiments_option,
+    click.option("--results", type=FOLDER, default=Path("results"), show_default=True, help="folder of the results"),
+    threads_option,
+    device_option,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingChanges:
+    """Settings of sampling that replace those of the model; None for those that do not."""
+
+    quantization: str | None
+    clamp: bool | None
+    precision: str | None
+    batch: int | None
+
+    def apply(self, settings: SamplingSettings) -> SamplingSettings:
+        """The settings with the changes."""
+        changes = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return dataclasses.replace(settings, **changes)
+
+
+sampling_options = group(
+    "changes",
+    SamplingChanges,
+    click.option(
+        "--quantization", type=click.Choice(["round", "truncate"]), help="of pixels to 8 bits  [default: truncate]"
+    ),
+    click.option("--clamp/--no-clamp", default=None, help="clamp every estimate of the denoiser to [-1, 1]"),
+    click.option(
+        "--precision",
+        type=click.Choice(["bfloat16", "float16", "float32"]),
+        help="of the network  [default: float32]",
+    ),
+    click.option("--batch", type=WholeNumber(1), help="images sampled at a time  [default: 256]"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How images are scored."""
+
+    protocol: str
+    extractor: Path | None
+
+    def read(self) -> config.Protocol:
+        """The protocol; UserError for an unknown one."""
+        return config.read_protocol(self.protocol)
+
+    def make_extractor(self, protocol: config.Protocol) -> MakeExtractor:
+        """A function that loads the extractor for images of a shape."""
+        from cm import build
+
+        return functools.partial(build.load_extractor, protocol, self.extractor)
+
+
+scoring_options = group(
+    "scoring",
+    Scoring,
+    click.option("--protocol", required=True, help=f"how to score: a name in {config.PROTOCOLS}, or a .yaml file"),
+    click.option(
+        "--extractor", type=FILE, help="file of the protocol's extractor; by default pretrained weights, fetched"
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractionOptions:
+    """How features are computed; the result does not depend on it."""
+
+    batch: int
+    workers: int
+    threads: int | None
+    device: str | None
+
+    def select(self) -> Compute:
+        """The batch, the workers and the devices; UserError for a device that this machine does not have."""
+        names = self.device.split(",") if self.device else [None]
+        devices = tuple(select_device(name, self.threads) for name in names)
+        from cm.evaluation.features import Compute
+
+        return Compute(self.batch, self.workers, devices)
+
+
+extraction_options = group(
+    "extraction",
+    ExtractionOptions,
+    click.option("--batch", type=WholeNumber(1), default=64, show_default=True, help="images at a time"),
+    click.option(
+        "--workers", type=WholeNumber(1), default=4, show_default=True, help="threads that decode and resize images"
+    ),
+    threads_option,
+    click.option("--device", help="cpu, cuda, or several: cuda:0,cuda:1; by default a GPU if there is one"),
+)

@@ -1,0 +1,119 @@
+"""The commands about scores: `weights`, `featurize`, `score`, `draw` and `schema`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from cm import config
+from cm.cli.options import (
+    FILE,
+    FILE_OR_FOLDER,
+    FOLDER,
+    ExtractionOptions,
+    Scoring,
+    extraction_options,
+    scoring_options,
+)
+from cm.utils import files
+
+
+@click.command()
+@click.option("--name", required=True, help="inception, dinov2, lpips-vgg16 or lpips-alexnet")
+@click.option("--source", type=FILE, help="file to read; by default it is fetched to $CM_CACHE")
+@click.option("--out", type=FILE, required=True, help="file to write")
+def weights(name: str, source: Path | None, out: Path) -> None:
+    """Write the weights of a pretrained network, Inception or LPIPS, in the form that scoring and training read."""
+    from cm.evaluation import pretrained
+
+    pretrained.made(name, out, source)
+
+
+images_argument = click.argument("images", type=FILE_OR_FOLDER)
+
+
+@click.command()
+@images_argument
+@scoring_options
+@click.option(
+    "--statistics",
+    type=FILE,
+    help="file whose mean and covariance are taken instead of computed; by default the protocol's, if it names one",
+)
+@click.option("--out", type=FILE, required=True, help=".npz file to write")
+@click.option("--compact", is_flag=True, help="only the mean and covariance, computed anew: small enough to publish")
+@extraction_options
+def featurize(
+    images: Path,
+    scoring: Scoring,
+    statistics: Path | None,
+    *,
+    out: Path,
+    compact: bool,
+    extraction: ExtractionOptions,
+) -> None:
+    """Summarize the features of real images for all scores that compare with them; continues where it stopped.
+
+    IMAGES is a folder, a zip, a .npz or a .npy of 8-bit images; arrays are [N, H, W, C].
+    """
+    protocol = scoring.read()
+    if compact:
+        protocol, statistics = dataclasses.replace(protocol, statistics=None), None
+    compute, make_extractor = extraction.select(), scoring.make_extractor(protocol)
+    from cm.evaluation import features, reference
+    from cm.evaluation.scoring import summarize_reference
+
+    found, about = summarize_reference(
+        images, protocol=protocol, make_extractor=make_extractor, statistics=statistics, compute=compute
+    )
+    if compact:
+        reference.pack(out, *found.moments(), about)
+    else:
+        features.write(out, found, about)
+
+
+@click.command()
+@images_argument
+@click.option(
+    "--reference",
+    type=FILE_OR_FOLDER,
+    required=True,
+    help="real images, their summary (`cm featurize`), or published statistics",
+)
+@scoring_options
+@click.option("--out", type=FILE, required=True, help=".json file to write")
+@extraction_options
+def score(images: Path, reference: Path, scoring: Scoring, *, out: Path, extraction: ExtractionOptions) -> None:
+    """Score images by a protocol against real images: FID, KID, precision, recall, Inception Score.
+
+    IMAGES is a folder, a zip, a .npz or a .npy of 8-bit images; arrays are [N, H, W, C].
+    """
+    protocol = scoring.read()
+    compute, make_extractor = extraction.select(), scoring.make_extractor(protocol)
+    from cm.evaluation.scoring import score_images
+
+    result = score_images(images, reference, protocol=protocol, make_extractor=make_extractor, compute=compute)
+    files.write_json(out, result)
+
+
+@click.command()
+@click.option("--suite", type=FILE, required=True, help="suite file")
+@click.option("--artefact", required=True, help="name of a table, a figure or an ablation of the suite")
+@click.option("--results", type=FOLDER, default=Path("results"), show_default=True, help="folder of the results")
+@click.option("--out", type=FOLDER, default=Path("reports"), show_default=True, help="folder to write")
+def draw(suite: Path, artefact: str, results: Path, out: Path) -> None:
+    """Draw a table or a figure of a suite from its score files."""
+    from cm import report
+
+    report.draw(config.load_suite(suite), artefact, results, out)
+
+
+@click.command()
+@click.option("--out", type=FOLDER, default=Path("workflow/schemas"), show_default=True, help="folder to write")
+def schema(out: Path) -> None:
+    """Write JSON Schemas of experiment, suite and protocol files, by which editors complete and check them."""
+    from cm.config.schema import write_schemas
+
+    write_schemas(out)
