@@ -72,7 +72,7 @@ OPTIONS = {
     },
     "sample": {
         "model": {**_PATH, "help": "model file"},
-        "sampler": {"required": True, "help": "onestep, multistep,times~0.8 or heun,steps~18, ..."},
+        "sampler": {"required": True, "help": "onestep, multistep,times~0.8 or ode,solver~heun,steps~18, ..."},
         "out": {**_PATH, "help": ".npy file to write"},
         "count": {"type": int, "default": 64, "help": "how many images"},
         "seed": {"type": int, "help": "of the noise; by default the run's"},

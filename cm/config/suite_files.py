@@ -17,7 +17,7 @@ class Entry:
     """One line of an artefact's `entries:`; it stands for one score for each combination, seed and percentage.
 
     `vary`: setting to list of values, all combinations; `variants`: a list of combinations spelt out; `settings`: what
-    all of them have in common. `sampler` and `samplers` may name settings in braces: `pd,steps~{steps}`. `label`: the
+    all of them have in common. `sampler` and `samplers` may name settings in braces: `ode,denoise_last~false,solver~euler,steps~{steps}`. `label`: the
     name in legends, with the same braces; by default the varied settings.
     """
 

@@ -82,7 +82,7 @@ class Adaptive:
 class Doubling:
     """N(k) doubles from `s0` + 1 to `s1` + 1 in stages of equal length, and mu = 0 (Song & Dhariwal 2024, Section 3.4):
 
-        N(k) = min(s0 2^floor(k / K'), s1) + 1,   K' = floor(K / (log2 floor(s1 / s0) + 1))
+    N(k) = min(s0 2^floor(k / K'), s1) + 1,   K' = floor(K / (log2 floor(s1 / s0) + 1))
     """
 
     s0: Annotated[int, at_least(1)] = 10

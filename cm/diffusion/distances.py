@@ -96,9 +96,10 @@ class LPIPS:
 
 @dataclass(frozen=True)
 class PerceptualDistance:
-    """`metric((a + 1) / 2, (b + 1) / 2)`, of images narrower than 256 pixels after a resize to `size`, unless it is None.
+    """`metric((a + 1) / 2, (b + 1) / 2)`, of images in [-1, 1], as LPIPS takes them.
 
-    The resize is bilinear, without antialiasing. Computed in float32 under autocast too.
+    Images narrower than 256 pixels are resized to `size` first, unless it is None: bilinear, without antialiasing.
+    Computed in float32 under autocast too.
     """
 
     metric: Distance

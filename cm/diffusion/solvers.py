@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from cm import registry
+from cm.errors import UserError
 from cm.registry import register
 
 if TYPE_CHECKING:
@@ -62,6 +64,14 @@ def integrate(solver: Solver, denoise: Denoise, x: Tensor, times: Sequence[Tenso
     for t, s in itertools.pairwise(times):
         x = solver(denoise, x, t, s, history) if solver.history else solver(denoise, x, t, s)
     return x
+
+
+def check_single_step(solver: Solver, where: str) -> None:
+    """Raises UserError for a solver that makes use of earlier steps, which a distillation step does not have."""
+    if solver.history:
+        single = [name for name, other in registry.known("solver").items() if not other.history]
+        name = registry.name("solver", solver)
+        raise UserError(f"{where}: solver '{name}' needs earlier steps and can only sample; known: {', '.join(single)}")
 
 
 def per_image(t: Tensor, like: Tensor) -> Tensor:

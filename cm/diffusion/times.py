@@ -73,14 +73,14 @@ class Uniform:
 class LogNormal:
     """ln t ~ N(p_mean, p_std^2) (EDM, Table 1), or the same distribution on the intervals of a grid (iCT):
 
-        P(i) ~ erf(z_i) - erf(z_{i+1}),   z_i = (ln grid[i] - p_mean) / (sqrt(2) p_std)
+    P(i) ~ erf(z_i) - erf(z_{i+1}),   z_i = (ln grid[i] - p_mean) / (sqrt(2) p_std)
     """
 
     p_mean: float = -1.2
     p_std: Annotated[float, above(0.0)] = 1.2
 
     def on_grid(self, draws: Draws, grid: np.ndarray) -> Tensor:
-        """i with probability P(i), by the inverse of the cumulative distribution (Song & Dhariwal 2024, Section 3.5)."""
+        """i with probability P(i), by inverting its cumulative distribution (Song & Dhariwal 2024, Section 3.5)."""
         u = draws.uniform().double()
         cumulative = self.probabilities(grid).cumsum(0).to(u.device)
         return torch.searchsorted(cumulative, u, right=True).clamp(max=len(grid) - 2)
