@@ -31,6 +31,7 @@ HOMES = {
     "resizer": "cm.evaluation.resizers",
     "sampler": "cm.diffusion.samplers",
     "solver": "cm.diffusion.solvers",
+    "times": "cm.diffusion.times",
     "weighting": "cm.diffusion.weightings",
     "weights": "cm.evaluation.pretrained",
 }

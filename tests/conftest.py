@@ -24,14 +24,14 @@ FILES = {
         "perceptual": "digits/classifier/default/seed1",
         "evaluation": {"protocol": "offline", "samples": 40},
     },
-    "edm": {"training": TRAINING | {"optimiser": "adam", "flip": True}, "sampler": "heun,steps~4"},
+    "edm": {"training": TRAINING | {"optimiser": "adam", "flip": True}, "sampler": "ode,solver~heun,steps~4"},
     "cd": {"training": TRAINING, "objective": {"distance": "lpips"}, "teacher": "edm", "sampler": "onestep"},
     "ct": {
         "training": TRAINING,
         "objective": {"distance": "l1", "curriculum": {"name": "adaptive", "s1": 10}},
         "sampler": "onestep",
     },
-    "pd": {"training": TRAINING | {"clip": 1.0}, "teacher": "edm", "chain": 2, "sampler": "pd,steps~{steps}"},
+    "pd": {"training": TRAINING | {"clip": 1.0}, "teacher": "edm", "chain": 2, "sampler": "ode,denoise_last~false,solver~euler,steps~{steps}"},
     "classifier": {
         "network": {"name": "classifier", "resolution": 8, "image_channels": 1, "channels": 8, "features": 8},
         "training": TRAINING | {"optimiser": "adam"},

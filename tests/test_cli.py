@@ -25,7 +25,7 @@ def run(verb: str, **options) -> int:
 
 def test_sample(model, tmp_path):
     out, preview = tmp_path / "a.npy", tmp_path / "p.npy"
-    assert run("sample", model=model, sampler="heun,steps~3", count=40, out=out, preview=preview) == 0
+    assert run("sample", model=model, sampler="ode,solver~heun,steps~3", count=40, out=out, preview=preview) == 0
     images, about = files.read_images(out), files.read_json(tmp_path / "a.json")
     assert images.shape == (40, 8, 8, 1)
     assert (about["nfe"], about["seed"], about["run"]) == (5, 0, "digits/edm/default/seed0")
@@ -38,7 +38,7 @@ def test_samples_in_lower_precision_differ_a_little(model, tmp_path):
     made = {}
     for precision in ("float32", "bfloat16", "float16"):
         out = tmp_path / f"{precision}.npy"
-        assert run("sample", model=model, sampler="heun,steps~3", count=8, out=out, precision=precision) == 0
+        assert run("sample", model=model, sampler="ode,solver~heun,steps~3", count=8, out=out, precision=precision) == 0
         made[precision] = files.read_images(out).astype(float)
     for precision in ("bfloat16", "float16"):
         assert 0 < np.abs(made[precision] - made["float32"]).mean() < 3
@@ -48,7 +48,7 @@ def test_samples_in_lower_precision_differ_a_little(model, tmp_path):
     ("options", "message"),
     [
         ({"sampler": "onestp"}, f"unknown sampler 'onestp'; known: {', '.join(registry.names('sampler'))}"),
-        ({"sampler": "heun,steps~0"}, "steps must be at least 2"),
+        ({"sampler": "ode,solver~heun,steps~0"}, "steps must be at least 2"),
         ({"model": "absent.safetensors"}, "no file absent.safetensors"),
         ({"device": "cuda:9"}, "device 'cuda:9'"),
         ({"count": 0}, "count must be at least 1"),

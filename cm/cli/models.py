@@ -209,7 +209,7 @@ def sample(
     model = source.load()
     settings = changes.apply(model.settings)
     started = time.monotonic()
-    with files.new_array(outputs.out, (count, *model.image_shape)) as images:
+    with files.create_array(outputs.out, (count, *model.image_shape)) as images:
         model.sample(sampler, count=count, seed=seed, settings=settings, out=images)
     description = {
         "run": model.run,

@@ -239,7 +239,10 @@ def sampler_of(run: Run) -> Any:
 
 
 def sampler_name(run: Run, template: str) -> str:
-    """The name of a sampler from a template with settings of the run in braces: `pd,steps~{steps}`."""
+    """The name of a sampler from a template with settings of the run in braces.
+
+    `ode,denoise_last~false,solver~euler,steps~{steps}`.
+    """
     try:
         return template.format(**run.settings)
     except (KeyError, IndexError, ValueError) as error:

@@ -20,7 +20,7 @@ from cm.config.protocols import Protocol
 from cm.config.sections import Data, Evaluation, Released, Training
 from cm.config.settings import Bound, Component, NameOf
 from cm.config.suite_files import SuiteFile
-from cm.utils.files import replacing
+from cm.utils.files import replace_file
 
 Schema = dict[str, Any]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -33,7 +33,7 @@ def write_schemas(folder: Path) -> list[Path]:
     paths = []
     for name, make in SCHEMAS.items():
         path = folder / f"{name}.json"
-        with replacing(path) as temporary:
+        with replace_file(path) as temporary:
             temporary.write_text(json.dumps({"$schema": DRAFT, **make()}, indent=1) + "\n")
         paths.append(path)
     return paths

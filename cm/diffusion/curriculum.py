@@ -2,7 +2,8 @@
 
     curriculum.steps_at(step, total_steps) -> N        curriculum.mu_at(step, total_steps) -> mu
 
-at step k = `step` of K = `total_steps`. A curriculum is a frozen dataclass; its fields are its settings.
+at step k = `step` of K = `total_steps`; after each step theta-minus <- mu theta-minus + (1 - mu) theta. A curriculum is
+a frozen dataclass; its fields are its settings.
 """
 
 from __future__ import annotations
@@ -62,9 +63,8 @@ class Adaptive:
     mu_exponent: Literal["code", "paper"] = "paper"
 
     def check(self, where: str) -> None:
-        """UserError for s1 < s0."""
-        if self.s1 < self.s0:
-            raise UserError(f"{where}: s1 {self.s1} must be at least s0 {self.s0}")
+        """Raises UserError for s1 < s0."""
+        _check_growth(self.s0, self.s1, where)
 
     def steps_at(self, step: int, total_steps: int) -> int:
         """N(k)."""
@@ -75,3 +75,33 @@ class Adaptive:
         """mu(k)."""
         steps = self.steps_at(step, total_steps)
         return math.exp(self.s0 * math.log(self.mu0) / (steps - 1 if self.mu_exponent == "code" else steps))
+
+
+@register("curriculum", "doubling")
+@dataclass(frozen=True)
+class Doubling:
+    """N(k) doubles from `s0` + 1 to `s1` + 1 in stages of equal length, and mu = 0 (Song & Dhariwal 2024, Section 3.4):
+
+    N(k) = min(s0 2^floor(k / K'), s1) + 1,   K' = floor(K / (log2 floor(s1 / s0) + 1))
+    """
+
+    s0: Annotated[int, at_least(1)] = 10
+    s1: Annotated[int, at_least(1)] = 1280
+
+    def check(self, where: str) -> None:
+        """Raises UserError for s1 < s0."""
+        _check_growth(self.s0, self.s1, where)
+
+    def steps_at(self, step: int, total_steps: int) -> int:
+        """N(k)."""
+        stage_steps = max(1, math.floor(total_steps / (math.log2(self.s1 // self.s0) + 1)))
+        return min(self.s0 * 2 ** (step // stage_steps), self.s1) + 1
+
+    def mu_at(self, step: int, total_steps: int) -> float:
+        """0: the target has the weights of the student."""
+        return 0.0
+
+
+def _check_growth(s0: int, s1: int, where: str) -> None:
+    if s1 < s0:
+        raise UserError(f"{where}: s1 {s1} must be at least s0 {s0}")

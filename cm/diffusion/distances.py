@@ -1,6 +1,8 @@
-"""d(a, b), the paper's metric between images: functions of two batches [B, C, H, W] in [-1, 1] that give [B].
+"""d(a, b), a distance between images: of two batches [B, C, H, W] in [-1, 1], returning [B].
 
-A distance with the attribute `perceptual` is a class that is made with a feature network; see `LPIPS`.
+A distance is a registered function, or a frozen dataclass whose fields are its settings and that is called like one.
+`l1` and `l2` are means over the D = C H W values of an image, as in the paper's code; `l2-norm` and `pseudo-huber` are
+of the sum over them, as in its successors. `LPIPS` is perceptual: it needs the features of a network.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
-from cm.config.settings import at_least
+from cm.config.settings import above, at_least
 from cm.lazy import torch
 from cm.registry import register
 
@@ -27,26 +29,50 @@ class Distance(Protocol):
 
 @register("distance", "l1")
 def l1(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference."""
+    """mean |a - b|."""
     return (a - b).abs().flatten(1).mean(1)
 
 
 @register("distance", "l2")
 def l2(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference (squared, not its root: as the official code)."""
+    """mean (a - b)^2 (not its root: as in the official code)."""
     return (a - b).square().flatten(1).mean(1)
 
 
 @register("distance", "linf")
 def linf(a: Tensor, b: Tensor) -> Tensor:
-    """Largest absolute difference (the CIFAR-10 code's `linf`)."""
+    """max |a - b| (`linf` of the official CIFAR-10 code)."""
     return (a - b).abs().flatten(1).amax(1)
 
 
 @register("distance", "l2-32")
 def l2_32(a: Tensor, b: Tensor) -> Tensor:
-    """`l2` after a bilinear resize to 32 pixels (the official code's `l2-32`)."""
+    """`l2` after a bilinear resize to 32x32 pixels (`l2-32` of the official code)."""
     return l2(resize(a, 32), resize(b, 32))
+
+
+@register("distance", "l2-norm")
+def l2_norm(a: Tensor, b: Tensor) -> Tensor:
+    """||a - b||, the root of the sum of squares (ECT with c = 0); its gradient at a = b is taken as 0."""
+    return torch.linalg.vector_norm((a - b).flatten(1), dim=1)
+
+
+@register("distance", "pseudo-huber")
+@dataclass(frozen=True)
+class PseudoHuber:
+    """sqrt(||a - b||^2 + c^2) - c over a whole image (Song & Dhariwal 2024, Section 3.3).
+
+    `relative`: `c` is in units of sqrt(D), D the number of values of an image, as in iCT, whose c = 0.00054 sqrt(D) is
+    the default; otherwise `c` is the constant itself, as in ECT.
+    """
+
+    c: Annotated[float, above(0.0)] = 0.00054
+    relative: bool = True
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        squares = (a - b).square().flatten(1).sum(1)
+        c = self.c * a[0].numel() ** 0.5 if self.relative else self.c
+        return squares / ((squares + c**2).sqrt() + c)  # the same, without cancellation where a is near b
 
 
 @register("distance", "lpips")
@@ -54,9 +80,9 @@ def l2_32(a: Tensor, b: Tensor) -> Tensor:
 class LPIPS:
     """Learned perceptual distance (Zhang et al. 2018), of the features of a network (`with_network`).
 
-    `size`: images narrower than 256 pixels are resized to so many first, as in the official code; null compares them at
-    their own size, as it always is with a classifier of this suite. `pooling` of a pretrained VGG16: `max` in the
-    official code for CIFAR-10, `average` in that for ImageNet and LSUN.
+    `size`: the width in pixels to which images narrower than 256 pixels are resized first, as in the official code;
+    null compares them at their own size, as is always done with a classifier of this suite. `pooling` of a pretrained
+    VGG16: `max` in the official code for CIFAR-10, `average` in that for ImageNet and LSUN.
     """
 
     perceptual: ClassVar[bool] = True
@@ -70,9 +96,10 @@ class LPIPS:
 
 @dataclass(frozen=True)
 class PerceptualDistance:
-    """`metric` of images in [-1, 1] that are narrower than 256 pixels, resized to `size` unless that is None.
+    """`metric((a + 1) / 2, (b + 1) / 2)`, of images in [-1, 1], as LPIPS takes them.
 
-    Resizing is bilinear, without antialiasing. Computed in float32 under autocast too.
+    Images narrower than 256 pixels are resized to `size` first, unless it is None: bilinear, without antialiasing.
+    Computed in float32 under autocast too.
     """
 
     metric: Distance
@@ -95,9 +122,11 @@ def is_perceptual(distance: Distance | LPIPS) -> bool:
 
 
 def feature_distance(maps: Callable[[Tensor], list[Tensor]]) -> Callable[[Tensor, Tensor], Tensor]:
-    """LPIPS without learned heads: squared differences of channel-normalised maps, mean over space, sum over layers.
+    """LPIPS without learned heads.
 
-    `maps(x)` gives the feature maps [B, C_l, H_l, W_l] of images x in [0, 1].
+        sum over layers l of mean over space of ||u_l(a) - u_l(b)||^2,   u_l = maps_l / ||maps_l|| over channels
+
+    `maps(x)` returns the feature maps [B, C_l, H_l, W_l] of images x in [0, 1].
     """
 
     def metric(a: Tensor, b: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
-"""Samplers: noise to images. A sampler is a frozen dataclass; its fields are its settings, which all stand in its name,
-such as `multistep,times~2.0+0.8`; calling it is one algorithm.
+"""Samplers: noise to images.
+
+A sampler is a frozen dataclass; its fields are its settings, and its name states those that are not at their default,
+sorted: `multistep,times~2.0+0.8`, `ode,solver~heun,steps~18`. Calling it runs one algorithm:
 
     sampler(denoise, z, noise, draw) -> x [B, C, H, W]
 
-`denoise(x, t)` estimates the clean images at times t [B]; z [B, C, H, W] is unit Gaussian; `noise` is the time grid;
-`draw()` gives further unit noise like z (each image has its own stream, so an image does not depend on its batch).
-`evaluations` is the number of calls of the network (NFE). Nothing is clamped: that is left to who writes images.
+`denoise(x, t)` estimates the clean images at times t [B]; z [B, C, H, W] is unit Gaussian; `noise` is the noise grid,
+from T = sigma_max to eps = sigma_min; `draw()` returns further unit noise of the shape of z (each image has its own
+random stream, so an image does not depend on its batch). `evaluations` is the number of calls of the network (NFE).
+Nothing is clamped: that is done where images are written.
 """
 
 from __future__ import annotations
@@ -13,20 +16,34 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
-from cm.config.settings import at_least
-from cm.diffusion.solvers import euler, heun
+from cm.config.settings import at_least, component, default
+from cm.diffusion.solvers import Solver, euler, integrate
 from cm.errors import UserError
 from cm.lazy import torch
 from cm.registry import register
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from cm.diffusion.noise import KarrasNoise
     from cm.diffusion.solvers import Denoise
+
+    Draw = Callable[[], Tensor]
+
+
+class Sampler(Protocol):
+    """An algorithm that turns noise into images."""
+
+    @property
+    def evaluations(self) -> int:
+        """How many times the network is called for one image (NFE)."""
+        ...
+
+    def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:
+        """Images [B, C, H, W] from unit noise `z` [B, C, H, W]."""
+        ...
 
 
 @register("sampler", "onestep")
@@ -38,19 +55,24 @@ class OneStep:
     def evaluations(self) -> int:
         return 1
 
-    def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:
         return denoise(noise.sigma_max * z, _times(noise.sigma_max, z))
 
 
 @register("sampler", "multistep")
 @dataclass(frozen=True)
 class Multistep:
-    """Multistep consistency sampling (paper, Algorithm 1): `times` tau_1 > tau_2 > ... after the first step from T."""
+    """Multistep consistency sampling (paper, Algorithm 1).
+
+        x <- f(T z, T);   for tau in `times`:  x <- f(x + sqrt(tau^2 - eps^2) z', tau)
+
+    `times`: tau_1 > tau_2 > ..., after the first step from T; a time outside of [eps, T] is clipped to it.
+    """
 
     times: tuple[Annotated[float, at_least(0.0)], ...]
 
     def check(self, where: str) -> None:
-        """UserError unless the times decrease and are positive."""
+        """Raises UserError unless the times decrease and are positive."""
         if any(not t > 0 for t in self.times) or sorted(set(self.times), reverse=True) != list(self.times):
             raise UserError(f"{where}: times must be positive and decrease, not {list(self.times)}")
 
@@ -58,7 +80,7 @@ class Multistep:
     def evaluations(self) -> int:
         return 1 + len(self.times)
 
-    def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:
         x = denoise(noise.sigma_max * z, _times(noise.sigma_max, z))
         for tau in self.times:
             tau = min(max(tau, noise.sigma_min), noise.sigma_max)
@@ -67,29 +89,47 @@ class Multistep:
         return x
 
 
-@register("sampler", "heun")
+@register("sampler", "ode")
 @dataclass(frozen=True)
-class Heun:
-    """The deterministic sampler of EDM (Algorithm 1): Heun over `steps` times from T to eps, then Euler to 0."""
+class ODE:
+    """The probability-flow ODE from T to eps by `solver`, in `steps` steps.
 
-    steps: Annotated[int, at_least(2)]
+    With `denoise_last`, the last of the steps goes from eps to 0, where the solution is the estimate D(x, eps): the
+    sampler of EDM (Algorithm 1) is `ode,solver~heun,steps~18` (35 evaluations). Without it, all steps are between T and
+    eps: that of progressive distillation is `ode,denoise_last~false,solver~euler,steps~n`.
+    """
+
+    solver: Annotated[Solver, component("solver")]
+    steps: Annotated[int, at_least(1)]
+    denoise_last: bool = True
+
+    def check(self, where: str) -> None:
+        """Raises UserError for a single step that would denoise at T, which is the sampler `onestep`."""
+        if self.denoise_last and self.steps < 2:
+            raise UserError(f"{where}: steps must be at least 2, not {self.steps}: a single step is 'onestep'")
 
     @property
     def evaluations(self) -> int:
-        return 2 * self.steps - 1
+        return _evaluations(self.solver, self.steps - 1 if self.denoise_last else self.steps, self.denoise_last)
 
-    def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Callable[[], Tensor]) -> Tensor:
-        x = _along(noise.times(self.steps), heun, denoise, z)
-        return denoise(x, _times(noise.sigma_min, z))
+    def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:
+        grid = noise.times(self.steps if self.denoise_last else self.steps + 1)
+        times = [_times(t, z) for t in grid]
+        x = integrate(self.solver, denoise, float(grid[0]) * z, times)
+        return _to_zero(self.solver, denoise, x, times[-1]) if self.denoise_last else x
 
 
 @register("sampler", "stochastic")
 @dataclass(frozen=True)
 class Stochastic:
-    """The stochastic sampler of EDM (Algorithm 2): `heun` with noise added before each step where t is in [low, high].
+    """The stochastic sampler of EDM (Algorithm 2): noise is added before each step, where t is in [low, high].
+
+        t' = t + gamma t,  gamma = min(churn / steps, sqrt(2) - 1)
+        x <- x + sqrt(t'^2 - t^2) inflation z',   then a step of `solver` from t' to the next time
 
     `churn` is S_churn, `low` and `high` S_tmin and S_tmax, `inflation` S_noise. EDM's ImageNet-64 results have
-    `steps~256`, `churn~40`, `low~0.05`, `high~50`, `inflation~1.003` (511 evaluations).
+    `steps~256`, `churn~40.0`, `low~0.05`, `high~50.0`, `inflation~1.003` (511 evaluations). With the solver `midpoint`
+    it is the sampler `dpm` of the official code.
     """
 
     steps: Annotated[int, at_least(2)]
@@ -97,43 +137,62 @@ class Stochastic:
     low: Annotated[float, at_least(0.0)]
     high: Annotated[float, at_least(0.0)]
     inflation: Annotated[float, at_least(0.0)]
+    solver: Annotated[Solver, component("solver")] = default("solver", "heun")
+
+    def check(self, where: str) -> None:
+        """Raises UserError for a solver with a history: the added noise leaves the trajectory of the earlier steps."""
+        if self.solver.history:
+            raise UserError(f"{where}: the solver makes use of earlier steps, which added noise makes worthless")
 
     @property
     def evaluations(self) -> int:
-        return 2 * self.steps - 1
+        return _evaluations(self.solver, self.steps - 1, to_zero=True)
 
-    def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:
         grid = [*noise.times(self.steps), 0.0]
         x = grid[0] * z
         for t, s in itertools.pairwise(grid):
             gamma = min(self.churn / self.steps, 2**0.5 - 1) if self.low <= t <= self.high else 0.0
             noisier = t + gamma * t
             x = x + (noisier**2 - t**2) ** 0.5 * self.inflation * draw()
-            x = (heun if s else euler)(denoise, x, _times(noisier, z), _times(s, z))
+            time = _times(noisier, z)
+            x = self.solver(denoise, x, time, _times(s, z)) if s else _to_zero(self.solver, denoise, x, time)
         return x
 
 
-@register("sampler", "pd")
+@register("sampler", "ancestral")
 @dataclass(frozen=True)
-class Progressive:
-    """The sampler of progressive distillation: `steps` Euler intervals from T to eps, without a last denoising."""
+class Ancestral:
+    """The sampler `ancestral` of the official code: `steps` Euler steps, each past its end, and noise back to it.
 
-    steps: Annotated[int, at_least(1)]
+        up = s sqrt(1 - s^2 / t^2),  down = sqrt(s^2 - up^2) = s^2 / t;   x <- euler(x, t -> down) + up z'
+
+    on the grid from T to eps and then 0.
+    """
+
+    steps: Annotated[int, at_least(2)]
 
     @property
     def evaluations(self) -> int:
         return self.steps
 
-    def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Callable[[], Tensor]) -> Tensor:
-        return _along(noise.times(self.steps + 1), euler, denoise, z)
+    def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:
+        grid = [*noise.times(self.steps), 0.0]
+        x = grid[0] * z
+        for t, s in itertools.pairwise(grid):
+            x = euler(denoise, x, _times(t, z), _times(s**2 / t, z)) + s * (1 - (s / t) ** 2) ** 0.5 * draw()
+        return x
 
 
-def _along(grid: np.ndarray, solver: Callable[..., Tensor], denoise: Denoise, z: Tensor) -> Tensor:
-    """From unit noise `z` at the first time of the grid to its last, one step of the solver for each interval."""
-    x = float(grid[0]) * z
-    for t, s in itertools.pairwise(grid):
-        x = solver(denoise, x, _times(t, z), _times(s, z))
-    return x
+def _evaluations(solver: Solver, steps: int, to_zero: bool) -> int:
+    """Calls of the network in `steps` steps, and one more from eps to 0."""
+    last = solver.evaluations if solver.reaches_zero else 1
+    return steps * solver.evaluations + (last if to_zero else 0)
+
+
+def _to_zero(solver: Solver, denoise: Denoise, x: Tensor, t: Tensor) -> Tensor:
+    """The last step, from times `t` [B] to 0: the solver's, or the estimate D where the solver cannot end at 0."""
+    return solver(denoise, x, t, torch.zeros_like(t)) if solver.reaches_zero else denoise(x, t)
 
 
 def _times(t: float, z: Tensor) -> Tensor:

@@ -47,6 +47,14 @@ class Batch:
         """Unit Gaussian noise of the shape of the images."""
         return torch.randn(self.x.shape, generator=self.generator, device=self.x.device, dtype=self.x.dtype)
 
+    def normal_scalar(self) -> Tensor:
+        """A unit normal number for each image, [B]."""
+        return torch.randn(len(self.x), generator=self.generator, device=self.x.device, dtype=self.x.dtype)
+
+    def uniform(self) -> Tensor:
+        """A uniform number in [0, 1) for each image, [B]."""
+        return torch.rand(len(self.x), generator=self.generator, device=self.x.device)
+
     def integers(self, below: int) -> Tensor:
         """A uniform integer in 0..below-1 for each image, [B]."""
         return torch.randint(below, (len(self.x),), generator=self.generator, device=self.x.device)

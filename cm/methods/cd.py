@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cm.config.settings import component, default
 from cm.diffusion.curriculum import Curriculum
+from cm.diffusion.solvers import Solver, check_single_step
 from cm.methods.base import Batch, Networks
-from cm.methods.consistency import Consistency
+from cm.methods.consistency import DiscreteConsistency
 from cm.registry import register
 
 if TYPE_CHECKING:
@@ -17,10 +18,16 @@ if TYPE_CHECKING:
 
 @register("method", "cd")
 @dataclass(frozen=True)
-class ConsistencyDistillation(Consistency):
-    """N and mu are fixed; mu is 0 on CIFAR-10 (Table 3)."""
+class ConsistencyDistillation(DiscreteConsistency):
+    """x_s = solver(teacher, x_t, t, s). N and mu are fixed; mu is 0 on CIFAR-10 (Table 3)."""
 
     curriculum: Annotated[Curriculum, component("curriculum")] = default("curriculum", "fixed", steps=18, target_mu=0.0)
+    solver: Annotated[Solver, component("solver")] = default("solver", "heun")
+    init: Literal["random", "teacher"] = "teacher"
+
+    def check(self, where: str) -> None:
+        """Raises UserError for a multistep solver."""
+        check_single_step(self.solver, where)
 
     @property
     def needs_teacher(self) -> bool:

@@ -1,9 +1,9 @@
-"""What consistency distillation and consistency training share: the paper's Eq. 7.
+"""What consistency training and distillation, and their successors, share: a loss between two times (paper, Eq. 7).
 
-    lambda(t) d( f_theta(x_t, t), f_theta-(x_s, s) ),   x_t = x + t z,   s < t neighbours on the noise grid,
+    lambda(t, s) d( f_theta(x_t, t), f_theta-(x_s, s) ),   x_t = x + t z,   s < t
 
-with the student at the noisier time t and the target, through which no gradient flows, at the cleaner time s. The
-two methods differ in how they find the neighbour x_s, and in the defaults of their settings.
+The student is evaluated at the noisier time t, the target, through which no gradient flows, at the cleaner time s. The
+methods differ in how they draw t, choose s and find x_s, and in the defaults of their settings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from cm.config.settings import component, default
 from cm.diffusion.curriculum import Curriculum
 from cm.diffusion.distances import Distance, is_perceptual
-from cm.diffusion.solvers import Solver, per_image
+from cm.diffusion.solvers import per_image
+from cm.diffusion.times import Times
 from cm.diffusion.weightings import Weighting
 from cm.lazy import torch
 from cm.methods.base import Batch, Networks, Objective
@@ -28,17 +29,20 @@ if TYPE_CHECKING:
 class Consistency(Objective):
     """Shared settings.
 
-    `curriculum`: N and mu over the training. `distance`: the paper's d. `init`: the weights that the student starts
+    `times`: the distribution of t. `distance`: d. `weighting`: lambda. `init`: the weights that the student starts
     from.
     """
 
     preconditioning: ClassVar[str] = "boundary"
 
-    curriculum: Annotated[Curriculum, component("curriculum")] = default("curriculum", "adaptive")
+    times: Annotated[Times, component("times")] = default("times", "uniform")
     distance: Annotated[Distance, component("distance")] = default("distance", "lpips")
-    solver: Annotated[Solver, component("solver")] = default("solver", "heun")
     weighting: Annotated[Weighting, component("weighting")] = default("weighting", "uniform")
-    init: Literal["random", "teacher"] = "teacher"
+    init: Literal["random", "teacher"] = "random"
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.starts_from_teacher
 
     @property
     def starts_from_teacher(self) -> bool:
@@ -52,24 +56,35 @@ class Consistency(Objective):
     def has_target(self) -> bool:
         return True
 
-    def mu_at(self, step: int, total_steps: int) -> float:
-        return self.curriculum.mu_at(step, total_steps)
-
     @abc.abstractmethod
     def neighbour(self, nets: Networks, batch: Batch, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """x_s, the point at time s that is on one trajectory with x_t."""
+        """x_s [B, C, H, W], the point at times `s` [B] on one trajectory with `x_t` at times `t`."""
 
-    def loss(self, nets: Networks, batch: Batch) -> Tensor:
-        """Algorithms 2 and 3: draw n and z, then `pair_loss` between neighbours."""
-        steps = self.curriculum.steps_at(batch.step, batch.total_steps)
-        index, z = batch.integers(steps - 1), batch.normal()
-        grid = torch.from_numpy(batch.noise.times(steps)).to(batch.x.device)
-        return self.pair_loss(nets, batch, z=z, t=grid[index], s=grid[index + 1])
+    def target(self, nets: Networks, batch: Batch, x_s: Tensor, s: Tensor) -> Tensor:
+        """f_theta-(x_s, s), [B, C, H, W]."""
+        return nets.target(x_s, s, batch.labels)
 
     def pair_loss(self, nets: Networks, batch: Batch, *, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Eq. 7 for given noise `z` [B, C, H, W] and times `t`, `s` [B], s < t; returns [B]."""
         x_t = batch.x + per_image(t, batch.x) * z
         with torch.no_grad():
-            target = nets.target(self.neighbour(nets, batch, x_t, t, s), s, batch.labels)
-        weight = self.weighting(t, batch.noise.sigma_data).to(batch.x.dtype)
+            target = self.target(nets, batch, self.neighbour(nets, batch, x_t, t, s), s)
+        weight = self.weighting(t, s, batch.noise.sigma_data).to(batch.x.dtype)
         return weight * self.distance(nets.student(x_t, t, batch.labels), target)
+
+
+@dataclass(frozen=True)
+class DiscreteConsistency(Consistency):
+    """t and s are neighbours on the noise grid. `curriculum`: the number of its times, N, and mu over the training."""
+
+    curriculum: Annotated[Curriculum, component("curriculum")] = default("curriculum", "adaptive")
+
+    def mu_at(self, step: int, total_steps: int) -> float:
+        return self.curriculum.mu_at(step, total_steps)
+
+    def loss(self, nets: Networks, batch: Batch) -> Tensor:
+        """Algorithms 2 and 3: draw n and z, then `pair_loss` between neighbours."""
+        grid = batch.noise.times(self.curriculum.steps_at(batch.step, batch.total_steps))
+        index, z = self.times.on_grid(batch, grid), batch.normal()
+        times = torch.from_numpy(grid).to(batch.x.device)
+        return self.pair_loss(nets, batch, z=z, t=times[index], s=times[index + 1])

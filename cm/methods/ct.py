@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cm.config.settings import component, default
-from cm.diffusion.solvers import Solver
+from cm.diffusion.solvers import Solver, check_single_step
 from cm.methods.base import Batch, Networks
-from cm.methods.consistency import Consistency
+from cm.methods.consistency import DiscreteConsistency
 from cm.registry import register
 
 if TYPE_CHECKING:
@@ -17,15 +17,14 @@ if TYPE_CHECKING:
 
 @register("method", "ct")
 @dataclass(frozen=True)
-class ConsistencyTraining(Consistency):
-    """With D(x_t, t) = x instead of a teacher, an Euler step gives x + s z exactly (Theorem 2)."""
+class ConsistencyTraining(DiscreteConsistency):
+    """With D(x_t, t) = x in place of a teacher, an Euler step returns x_s = x + s z exactly (Theorem 2)."""
 
     solver: Annotated[Solver, component("solver")] = default("solver", "euler")
-    init: Literal["random", "teacher"] = "random"
 
-    @property
-    def needs_teacher(self) -> bool:
-        return self.init == "teacher"
+    def check(self, where: str) -> None:
+        """Raises UserError for a multistep solver."""
+        check_single_step(self.solver, where)
 
     def neighbour(self, nets: Networks, batch: Batch, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return self.solver(lambda y, time: batch.x, x_t, t, s)

@@ -1,7 +1,10 @@
 """Progressive distillation (Salimans & Ho 2022) on the noise grid of EDM, as the paper's baseline.
 
-One Euler step of the student from t_i to t_{i+1} learns to land where two Euler steps of the teacher land, on the grid
-t(i / n), i = 0..n. A run is one stage, from 2n steps to n; the stages are a chain of runs.
+One Euler step of the student from t to s learns to end where two Euler steps of the teacher end, at x_s:
+
+    lambda(t, s) d( D_theta(x_t, t), x_t - t (x_s - x_t) / (s - t) ),   t = t(i / n), s = t((i + 1) / n), i = 0..n-1
+
+A run is one stage, from 2n steps to n; the stages are a chain of runs.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 @register("method", "pd")
 @dataclass(frozen=True)
 class ProgressiveDistillation(Objective):
-    """`steps`: the sampling steps n of the student of this stage; its teacher makes 2n."""
+    """`steps`: the number n of sampling steps of the student of this stage; its teacher takes 2n."""
 
     steps: Annotated[int, at_least(1)] = 1
     distance: Annotated[Distance, component("distance")] = default("distance", "l2")
@@ -50,10 +53,10 @@ class ProgressiveDistillation(Objective):
         x_t = batch.x + per_image(t, batch.x) * z
         with torch.no_grad():
             target = self._target(lambda y, time: nets.teacher(y, time, batch.labels), x_t, t, middle, s)
-        weight = self.weighting(t, batch.noise.sigma_data).to(batch.x.dtype)
+        weight = self.weighting(t, s, batch.noise.sigma_data).to(batch.x.dtype)
         return weight * self.distance(nets.student(x_t, t, batch.labels), target)
 
     def _target(self, denoise: Denoise, x: Tensor, t: Tensor, middle: Tensor, s: Tensor) -> Tensor:
-        """The clean image for which one Euler step from t lands where the teacher's two steps do."""
-        landed = euler(denoise, euler(denoise, x, t, middle), middle, s)
-        return x - per_image(t, x) * (landed - x) / per_image(s - t, x)
+        """The clean images for which one Euler step from `t` ends where the teacher's two steps end."""
+        x_s = euler(denoise, euler(denoise, x, t, middle), middle, s)
+        return x - per_image(t, x) * (x_s - x) / per_image(s - t, x)

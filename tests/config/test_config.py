@@ -265,7 +265,7 @@ def test_unknown_names_list_the_known(kind):
     ("sampler", "message"),
     [
         ("onstep", f"unknown sampler 'onstep'; known: {KNOWN['sampler']}"),
-        ("heun,steps~1", "steps must be at least 2"),
+        ("ode,solver~heun,steps~1", "steps must be at least 2"),
         ("multistep,times~0.8+2.0", "times must be positive and decrease"),
         ("multistep,times~0.0", "times must be positive"),
         ("onestep,steps~2", "unknown setting 'steps'"),
@@ -304,7 +304,7 @@ ENTRY = {"kind": "curves", "caption": "c", "entries": [{"method": "cd"}]}
         (
             {
                 "dataset": "digits",
-                "artefacts": {"t": ENTRY | {"entries": [{"method": "cd", "sampler": "pd,steps~{s}"}]}},
+                "artefacts": {"t": ENTRY | {"entries": [{"method": "cd", "sampler": "ode,denoise_last~false,solver~euler,steps~{s}"}]}},
             },
             "no setting of the run",
         ),
@@ -376,7 +376,7 @@ def test_the_sampler_of_a_run_knows_its_settings(tmp_path):
     assert config.sampler_of(Experiments(EXPERIMENTS).run("digits/classifier/default/seed0")) is None
     (tmp_path / "digits").mkdir()
     for path in (EXPERIMENTS / "digits").glob("*.yaml"):
-        (tmp_path / "digits" / path.name).write_text(path.read_text().replace("pd,steps~{steps}", "pd,steps~{stepz}"))
+        (tmp_path / "digits" / path.name).write_text(path.read_text().replace("ode,denoise_last~false,solver~euler,steps~{steps}", "ode,denoise_last~false,solver~euler,steps~{stepz}"))
     with pytest.raises(UserError, match="stepz"):
         config.sampler_of(Experiments(tmp_path).run("digits/pd/steps~4/seed0"))
 

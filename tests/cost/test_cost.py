@@ -255,7 +255,7 @@ def test_a_suite_has_its_teachers_judges_and_stages(suite):
 
 def test_samples_cost_their_evaluations(suite):
     cells = {cell.samples: cell for one in suite.artefacts.values() for cell in suite.cells(one)}
-    some = [cells["digits/edm/default/seed0/100/heun,steps~4"], cells["digits/cd/default/seed0/50/onestep"]]
+    some = [cells["digits/edm/default/seed0/100/ode,solver~heun,steps~4"], cells["digits/cd/default/seed0/50/onestep"]]
     (sampling,) = costs.samplings(some)
     assert (sampling.sets, sampling.images) == (2, 2 * 40)
     assert sampling.flops == 40 * (7 + 1) * counting.flops(load("digits/edm/default"))

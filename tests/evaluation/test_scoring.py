@@ -57,10 +57,10 @@ def protocol(folder: Path, **changes) -> Path:
 def test_a_score_says_everything_that_it_depends_on(place, judge, train, tmp_path):
     model = place / "models/digits/edm/default/seed0/100.safetensors"
     images = tmp_path / "a.npy"
-    assert main(f"sample --model {model} --sampler heun,steps~3 --count 40 --out {images}".split()) == 0
+    assert main(f"sample --model {model} --sampler ode,solver~heun,steps~3 --count 40 --out {images}".split()) == 0
     score = score_of(images, reference=train, extractor=judge)
     assert (score["dataset"], score["method"], score["variant"], score["seed"]) == ("digits", "edm", "default", 0)
-    assert (score["sampler"], score["nfe"], score["samples"]) == ("heun,steps~3", 5, 40)
+    assert (score["sampler"], score["nfe"], score["samples"]) == ("ode,solver~heun,steps~3", 5, 40)
     assert score["protocol"] == config.read_protocol("offline").settings()
     assert score["protocol"]["quantization"] == "truncate"
     assert score["extractor"] == {"name": "digits/classifier/default/seed0", "sha256": files.sha256_of(judge)}

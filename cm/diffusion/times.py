@@ -1,0 +1,96 @@
+"""The distribution of the noise levels at which a loss is taken.
+
+A distribution is a registered frozen dataclass with two methods, for losses between neighbours of a noise grid and for
+losses at any time:
+
+    times.on_grid(draws, grid) -> i [B]       the interval from grid[i] to grid[i + 1], of the descending noise grid
+    times.continuous(draws, noise) -> t [B]   float64
+
+`draws` is the source of randomness, one draw for each image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from cm.config.settings import above
+from cm.lazy import torch
+from cm.registry import register
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from cm.diffusion.noise import KarrasNoise
+
+
+class Draws(Protocol):
+    """Random numbers, one for each image of a batch."""
+
+    def integers(self, below: int, /) -> Tensor:
+        """Uniform integers in 0..below-1, [B]."""
+        ...
+
+    def uniform(self) -> Tensor:
+        """Uniform numbers in [0, 1), [B]."""
+        ...
+
+    def normal_scalar(self) -> Tensor:
+        """Unit normal numbers, [B]."""
+        ...
+
+
+class Times(Protocol):
+    """A distribution of noise levels."""
+
+    def on_grid(self, draws: Draws, grid: np.ndarray) -> Tensor:
+        """The index i [B] of an interval from grid[i] to grid[i + 1] for each image; `grid` [N] descends."""
+        ...
+
+    def continuous(self, draws: Draws, noise: KarrasNoise) -> Tensor:
+        """A time for each image, [B], float64."""
+        ...
+
+
+@register("times", "uniform")
+@dataclass(frozen=True)
+class Uniform:
+    """Every interval of the grid is as likely (paper, Algorithms 2 and 3); between them, t(u) with u uniform."""
+
+    def on_grid(self, draws: Draws, grid: np.ndarray) -> Tensor:
+        """i uniform in 0..N-2."""
+        return draws.integers(len(grid) - 1)
+
+    def continuous(self, draws: Draws, noise: KarrasNoise) -> Tensor:
+        """t(u) of the noise grid with u uniform in [0, 1): the limit of many intervals."""
+        return noise.time(draws.uniform().double())
+
+
+@register("times", "lognormal")
+@dataclass(frozen=True)
+class LogNormal:
+    """ln t ~ N(p_mean, p_std^2) (EDM, Table 1), or the same distribution on the intervals of a grid (iCT):
+
+    P(i) ~ erf(z_i) - erf(z_{i+1}),   z_i = (ln grid[i] - p_mean) / (sqrt(2) p_std)
+    """
+
+    p_mean: float = -1.2
+    p_std: Annotated[float, above(0.0)] = 1.2
+
+    def on_grid(self, draws: Draws, grid: np.ndarray) -> Tensor:
+        """i with probability P(i), by inverting its cumulative distribution (Song & Dhariwal 2024, Section 3.5)."""
+        u = draws.uniform().double()
+        cumulative = self.probabilities(grid).cumsum(0).to(u.device)
+        return torch.searchsorted(cumulative, u, right=True).clamp(max=len(grid) - 2)
+
+    def continuous(self, draws: Draws, noise: KarrasNoise) -> Tensor:
+        """t = exp(p_mean + p_std n) with n unit normal."""
+        return (self.p_mean + self.p_std * draws.normal_scalar().double()).exp()
+
+    def probabilities(self, grid: np.ndarray) -> Tensor:
+        """P(i) of the intervals of a descending grid [N], [N - 1], float64; they add up to 1."""
+        z = (torch.from_numpy(grid).log() - self.p_mean) / (math.sqrt(2) * self.p_std)
+        weights = -torch.erf(z).diff()
+        return weights / weights.sum()
