@@ -5,6 +5,6 @@ include: "workflow/Snakefile"
 # Rules that are included are never the default target.
 rule default:
     default_target: True
-    localrule: True
     input:
         rules.all.input,
+    localrule: True

@@ -9,11 +9,11 @@ import click
 
 from cm import __version__
 from cm.cli.datasets import prepare
-from cm.cli.models import convert, describe, sample, train
+from cm.cli.models import convert, describe, evaluate, sample, train
 from cm.cli.scores import draw, featurize, schema, score, weights
 from cm.errors import UserError, unknown
 
-COMMANDS = (prepare, train, convert, weights, describe, sample, featurize, score, draw, schema)
+COMMANDS = (prepare, train, convert, weights, describe, sample, featurize, score, evaluate, draw, schema)
 
 
 class CommandGroup(click.Group):

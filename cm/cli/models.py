@@ -1,4 +1,4 @@
-"""The commands about models: `train`, `convert`, `describe` and `sample`."""
+"""The commands about models: `train`, `convert`, `describe`, `sample` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from cm.cli.options import (
     Hardware,
     ModelSource,
     SamplingChanges,
+    Scoring,
     WholeNumber,
     experiments_option,
     group,
     hardware_options,
     model_options,
+    reference_option,
     sampling_options,
+    scoring_options,
 )
 from cm.config.layout import PREVIEW_COUNT
 from cm.errors import UserError
@@ -190,35 +193,83 @@ output_options = group(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class SampleRequest:
+    """Which samples of a model are made."""
+
+    sampler: str
+    count: int
+    seed: int | None
+
+
+request_options = group(
+    "request",
+    SampleRequest,
+    click.option("--sampler", required=True, help="onestep, multistep,times~0.8 or ode,solver~heun,steps~18, ..."),
+    click.option("--count", type=WholeNumber(1), default=64, show_default=True, help="number of samples"),
+    click.option("--seed", type=WholeNumber(0, config.MAX_SEED), help="of the noise; by default the run's"),
+)
+
+
 @click.command()
 @model_options
-@click.option("--sampler", required=True, help="onestep, multistep,times~0.8 or ode,solver~heun,steps~18, ...")
-@click.option("--count", type=WholeNumber(1), default=64, show_default=True, help="number of samples")
-@click.option("--seed", type=WholeNumber(0, config.MAX_SEED), help="of the noise; by default the run's")
+@request_options
 @output_options
 @sampling_options
-def sample(
-    source: ModelSource, sampler: str, count: int, *, seed: int | None, outputs: SampleFiles, changes: SamplingChanges
-) -> None:
+def sample(source: ModelSource, request: SampleRequest, *, outputs: SampleFiles, changes: SamplingChanges) -> None:
     """Sample a model file (--model) or the model of a run (--run).
 
-    Uint8 images in OUT.npy, a description in OUT.json.
+    Writes uint8 images to OUT.npy, and how they were made to OUT.json.
     """
-    parsed = config.parse_sampler(sampler)
+    _write_samples(source, request, outputs, changes)
+
+
+@click.command()
+@model_options
+@request_options
+@output_options
+@sampling_options
+@scoring_options
+@reference_option
+@click.option("--score", type=FILE, required=True, help=".json file to write: the score of the samples")
+def evaluate(
+    source: ModelSource,
+    request: SampleRequest,
+    *,
+    outputs: SampleFiles,
+    changes: SamplingChanges,
+    scoring: Scoring,
+    reference: Path,
+    score: Path,
+) -> None:
+    """Sample a model and score the samples: `cm sample` and `cm score` in one process, which starts torch once."""
+    protocol = scoring.read()
+    device = _write_samples(source, request, outputs, changes)
+    from cm.evaluation.features import Compute
+    from cm.evaluation.scoring import score_images
+
+    make_extractor, compute = scoring.make_extractor(protocol), Compute(devices=(device,))
+    result = score_images(outputs.out, reference, protocol=protocol, make_extractor=make_extractor, compute=compute)
+    files.write_json(score, result)
+
+
+def _write_samples(source: ModelSource, request: SampleRequest, outputs: SampleFiles, changes: SamplingChanges) -> str:
+    """Write samples, their description and a preview; returns the device that the model is on."""
+    sampler = config.parse_sampler(request.sampler)
     outputs.check()
     model = source.load()
     settings = changes.apply(model.settings)
     started = time.monotonic()
-    with files.create_array(outputs.out, (count, *model.image_shape)) as images:
-        model.sample(sampler, count=count, seed=seed, settings=settings, out=images)
+    with files.create_array(outputs.out, (request.count, *model.image_shape)) as images:
+        model.sample(request.sampler, count=request.count, seed=request.seed, settings=settings, out=images)
     description = {
         "run": model.run,
         "progress": model.description["progress"],
-        "sampler": sampler,
-        "seed": model.seed if seed is None else seed,
+        "sampler": request.sampler,
+        "seed": model.seed if request.seed is None else request.seed,
         "quantization": settings.quantization,
         "clamp": settings.clamp,
-        "nfe": parsed.evaluations,
+        "nfe": sampler.evaluations,
         "seconds": {"sampling": round(time.monotonic() - started, 3)},
         "model_sha256": files.sha256_of(model.path),
         "trained_at": model.description["commit"],
@@ -227,3 +278,4 @@ def sample(
     if outputs.preview:
         files.write_array(outputs.preview, images[:PREVIEW_COUNT])
         files.write_grid(outputs.preview.with_suffix(".png"), images[:PREVIEW_COUNT])
+    return str(next(model.module.parameters()).device)

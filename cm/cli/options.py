@@ -224,3 +224,10 @@ extraction_options = group(
     threads_option,
     click.option("--device", help="cpu, cuda, or several: cuda:0,cuda:1; by default a GPU if there is one"),
 )
+
+reference_option = click.option(
+    "--reference",
+    type=FILE_OR_FOLDER,
+    required=True,
+    help="real images, their summary (`cm featurize`), or published statistics",
+)

@@ -15,6 +15,7 @@ from cm.cli.options import (
     ExtractionOptions,
     Scoring,
     extraction_options,
+    reference_option,
     scoring_options,
 )
 from cm.utils import files
@@ -76,12 +77,7 @@ def featurize(
 
 @click.command()
 @images_argument
-@click.option(
-    "--reference",
-    type=FILE_OR_FOLDER,
-    required=True,
-    help="real images, their summary (`cm featurize`), or published statistics",
-)
+@reference_option
 @scoring_options
 @click.option("--out", type=FILE, required=True, help=".json file to write")
 @extraction_options

@@ -304,7 +304,10 @@ ENTRY = {"kind": "curves", "caption": "c", "entries": [{"method": "cd"}]}
         (
             {
                 "dataset": "digits",
-                "artefacts": {"t": ENTRY | {"entries": [{"method": "cd", "sampler": "ode,denoise_last~false,solver~euler,steps~{s}"}]}},
+                "artefacts": {
+                    "t": ENTRY
+                    | {"entries": [{"method": "cd", "sampler": "ode,denoise_last~false,solver~euler,steps~{s}"}]}
+                },
             },
             "no setting of the run",
         ),
@@ -376,7 +379,11 @@ def test_the_sampler_of_a_run_knows_its_settings(tmp_path):
     assert config.sampler_of(Experiments(EXPERIMENTS).run("digits/classifier/default/seed0")) is None
     (tmp_path / "digits").mkdir()
     for path in (EXPERIMENTS / "digits").glob("*.yaml"):
-        (tmp_path / "digits" / path.name).write_text(path.read_text().replace("ode,denoise_last~false,solver~euler,steps~{steps}", "ode,denoise_last~false,solver~euler,steps~{stepz}"))
+        (tmp_path / "digits" / path.name).write_text(
+            path.read_text().replace(
+                "ode,denoise_last~false,solver~euler,steps~{steps}", "ode,denoise_last~false,solver~euler,steps~{stepz}"
+            )
+        )
     with pytest.raises(UserError, match="stepz"):
         config.sampler_of(Experiments(tmp_path).run("digits/pd/steps~4/seed0"))
 

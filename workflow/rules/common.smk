@@ -77,6 +77,15 @@ def targets(artefacts, form="both"):
     return files + list(dict.fromkeys(sources))
 
 
+def runs_by_protocol():
+    """The runs of the suite that have one protocol, as a wildcard constraint for each protocol."""
+    methods = {}
+    for run in dict.fromkeys(cell.run for cell in SUITE.all_cells()):
+        if len(run.evaluation.protocol) == 1:
+            methods.setdefault(run.evaluation.protocol[0], {})[f"{run.dataset}/{run.method}"] = None
+    return {protocol: rf"(?:{pattern(names)})/[^/]+/seed\d+" for protocol, names in methods.items()}
+
+
 def pattern(names):
     """A wildcard constraint that admits these names and nothing else."""
     return "|".join(map(re.escape, names)) or "(?!)"
@@ -156,6 +165,27 @@ def sample_options(wildcards):
     return options + (" --clamp" if evaluation.clamp else "")
 
 
+def only_protocol(wildcards):
+    """The protocol of a run that has one."""
+    (protocol,) = run_of(wildcards).evaluation.protocol
+    return EXPERIMENTS.protocol(protocol)
+
+
+def only_protocol_path(wildcards):
+    """The file of the protocol of a run that has one."""
+    return only_protocol(wildcards).file
+
+
+def only_protocol_settings(wildcards):
+    """What the protocol of a run that has one says, so that another one scores anew."""
+    return only_protocol(wildcards).settings()
+
+
+def evaluate_inputs(wildcards):
+    """The features of the reference images, and the extractor, for a run with one protocol."""
+    return scoring_inputs(run_of(wildcards).dataset, only_protocol(wildcards))
+
+
 @one_line_errors
 def protocol_of(wildcards):
     """The protocol a job is about."""
@@ -185,8 +215,12 @@ def extractor_of(protocol):
 
 def score_inputs(wildcards):
     """The features of the reference images, and the extractor."""
-    protocol = protocol_of(wildcards)
     dataset = run_of(wildcards).dataset if hasattr(wildcards, "run") else wildcards.dataset
+    return scoring_inputs(dataset, protocol_of(wildcards))
+
+
+def scoring_inputs(dataset, protocol):
+    """The features of the reference images of a data set, and the extractor, by a protocol."""
     return {"reference": LAYOUT.features(dataset, protocol.name), "extractor": extractor_of(protocol)}
 
 
@@ -211,6 +245,9 @@ def available_weights(wildcards):
     if missing:
         raise UserError(missing)
     return []
+
+
+SINGLE_PROTOCOL_RUNS = runs_by_protocol()
 
 
 def artefact_inputs(wildcards):

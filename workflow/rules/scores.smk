@@ -44,6 +44,46 @@ rule score:
         " --extractor {input.extractor} --out {output:q} --threads {threads} > {log:q} 2>&1"
 
 
+# Runs with one protocol are sampled and scored in one job, so that Python and torch start once for each score.
+for protocol, runs in SINGLE_PROTOCOL_RUNS.items():
+
+    rule:
+        name:
+            f"evaluate_{protocol}"
+        input:
+            unpack(evaluate_inputs),
+            model=sampled_model,
+        output:
+            images=temp(LAYOUT.samples()),
+            about=temp(LAYOUT.samples(suffix=".json")),
+            preview=LAYOUT.preview(),
+            grid=LAYOUT.preview(suffix=".png"),
+            score=LAYOUT.score(protocol=protocol),
+        log:
+            LAYOUT.log("evaluate", "{run}", "{progress}", "{sampler}"),
+        benchmark:
+            LAYOUT.benchmark("evaluate", "{run}/{progress}/{sampler}")
+        wildcard_constraints:
+            run=runs,
+        conda:
+            "../../environment.yml"
+        threads: SUITE.threads
+        resources:
+            gpu=SUITE.gpus,
+        params:
+            evaluation=sample_options,
+            protocol=only_protocol_path,
+            settings=only_protocol_settings,
+        shell:
+            "cm evaluate --model {input.model} --sampler {wildcards.sampler:q} {params.evaluation}"
+            " --out {output.images:q} --preview {output.preview:q} --reference {input.reference}"
+            " --protocol {params.protocol} --extractor {input.extractor} --score {output.score:q}"
+            " --threads {threads} > {log:q} 2>&1"
+
+    workflow.ruleorder(f"evaluate_{protocol}", "score")
+    workflow.ruleorder(f"evaluate_{protocol}", "sample")
+
+
 rule featurize:
     input:
         unpack(featurize_inputs),
