@@ -49,7 +49,7 @@ def prepare(
     from cm import data
 
     given = {name: value for name, value in settings.items() if value is not None}
-    data.prepare(dataset, out, source=source, workers=workers, allowed=allow_undecodable, settings=given)
+    data.prepare(dataset, out, source=source, workers=workers, allow_undecodable=allow_undecodable, settings=given)
 
 
 @verb
