@@ -1,4 +1,4 @@
-"""Data sets, one a file, and the one layout that training and scoring map into memory without copying:
+"""Data sets, one per file, and their preparation into the layout that training and scoring map into memory:
 
 `<out>/<split>/images.npy` (uint8 [N, H, W, C]), `<out>/<split>/labels.npy` (int64 [N]) and `<out>/manifest.json`.
 """

@@ -1,4 +1,10 @@
-"""What a data set is: settings, splits, and a way to open its source; and what the splits of an open source are."""
+"""What a data set is: a frozen dataclass with the settings of its preparation, which opens a source of images.
+
+    data_set.open(path, scratch) -> Source: for each split an ImageSequence, whose `read` yields SourceImages
+
+A data set is registered in a file of `cm/data`: `@register("dataset", "cifar10")`. Each setting is described in the
+docstring of the class and becomes an option of `cm prepare`.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +12,22 @@ import abc
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from cm.config.checking import hints_of
 from cm.errors import UserError
+
+ENCODED_DIGESTS = "the sha256 digests of the encoded images, in their order"
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """One image of a source: uint8 pixels [H, W, C], or None and what is wrong with it.
+class SourceImage:
+    """One image of a source.
 
-    `digest`: sha256 of the encoded image, 32 bytes; empty for images that were never encoded.
+    `pixels`: uint8 [H, W, C], or None if the image cannot be decoded; `problem` then says why. `digest`: sha256 of the
+    encoded image, 32 bytes; empty if the source holds plain pixels.
     """
 
     name: str
@@ -26,8 +36,11 @@ class Picture:
     problem: str = ""
 
 
-class Images(abc.ABC):
-    """Images in their order, which may be more than fits into memory."""
+class ImageSequence(abc.ABC):
+    """The images of a split in a fixed order, possibly more than fit into memory, and their labels, int64 [N].
+
+    `encoded`: whether each image is decoded when it is read; then it has a digest and may turn out to be undecodable.
+    """
 
     encoded: ClassVar[bool]
     labels: np.ndarray
@@ -36,66 +49,80 @@ class Images(abc.ABC):
         return len(self.labels)
 
     @abc.abstractmethod
-    def part(self, start: int, stop: int) -> Images:
-        """A few of them; small enough to be sent to another process."""
+    def slice(self, start: int, stop: int) -> ImageSequence:
+        """Return the images `start` to `stop` (exclusive) as an object that can be sent to another process."""
 
     @abc.abstractmethod
-    def read(self) -> Iterator[Picture]:
-        """Every image; UserError if the source as a whole turns out to be damaged."""
+    def read(self) -> Iterator[SourceImage]:
+        """Yield every image in order. Raises UserError if the source as a whole turns out to be damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
-class InMemory(Images):
-    """Images that are all here: uint8 [N, H, W, C]; labels int64 [N]."""
+class ArrayImages(ImageSequence):
+    """Images in memory: `pixels` uint8 [N, H, W, C], `labels` int64 [N]."""
 
     encoded: ClassVar[bool] = False
     pixels: np.ndarray
     labels: np.ndarray
 
-    def part(self, start: int, stop: int) -> InMemory:
-        return InMemory(self.pixels[start:stop], self.labels[start:stop])
+    def slice(self, start: int, stop: int) -> ArrayImages:
+        """Return the images `start` to `stop`."""
+        return ArrayImages(self.pixels[start:stop], self.labels[start:stop])
 
-    def read(self) -> Iterator[Picture]:
-        return (Picture("", pixels) for pixels in self.pixels)
+    def read(self) -> Iterator[SourceImage]:
+        """Yield every image; none can be undecodable."""
+        return (SourceImage("", pixels) for pixels in self.pixels)
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
-    """A source that was looked into. `name`: of the file or folder; `stamp`: changes when the source does.
+class Source:
+    """An open source: the images of each split, and what identifies them.
 
-    `sha256`: of what `of` says; None if it comes out only when all the encoded images are read.
+    `name`: the name of the file or folder. `fingerprint`: text that changes when the source changes. `sha256`: the
+    digest of what `sha256_of` says, or None if it is known only after all encoded images have been read.
     """
 
     name: str
-    splits: Mapping[str, Images]
-    stamp: str
+    splits: Mapping[str, ImageSequence]
+    fingerprint: str
     sha256: str | None = None
-    of: str = "the sha256 digests of the encoded images, in their order"
+    sha256_of: str = ENCODED_DIGESTS
 
 
 class DataSet(abc.ABC):
-    """A data set. Its fields are the settings that a `data:` section may give.
+    """A data set. The fields of the dataclass are its settings, which stand in the `data:` section of an experiment.
 
-    `digests`: split to the sha256 of its raw images and of its int64 labels, for a data set that never changes.
+    `resolution`: height and width of the prepared images in pixels; `channels`: 3 for RGB, 1 for grey. `splits`: the
+    names of its splits. `digests`: for a data set that never changes, split to the sha256 of the raw images and of the
+    int64 labels.
     """
 
-    resolution: ClassVar[int]
-    channels: ClassVar[int] = 3
+    resolution: int
+    channels: int = 3
     splits: ClassVar[tuple[str, ...]] = ("train",)
-    preprocessing: str
     digests: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
+    @property
     @abc.abstractmethod
-    def open(self, source: Path | None, scratch: Path) -> Opened:
-        """The splits of `source`, or of what is found in the cache or fetched from the data set's home if it is None.
+    def preprocessing(self) -> str:
+        """How the images of the source become the prepared images, in words."""
 
-        `scratch`: a folder for what has to be unpacked, removed when the data set is prepared. UserError, with how to
-        get the data set, if there is no source, and for one that is damaged, incomplete or of another format.
+    @abc.abstractmethod
+    def open(self, path: Path | None, scratch: Path) -> Source:
+        """Open the source at `path` or, if it is None, the one in the cache, which is fetched where that is allowed.
+
+        `scratch`: a folder for files that have to be unpacked; it is removed when the data set is prepared. Raises
+        UserError for a source that is damaged, incomplete or of another format, and, with instructions how to obtain
+        the data set, if there is no source.
         """
 
+    def settings(self) -> dict[str, Any]:
+        """The settings of the preparation by name."""
+        return {name: getattr(self, name) for name in hints_of(type(self))}
 
-def check_count(found: int, wanted: int, source: Path) -> None:
-    """UserError for a source with fewer images than the data set has."""
-    if found < wanted:
-        part = f"; for a part of the data set: --images {found}" if found else ""
-        raise UserError(f"{source} has {found} images, not {wanted}: it is incomplete{part}")
+
+def check_count(count: int, expected: int, path: Path) -> None:
+    """Raise UserError for a source at `path` with fewer images than expected."""
+    if count < expected:
+        advice = f"; for a part of the data set: --images {count}" if count else ""
+        raise UserError(f"{path} has {count} images, not {expected}: it is incomplete{advice}")

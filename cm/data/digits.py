@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from cm.data.base import DataSet, InMemory, Opened
+from cm.data.base import ArrayImages, DataSet, Source
 from cm.errors import UserError
 from cm.registry import register
 from cm.utils import files
@@ -19,12 +19,12 @@ from cm.utils import files
 @register("dataset", "digits")
 @dataclasses.dataclass(frozen=True)
 class Digits(DataSet):
-    """Even and odd places of a fixed permutation; grey levels 0..16 become 0..255."""
+    """Training and test images are the even and odd places of a fixed permutation. It has no settings."""
 
-    resolution: ClassVar[int] = 8
-    channels: ClassVar[int] = 1
+    resolution = 8
+    channels = 1
+    preprocessing = "grey levels 0..16 to 0..255, rounded; even and odd places of a fixed permutation"
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
-    preprocessing: ClassVar[str] = "grey levels 0..16 to 0..255, rounded; even and odd places of a fixed permutation"
     digests: ClassVar[Mapping[str, tuple[str, str]]] = {
         "train": (
             "e2819db18e634b6e958237a4172744b258b11e24ae6c3f3a25a7cfb715c27922",
@@ -36,16 +36,27 @@ class Digits(DataSet):
         ),
     }
 
-    def open(self, source: Path | None, scratch: Path) -> Opened:
-        """Reads the file in scikit-learn's package, as `load_digits` does, without the second that its import takes."""
-        if source is not None:
+    def open(self, path: Path | None, scratch: Path) -> Source:
+        """Read the file in scikit-learn's package, without the second that importing scikit-learn takes.
+
+        The grey levels 0..16 become 0..255. Raises UserError for a `path`.
+        """
+        if path is not None:
             raise UserError("digits takes no --source: it is a part of scikit-learn")
-        path = Path(importlib.util.find_spec("sklearn").origin).parent / "datasets" / "data" / "digits.csv.gz"
-        table = np.loadtxt(path, delimiter=",")
+        file = _package_folder("sklearn") / "datasets" / "data" / "digits.csv.gz"
+        table = np.loadtxt(file, delimiter=",")
         images = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
         labels = table[:, -1].astype(np.int64)
         order = np.random.default_rng(0).permutation(len(images))
-        halves = {"train": order[::2], "test": order[1::2]}
-        splits = {name: InMemory(images[half], labels[half]) for name, half in halves.items()}
-        sha256 = files.sha256_of(path)
-        return Opened(path.name, splits, stamp=sha256, sha256=sha256, of="the file")
+        indices = {"train": order[::2], "test": order[1::2]}
+        splits = {split: ArrayImages(images[index], labels[index]) for split, index in indices.items()}
+        sha256 = files.sha256_of(file)
+        return Source(file.name, splits, fingerprint=sha256, sha256=sha256, sha256_of="the file")
+
+
+def _package_folder(name: str) -> Path:
+    """The folder of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise UserError(f"the package '{name}' is not installed")
+    return Path(spec.origin).parent

@@ -1,4 +1,4 @@
-"""Any folder, or zip, of images at any resolution: the sub-folders of the first level are the classes."""
+"""Any folder or zip of images at any resolution; the sub-folders of the first level are the classes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from cm.config.settings import at_least
 from cm.data import cropping
-from cm.data.base import DataSet, Opened
-from cm.data.encoded import SUFFIXES, Encoded, below, is_picture
-from cm.data.sources.stores import Files, Store, ZipMembers, open_zip
+from cm.data.base import DataSet, Source
+from cm.data.encoded import SUFFIXES, EncodedImages, is_image_file, list_files
+from cm.data.sources.stores import FolderFiles, Store, ZipMembers, open_zip
 from cm.errors import UserError
 from cm.registry import register
 
@@ -20,7 +20,12 @@ from cm.registry import register
 @register("dataset", "folder")
 @dataclasses.dataclass(frozen=True)
 class Folder(DataSet):
-    """Classes by the sorted names of the sub-folders; a folder without any has one class. Hidden files do not count."""
+    """Classes are numbered by the sorted names of the sub-folders; without sub-folders there is one class.
+
+    Hidden files are ignored.
+
+    `resolution`: height and width of the prepared images in pixels.
+    """
 
     resolution: Annotated[int, at_least(1)]
 
@@ -29,31 +34,35 @@ class Folder(DataSet):
         """ADM's centre crop."""
         return cropping.ADM.format(size=self.resolution)
 
-    def open(self, source: Path | None, scratch: Path) -> Opened:
-        """List the images of a folder, however deep, or of a zip."""
-        if source is None:
+    def open(self, path: Path | None, scratch: Path) -> Source:
+        """List the images of a folder, at any depth, or of a zip. Raises UserError if there are none."""
+        if path is None:
             raise UserError("the data set 'folder' needs a --source: a folder or a zip of images")
-        store = _store(source)
+        store = _list_images(path)
         if not store.names:
-            raise UserError(f"{source} has no images in it ({', '.join(sorted(SUFFIXES))})")
-        images = Encoded(store, _labels(store.names, source), cropping.adm, self.resolution)
-        return Opened(source.name, {"train": images}, stamp=store.stamp())
+            raise UserError(f"{path} has no images in it ({', '.join(sorted(SUFFIXES))})")
+        images = EncodedImages(store, _labels(store.names, path), cropping.adm, self.resolution)
+        return Source(path.name, {"train": images}, fingerprint=store.fingerprint())
 
 
-def _store(path: Path) -> Store:
+def _list_images(path: Path) -> Store:
     if path.is_dir():
-        return Files(path, sorted(filter(is_picture, below(path))))
-    return ZipMembers(path, sorted(name for name in open_zip(path).namelist() if is_picture(name)))
+        return FolderFiles(path, sorted(filter(is_image_file, list_files(path))))
+    return ZipMembers(path, sorted(filter(is_image_file, open_zip(path).namelist())))
 
 
-def _labels(names: list[str], source: Path) -> np.ndarray:
-    """Place of the first sub-folder in which the images part; a folder around all of them is none."""
+def _labels(names: list[str], path: Path) -> np.ndarray:
+    """The class of each image, int64 [N]: the place of its sub-folder among the sorted sub-folders.
+
+    A folder that contains all images is no class. Raises UserError if only some images are in sub-folders.
+    """
     paths = [PurePosixPath(name).parts for name in names]
-    while all(len(path) > 1 for path in paths) and len({path[0] for path in paths}) == 1:
-        paths = [path[1:] for path in paths]
-    loose = [path[-1] for path in paths if len(path) == 1]
-    if loose and len(loose) < len(paths):
-        raise UserError(f"{source} has images both in sub-folders and beside them, such as {loose[0]}: of which class?")
-    classes = sorted({path[0] for path in paths}) if not loose else []
-    place = {name: number for number, name in enumerate(classes)}
-    return np.array([place.get(path[0], 0) for path in paths], np.int64)
+    while all(len(parts) > 1 for parts in paths) and len({parts[0] for parts in paths}) == 1:
+        paths = [parts[1:] for parts in paths]
+    loose = [parts[0] for parts in paths if len(parts) == 1]
+    if len(loose) == len(paths):
+        return np.zeros(len(paths), np.int64)
+    if loose:
+        raise UserError(f"{path} has images both in sub-folders and beside them, such as {loose[0]}: of which class?")
+    _, labels = np.unique([parts[0] for parts in paths], return_inverse=True)
+    return labels.astype(np.int64)

@@ -1,7 +1,7 @@
-"""ImageNet at 64x64 as ADM made it: the ILSVRC2012 training images, box and bicubic filters, cropped in the centre.
+"""ImageNet at 64x64 with the preprocessing of ADM: the ILSVRC2012 training images, scaled and cropped in the centre.
 
-Not the "downsampled ImageNet 64x64" of Chrabaszcz et al. (2017), whose images are squeezed and whose scores do not
-compare. It has no test split: the paper trains and scores on the training images.
+It is not the "downsampled ImageNet 64x64" of Chrabaszcz et al. (2017), whose images are squeezed and whose scores
+cannot be compared. It has no test split: the paper trains and scores on the training images.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 
 from cm.config.settings import at_least
 from cm.data import cropping
-from cm.data.base import DataSet, Opened, check_count
-from cm.data.encoded import SUFFIXES, Encoded
-from cm.data.locating import by_hand
-from cm.data.sources.stores import Files, Store
-from cm.data.sources.tars import tar_of_tars
+from cm.data.base import DataSet, Source, check_count
+from cm.data.encoded import EncodedImages, is_image_file
+from cm.data.locating import require_in_cache
+from cm.data.sources.stores import FolderFiles, Store
+from cm.data.sources.tars import index_tar_of_tars
 from cm.errors import UserError
 from cm.registry import register
 
@@ -31,33 +31,32 @@ SYNSET = re.compile(r"n\d{8}")
 @register("dataset", "imagenet64")
 @dataclasses.dataclass(frozen=True)
 class ImageNet64(DataSet):
-    """Labels are the places of the sorted synsets. `images`: how many there must be at least."""
+    """Labels are the places of the synsets in sorted order.
 
-    resolution: ClassVar[int] = 64
-    preprocessing: ClassVar[str] = (
-        cropping.ADM.format(size=64) + "; not the downsampled ImageNet of Chrabaszcz et al. (2017)"
-    )
+    `images`: the least number of images that the source must have.
+    """
+
+    resolution = 64
+    preprocessing = cropping.ADM.format(size=64) + "; not the downsampled ImageNet of Chrabaszcz et al. (2017)"
     images: Annotated[int, at_least(1)] = 1_281_167
 
-    def open(self, source: Path | None, scratch: Path) -> Opened:
-        """Look into a tar of one tar a synset, or a folder of one folder a synset."""
-        path = source or by_hand(NAMES, HOME)
-        store = _folder(path) if path.is_dir() else tar_of_tars(path)
+    def open(self, path: Path | None, scratch: Path) -> Source:
+        """List the images of a tar with one tar per synset, or of a folder with one folder per synset."""
+        path = path or require_in_cache(NAMES, HOME)
+        store = _list_folder(path) if path.is_dir() else index_tar_of_tars(path)
         check_count(len(store.names), self.images, path)
-        images = Encoded(store, _labels(store.names), cropping.adm, self.resolution)
-        return Opened(path.name, {"train": images}, stamp=store.stamp())
+        images = EncodedImages(store, _labels(store.names), cropping.adm, self.resolution)
+        return Source(path.name, {"train": images}, fingerprint=store.fingerprint())
 
 
-def _folder(path: Path) -> Store:
+def _list_folder(path: Path) -> Store:
     synsets = sorted(folder.name for folder in path.iterdir() if SYNSET.fullmatch(folder.name) and folder.is_dir())
     if not synsets:
         raise UserError(f"{path} has no folders of synsets, such as n01440764")
-    pictures = {name: sorted(file.name for file in (path / name).iterdir()) for name in synsets}
-    return Files(path, [f"{name}/{file}" for name in synsets for file in pictures[name] if _is_picture(file)])
-
-
-def _is_picture(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+    names = []
+    for synset in synsets:
+        names += sorted(f"{synset}/{file.name}" for file in (path / synset).iterdir() if is_image_file(file.name))
+    return FolderFiles(path, names)
 
 
 def _labels(names: list[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which chunks of a file are done: a text file that only grows, so that a kill at any moment leaves it usable."""
+"""A record of which chunks of a file are finished: a text file that only grows, so that it survives a kill."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from pathlib import Path
 
 
 class Journal:
-    """Numbers under a `header` that says what they are about; under another header nothing is done."""
+    """The numbers of the finished chunks, `done`, in a text file below a line that says what they describe.
+
+    `header`: that line; numbers below another header do not count.
+    """
 
     def __init__(self, path: Path, header: str) -> None:
         self.path, self._header = path, header
         self.done = self._read()
 
     def start_over(self) -> None:
-        """Nothing is done."""
+        """Forget all numbers."""
         self.done = set()
         self._write(self._header)
 
     def add(self, number: int) -> None:
-        """This one is done, and is so after a crash of the machine too."""
+        """Record a number; when this returns, the record survives even a crash of the machine."""
         self.done.add(number)
         self._write(str(number), "a")
 
     def _read(self) -> set[int]:
-        """A last line without its end was cut off by a kill: it does not count, and is cut off here."""
+        """Read the numbers. A last line without a line end was interrupted by a kill: it is removed and ignored."""
         text = self.path.read_text() if self.path.exists() else ""
         lines = text[: text.rfind("\n") + 1].splitlines()
         if not lines or lines[0] != self._header:

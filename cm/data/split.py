@@ -1,51 +1,68 @@
-"""One split: a file that is filled, checked, and moved to its place beside its labels."""
+"""One split of a data set: its images are written to a temporary file, checked, and moved beside its labels."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cm.data import writing
-from cm.data.base import Images
+from cm.data.base import ImageSequence
 from cm.data.journal import Journal
 from cm.utils import files
 from cm.utils.progress_bar import ProgressBar
 
 
 class Split:
-    """The images of a split on their way to `<out>/<name>`. `about`: what they hang on; another one starts over."""
+    """The images of a split, on their way from a source to the folder `<out>/<name>`.
 
-    def __init__(self, images: Images, name: str, scratch: Path, *, image_shape: tuple[int, ...], about: dict) -> None:
+    `scratch`: the folder of the temporary files. `image_shape`: [H, W, C] of the prepared images. `inputs`: everything
+    that the images depend on, in JSON types; work that was done with other inputs is not resumed.
+    """
+
+    def __init__(
+        self,
+        images: ImageSequence,
+        name: str,
+        scratch: Path,
+        *,
+        image_shape: tuple[int, ...],
+        inputs: Mapping[str, Any],
+    ) -> None:
         self.name, self.images, self.labels = name, images, images.labels
         self.problems: dict[int, tuple[str, str]] = {}
         self._path, self._digests = scratch / f"{name}.npy", scratch / f"{name}.sha256"
         self._shape = (len(images), *image_shape)
-        header = {**about, "split": name, "shape": self._shape, "chunk": writing.CHUNK}
+        header = {**inputs, "split": name, "shape": self._shape, "chunk": writing.CHUNK}
         self._journal = Journal(scratch / f"{name}.journal", json.dumps(header))
 
     @property
-    def missing(self) -> int:
-        """Bytes of the disk that writing will still take."""
-        taken = self._path.stat().st_blocks * 512 if self._path.exists() and self._journal.done else 0
-        return max(0, int(np.prod(self._shape)) - taken)
+    def missing_bytes(self) -> int:
+        """Bytes on the disk that writing the images will take in addition to what is written already."""
+        written = self._path.stat().st_blocks * 512 if self._path.exists() and self._journal.done else 0
+        return max(0, int(np.prod(self._shape)) - written)
 
-    def write(self, *, workers: int, allowed: float) -> None:
-        """All images, without those that cannot be decoded."""
-        target = self._target()
-        how = {"workers": workers, "allowed": allowed}
-        self.problems = writing.write(self.images, target, self._journal, **how)
+    def write(self, *, workers: int, allow_undecodable: float) -> None:
+        """Write all images; those that cannot be decoded are left out, together with their labels.
+
+        Raises ResumableError if their share is larger than `allow_undecodable`.
+        """
+        self.problems = writing.write_images(
+            self.images, self._open_file(), self._journal, workers=workers, allow_undecodable=allow_undecodable
+        )
         if self.problems:
-            keep = np.setdiff1d(np.arange(len(self.labels)), list(self.problems))
+            decodable = np.setdiff1d(np.arange(len(self.labels)), list(self.problems))
             self._journal.start_over()
-            _keep_rows(self._path, keep)
-            self.labels = self.labels[keep]
+            _keep_rows(self._path, decodable)
+            self.labels = self.labels[decodable]
 
-    def summary(self) -> dict:
-        """Its part of the manifest."""
+    def summary(self) -> dict[str, Any]:
+        """The entry of this split in the manifest."""
         images = files.read_images(self._path)
         return {
             "images": len(images),
@@ -55,45 +72,45 @@ class Split:
             "labels_sha256": files.sha256(self.labels.tobytes()),
         }
 
-    def digest(self) -> str:
-        """sha256 of the sha256 digests of the encoded images, also those that were left out."""
+    def source_sha256(self) -> str:
+        """The sha256 of the sha256 digests of all encoded images, including those that were left out."""
         with open(self._digests, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def move(self, folder: Path) -> None:
-        """Both files to their place."""
+        """Move the images to `folder`/images.npy and write the labels to `folder`/labels.npy."""
         files.write_array(folder / "labels.npy", self.labels)
         os.replace(self._path, folder / "images.npy")
 
-    def _target(self) -> writing.Target:
-        """The file to fill: as an earlier start left it, or a new one, which takes no space yet."""
+    def _open_file(self) -> writing.SplitFile:
+        """The file to fill: the one that an earlier start left, or a new one, which takes no space on the disk yet."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if not (self._journal.done and self._path.exists() and self._digests.exists()):
             self._journal.start_over()
             np.lib.format.open_memmap(self._path, "w+", np.uint8, self._shape)
             self._digests.write_bytes(b"")
         offset = np.lib.format.open_memmap(self._path, "r").offset
-        return writing.Target(self._path, self._digests, offset, self._shape)
+        return writing.SplitFile(self._path, self._digests, offset, self._shape)
 
 
-def _keep_rows(path: Path, keep: np.ndarray) -> None:
-    """Close up the rows of a .npy file in place, and cut off its end; the header keeps its length."""
+def _keep_rows(path: Path, rows: np.ndarray) -> None:
+    """Reduce a uint8 .npy file to some of its rows, in place; the length of its header does not change."""
     array = np.lib.format.open_memmap(path, "r+")
     block = max(1, writing.CHUNK // array[0].nbytes)
-    for start in range(0, len(keep), block):
-        rows = keep[start : start + block]
-        array[start : start + len(rows)] = array[rows]
+    for start in range(0, len(rows), block):
+        sources = rows[start : start + block]
+        array[start : start + len(sources)] = array[sources]
     array.flush()
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(keep), *array.shape[1:])}
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *array.shape[1:])}
     with open(path, "r+b") as file:
         np.lib.format.write_array_header_1_0(file, header)
         if file.tell() != array.offset:
-            raise RuntimeError(f"the header of {path} has another length than NumPy gave it before")
-        file.truncate(array.offset + len(keep) * array[0].nbytes)
+            raise RuntimeError(f"the header of {path} has another length than before")
+        file.truncate(array.offset + len(rows) * array[0].nbytes)
 
 
 def _sha256(images: np.ndarray, name: str) -> str:
-    """Of the raw bytes, a few megabytes at a time."""
+    """The sha256 of the raw pixels, computed from a few megabytes at a time."""
     block = max(1, 4 * writing.CHUNK // images[0].nbytes)
     digest, progress = hashlib.sha256(), ProgressBar(f"checksum of {name}", len(images), unit="image", lines=4)
     for start in range(0, len(images), block):

@@ -1,7 +1,7 @@
-"""Images into a .npy file on disk, a chunk at a time, on all cores, going on after a kill where it was stopped.
+"""Writing the images of a split to a .npy file, chunk by chunk, on all cores, so that it can be resumed after a kill.
 
-The file is made at its full size and filled in place; a journal beside it says which chunks are done. A chunk is
-written with `pwrite`, not through a memory map: a full disk is then an error and not a killed process.
+The file is created with its full size and filled in place; a journal beside it records which chunks are finished. A
+chunk is written with `pwrite`, not through a memory map, so that a full disk is an error and does not kill the process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
@@ -20,118 +20,136 @@ from pathlib import Path
 
 import numpy as np
 
-from cm.data.base import Images
+from cm.data.base import ImageSequence
 from cm.data.journal import Journal
 from cm.errors import UserError
 from cm.utils.progress_bar import ProgressBar
 
-CHUNK = 1 << 22
+CHUNK = 1 << 22  # bytes of pixels
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+Problems = Mapping[int, tuple[str, str]]  # the index of an undecodable image to its name and what is wrong with it
 
 
-class Interrupted(UserError):
-    """An error after which a next start can go on: what is finished stays on disk."""
+class ResumableError(UserError):
+    """An error after which the preparation can be resumed, because the finished chunks stay on the disk."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
-    """A file being written: where the pixels and, 32 bytes an image, the digests of the encoded images go."""
+class SplitFile:
+    """The file that is being written.
+
+    `images`: the .npy file, whose pixels, uint8 of `shape` [N, H, W, C], start at the byte `offset`. `digests`: the
+    file of the digests of the encoded images, 32 bytes per image.
+    """
 
     images: Path
     digests: Path
     offset: int
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
 
     @property
     def image_bytes(self) -> int:
+        """Bytes per image."""
         return int(np.prod(self.shape[1:]))
 
 
 @dataclasses.dataclass(frozen=True)
-class Chunk:
-    """Images `start` to `stop`, and what is wrong with some of them: place to (name, problem)."""
+class ChunkResult:
+    """The images `start` to `stop` (exclusive) have been written, except those with `problems`."""
 
     start: int
     stop: int
-    problems: Mapping[int, tuple[str, str]]
+    problems: Problems
 
 
-def write(images: Images, target: Target, journal: Journal, *, workers: int, allowed: float) -> dict[int, tuple]:
-    """Fill `target`, but for the chunks that the journal has; the problems, place to (name, problem).
+def write_images(
+    images: ImageSequence, file: SplitFile, journal: Journal, *, workers: int, allow_undecodable: float
+) -> dict[int, tuple[str, str]]:
+    """Write all chunks that the journal does not list, and return the problems of undecodable images by their index.
 
-    Interrupted as soon as more than the share `allowed` of all images cannot be decoded.
+    `workers`: number of processes. Raises ResumableError as soon as more than the share `allow_undecodable` of all
+    images cannot be decoded.
     """
-    size = max(1, CHUNK // target.image_bytes)
+    size = max(1, CHUNK // file.image_bytes)
     starts = [start for start in range(0, len(images), size) if start not in journal.done]
-    jobs = ((images.part(start, start + size), target, start) for start in starts)
-    done = len(images) - sum(min(size, len(images) - start) for start in starts)
-    progress = ProgressBar(target.images.stem, len(images), start=done, unit="image")
-    problems: dict[int, tuple] = {}
+    jobs = ((images.slice(start, start + size), file, start) for start in starts)
+    remaining = sum(min(size, len(images) - start) for start in starts)
+    progress = ProgressBar(file.images.stem, len(images), start=len(images) - remaining, unit="image")
+    problems: dict[int, tuple[str, str]] = {}
     workers = min(workers, len(starts)) if images.encoded else 1
-    with contextlib.closing(_results(jobs, workers)) as chunks, contextlib.closing(progress):
-        for chunk in chunks:
-            problems |= chunk.problems
-            if len(problems) > allowed * len(images):
-                raise Interrupted(_undecodable(problems, len(images), allowed))
-            if not chunk.problems:
-                journal.add(chunk.start)
-            progress.update(chunk.stop - chunk.start)
+    with contextlib.closing(_run_jobs(jobs, workers)) as results, contextlib.closing(progress):
+        for result in results:
+            problems |= result.problems
+            if len(problems) > allow_undecodable * len(images):
+                raise ResumableError(_undecodable_message(problems, len(images), allow_undecodable))
+            if not result.problems:
+                journal.add(result.start)
+            progress.update(result.stop - result.start)
     return dict(sorted(problems.items()))
 
 
-def _undecodable(problems: Mapping[int, tuple], count: int, allowed: float) -> str:
-    listed = "; ".join(f"{name} ({problem})" for _, (name, problem) in sorted(problems.items())[:3])
-    many = f"at least {len(problems)} of {count} images cannot be decoded, more than the allowed share of {allowed:g}"
-    return f"{many}: {listed}; --allow-undecodable SHARE goes on without such images"
+def _undecodable_message(problems: Problems, count: int, allowed: float) -> str:
+    examples = "; ".join(f"{name} ({problem})" for _, (name, problem) in sorted(problems.items())[:3])
+    found = f"at least {len(problems)} of {count} images cannot be decoded, more than the allowed share of {allowed:g}"
+    return f"{found}: {examples}; --allow-undecodable SHARE leaves such images out"
 
 
-def _results(jobs: Iterable[tuple], workers: int) -> Iterator[Chunk]:
-    """What `_write_chunk` returns for each job, in any order; a few jobs a worker are in flight."""
+def _run_jobs(jobs: Iterable[tuple[ImageSequence, SplitFile, int]], workers: int) -> Generator[ChunkResult]:
+    """Yield what `_write_chunk` returns for each job, in any order; at most two jobs per worker are pending."""
     if workers <= 1:
         yield from (_write_chunk(*job) for job in jobs)
         return
     pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=_end_with_parent)
-    waiting: set[Future] = set()
+    pending: set[Future[ChunkResult]] = set()
     try:
         for job in jobs:
-            waiting.add(pool.submit(_write_chunk, *job))
-            if len(waiting) >= 2 * workers:
-                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            pending.add(pool.submit(_write_chunk, *job))
+            if len(pending) >= 2 * workers:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in finished)
-        yield from (future.result() for future in waiting)
+        yield from (future.result() for future in pending)
     except BrokenProcessPool:
-        raise Interrupted("a worker was killed, perhaps for want of memory: start again with fewer --workers") from None
+        raise ResumableError(
+            "a worker was killed, perhaps for lack of memory: try again with fewer --workers"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    """End this worker when the process that started it is killed: nobody else would. Ctrl-C is left to that process."""
+    """End this worker when the process that started it is killed, and leave Ctrl-C to that process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is None:
+        return
 
     def watch() -> None:
-        connection.wait([parent_process().sentinel])
+        connection.wait([parent.sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _write_chunk(images: Images, target: Target, start: int) -> Chunk:
-    """Read, crop and write a chunk, on disk when this returns; undecodable images stay black."""
-    pixels = np.zeros((len(images), *target.shape[1:]), np.uint8)
-    digests, problems = [], {}
-    for index, picture in enumerate(images.read()):
-        digests.append(picture.digest)
-        if picture.pixels is None:
-            problems[start + index] = (picture.name, picture.problem)
+def _write_chunk(images: ImageSequence, file: SplitFile, start: int) -> ChunkResult:
+    """Decode a chunk and write it to the disk before this returns; undecodable images stay black."""
+    pixels = np.zeros((len(images), *file.shape[1:]), np.uint8)
+    digests: list[bytes] = []
+    problems: dict[int, tuple[str, str]] = {}
+    for index, image in enumerate(images.read()):
+        digests.append(image.digest)
+        if image.pixels is None:
+            problems[start + index] = (image.name, image.problem)
         else:
-            pixels[index] = picture.pixels
-    _write_at(target.images, pixels.data, target.offset + start * target.image_bytes)
+            pixels[index] = image.pixels
+    _write_at(file.images, pixels.data, file.offset + start * file.image_bytes)
     if images.encoded:
-        _write_at(target.digests, memoryview(b"".join(digests)), start * hashlib.sha256().digest_size)
-    return Chunk(start, start + len(images), problems)
+        _write_at(file.digests, memoryview(b"".join(digests)), start * DIGEST_BYTES)
+    return ChunkResult(start, start + len(images), problems)
 
 
 def _write_at(path: Path, data: memoryview, offset: int) -> None:
+    """Write bytes at an offset of a file; they are on the disk when this returns."""
     data = data.cast("B")
     with open(path, "r+b") as file:
         while data:

@@ -189,8 +189,8 @@ def test_a_repaired_image_is_read_again(pictures, tmp_path, written):
 @pytest.mark.parametrize("broken", [[0], [4], [8], [1, 2, 7]])
 def test_allowed_undecodable_images_are_left_out_and_listed(broken, pictures, tmp_path):
     paths = [break_image(pictures, number) for number in broken]
-    stopped(pictures, tmp_path / "out", "cannot be decoded", allowed=(len(broken) - 0.5) / COUNT)
-    made = prepare(pictures, tmp_path / "out", allowed=len(broken) / COUNT)
+    stopped(pictures, tmp_path / "out", "cannot be decoded", allow_undecodable=(len(broken) - 0.5) / COUNT)
+    made = prepare(pictures, tmp_path / "out", allow_undecodable=len(broken) / COUNT)
     manifest = files.read_json(tmp_path / "out" / "manifest.json")
     assert [entry["name"] for entry in manifest["undecodable"]["train"]] == [
         f"{path.parent.name}/{path.name}" for path in paths
@@ -228,7 +228,7 @@ def test_a_full_disk_is_told_in_one_line_and_work_goes_on_when_there_is_room(pic
         return count
 
     monkeypatch.setattr(os, "pwrite", filling)
-    stopped(pictures, tmp_path / "out", "No space left on device.*goes on where it stopped")
+    stopped(pictures, tmp_path / "out", "No space left on device.*run the same command again to resume")
     assert written == [0, 2, 4, 6]
     room[0] = 1 << 20
     assert prepare(pictures, tmp_path / "out") == prepare(pictures, tmp_path / "whole")
@@ -254,7 +254,7 @@ def test_a_mistyped_source_does_not_throw_away_what_was_done(pictures, tmp_path,
     assert written == [6, 8]
 
 
-@pytest.mark.parametrize("options", [{"workers": 0}, {"allowed": 1.0}, {"allowed": -0.1}])
+@pytest.mark.parametrize("options", [{"workers": 0}, {"allow_undecodable": 1.0}, {"allow_undecodable": -0.1}])
 def test_numbers_out_of_range_are_refused(options, pictures, tmp_path):
     stopped(pictures, tmp_path / "out", "must be at least", **options)
 

@@ -1,1 +1,1 @@
-"""Where a data set's bytes are: stores of many encoded images, and archives or folders of a few files."""
+"""Where the bytes of a data set are: stores of many encoded images, and archives or folders of a few files."""

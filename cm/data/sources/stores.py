@@ -19,71 +19,81 @@ from cm.errors import UserError
 from cm.utils import files
 
 
-class Unreadable(Exception):
-    """One image whose bytes cannot be had, while the others can."""
+class UnreadableImage(Exception):
+    """The bytes of one image cannot be read, while those of other images can."""
+
+
+ReadBytes = Callable[[int], bytes]  # from the index of an image to its encoded bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Store(abc.ABC):
-    """Encoded images by name, at `path`."""
+    """Encoded images, listed by `names`, in the file or folder `path`."""
 
     path: Path
     names: list[str]
 
-    def part(self, start: int, stop: int) -> Store:
-        """A few of them."""
+    def slice(self, start: int, stop: int) -> Store:
+        """Return the store of the images `start` to `stop` (exclusive)."""
         return dataclasses.replace(self, names=self.names[start:stop])
 
     @property
     def file(self) -> Path:
-        """The file that all bytes are in, or the folder of many."""
+        """The file that contains all bytes, or the folder of the files that do."""
         return self.path
 
-    def stamp(self) -> str:
-        """Changes when the names do, or the file."""
-        about = self.file.stat()
-        of_file = "" if self.file.is_dir() else f"{about.st_size} {about.st_mtime_ns} "
+    def fingerprint(self) -> str:
+        """Text that changes when the names change or, unless it is a folder, when the file changes."""
+        status = self.file.stat()
+        of_file = "" if self.file.is_dir() else f"{status.st_size} {status.st_mtime_ns} "
         return of_file + files.sha256("\0".join(self.names).encode(errors="surrogateescape"))
 
     @abc.abstractmethod
-    def opened(self) -> contextlib.AbstractContextManager[Callable[[int], bytes]]:
-        """A function from place to bytes; it raises Unreadable, or UserError if the whole store is damaged."""
+    def open(self) -> contextlib.AbstractContextManager[ReadBytes]:
+        """A context with a function that returns the bytes of the image at an index.
+
+        The function raises UnreadableImage for one damaged image, and UserError if the whole store is damaged.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
-class Files(Store):
-    """Files below the folder `path`, named by their relative paths."""
+class FolderFiles(Store):
+    """Files in the folder `path`, named by their relative paths."""
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[Callable[[int], bytes]]:
+    def open(self) -> Iterator[ReadBytes]:
+        """A context with a function that reads one file."""
         yield lambda index: (self.path / self.names[index]).read_bytes()
 
 
 @dataclasses.dataclass(frozen=True)
 class ZipMembers(Store):
-    """Members of a zip archive."""
+    """Members of the zip archive `path`."""
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[Callable[[int], bytes]]:
+    def open(self) -> Iterator[ReadBytes]:
+        """A context with a function that decompresses one member."""
         archive = open_zip(self.path)
-        yield lambda index: _member(archive, self.names[index])
+        yield lambda index: _read_member(archive, self.names[index])
 
 
 @dataclasses.dataclass(frozen=True)
 class TarMembers(Store):
-    """Stretches of a file: `places` int64 [N, 2] are offset and length of each image."""
+    """Members of the uncompressed tar `path`. `spans` int64 [N, 2]: offset and length of each in bytes."""
 
-    places: np.ndarray
+    spans: np.ndarray
 
-    def part(self, start: int, stop: int) -> TarMembers:
-        return TarMembers(self.path, self.names[start:stop], self.places[start:stop])
+    def slice(self, start: int, stop: int) -> TarMembers:
+        """Return the store of the images `start` to `stop`."""
+        return TarMembers(self.path, self.names[start:stop], self.spans[start:stop])
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[Callable[[int], bytes]]:
+    def open(self) -> Iterator[ReadBytes]:
+        """A context with a function that reads one span of the file."""
         with open(self.path, "rb") as file:
-            yield lambda index: self._stretch(file.fileno(), *map(int, self.places[index]))
+            yield lambda index: self._read_span(file.fileno(), *map(int, self.spans[index]))
 
-    def _stretch(self, descriptor: int, offset: int, length: int) -> bytes:
+    def _read_span(self, descriptor: int, offset: int, length: int) -> bytes:
         data = os.pread(descriptor, length, offset)
         if len(data) != length:
             raise UserError(f"{self.path} is truncated: it ends within an image")
@@ -91,31 +101,33 @@ class TarMembers(Store):
 
 
 @dataclasses.dataclass(frozen=True)
-class LmdbValues(Store):
-    """Values of an LMDB environment, the folder `path`; the names are the keys, a character a byte."""
+class LMDBValues(Store):
+    """Values of the LMDB environment in the folder `path`; the names are the keys, one character per byte."""
 
     ENCODING: ClassVar[str] = "latin-1"
 
     @property
     def file(self) -> Path:
+        """The file that contains all values."""
         return self.path / "data.mdb"
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[Callable[[int], bytes]]:
-        with _transaction(self.path) as transaction:
+    def open(self) -> Iterator[ReadBytes]:
+        """A context with a function that reads one value."""
+        with _open_lmdb(self.path) as transaction:
             yield lambda index: transaction.get(self.names[index].encode(self.ENCODING), b"")
 
 
-def lmdb_values(path: Path) -> LmdbValues:
-    """All values of an LMDB, in the order of their keys."""
-    with _transaction(path) as transaction:
+def list_lmdb(path: Path) -> LMDBValues:
+    """Return all values of an LMDB, in the order of their keys. Raises UserError if it is damaged."""
+    with _open_lmdb(path) as transaction:
         keys = transaction.cursor().iternext(keys=True, values=False)
-        return LmdbValues(path, [key.decode(LmdbValues.ENCODING) for key in keys])
+        return LMDBValues(path, [key.decode(LMDBValues.ENCODING) for key in keys])
 
 
 @contextlib.contextmanager
-def _transaction(path: Path) -> Iterator[Any]:
-    """A look into an LMDB that takes no lock and writes nothing; UserError if it is damaged."""
+def _open_lmdb(path: Path) -> Iterator[Any]:
+    """A context with a read-only transaction that takes no lock. Raises UserError if the LMDB is damaged."""
     import lmdb
 
     try:
@@ -128,28 +140,28 @@ def _transaction(path: Path) -> Iterator[Any]:
 
 
 def _check_length(environment: Any, file: Path) -> None:
-    """UserError for a truncated file: reading behind its end would kill the process."""
-    wanted = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if file.stat().st_size < wanted:
-        raise UserError(f"{file} is truncated: it has {file.stat().st_size} bytes of {wanted}")
+    """Raise UserError for a truncated file: reading beyond its end would kill the process."""
+    expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if file.stat().st_size < expected:
+        raise UserError(f"{file} is truncated: it has {file.stat().st_size} bytes of {expected}")
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """An archive, whose directory is read once a process; UserError if it is truncated or is none."""
-    about = path.stat()
-    return _zip(path, about.st_size, about.st_mtime_ns)
+    """Open a zip archive; its directory is read once per process. Raises UserError if it is truncated or not a zip."""
+    status = path.stat()
+    return _open_cached_zip(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1)
-def _zip(path: Path, size: int, changed: int) -> zipfile.ZipFile:
+def _open_cached_zip(path: Path, size: int, modified: int) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise UserError(f"{path} is truncated or not a zip archive: {error}") from None
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise Unreadable(str(error).splitlines()[0]) from None
+        raise UnreadableImage(str(error).splitlines()[0]) from None

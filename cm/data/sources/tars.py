@@ -1,7 +1,8 @@
-"""The places of files within a tar of tars, so that each can be read without unpacking."""
+"""An index of the files in a tar of tars, so that each file can be read without unpacking."""
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -14,38 +15,41 @@ from cm.errors import UserError
 from cm.utils.progress_bar import ProgressBar
 
 
-def tar_of_tars(path: Path) -> TarMembers:
-    """Members `<outer>/<inner>` of an uncompressed tar whose members are uncompressed tars, sorted by name."""
+def index_tar_of_tars(path: Path) -> TarMembers:
+    """Find the members `<outer>/<inner>`, sorted by name, of an uncompressed tar whose members are uncompressed tars.
+
+    Raises UserError for a file that is truncated or of another format.
+    """
     try:
         with open(path, "rb") as file:
             _check_end(file)
-            found = sorted(_inner(file, path))
+            members = sorted(_inner_members(file, path))
     except tarfile.ReadError as error:
         raise UserError(f"{path} is truncated, or not an uncompressed tar of tars: {error}") from None
-    places = np.array([place for _, place in found], np.int64).reshape(-1, 2)
-    return TarMembers(path, [name for name, _ in found], places)
+    spans = np.array([span for _, span in members], np.int64).reshape(-1, 2)
+    return TarMembers(path, [name for name, _ in members], spans)
 
 
 def _check_end(file: IO[bytes]) -> None:
-    """A tar ends with zeros; tarfile takes a file that ends within a header for a whole one."""
+    """Raise ReadError unless the file ends with zeros; tarfile accepts a file that ends within a header."""
     file.seek(max(0, file.seek(0, 2) - 512))
     if any(file.read()):
         raise tarfile.ReadError("it does not end as a tar does")
 
 
-def _inner(file: IO[bytes], path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+def _inner_members(file: IO[bytes], path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the name of every inner member, with its offset and length in `file` in bytes."""
     outers = [(member.name, member.offset_data) for member in _members(file, 0) if member.name.endswith(".tar")]
-    progress = ProgressBar(f"looking into {path.name}", len(outers), unit="tar") if outers else None
-    for outer, start in outers:
-        for member in _members(file, start):
-            yield f"{PurePosixPath(outer).stem}/{PurePosixPath(member.name).name}", (member.offset_data, member.size)
-        progress.update()
-    if progress:
-        progress.close()
+    with contextlib.closing(ProgressBar(f"indexing {path.name}", len(outers), unit="tar")) as progress:
+        for outer, start in outers:
+            for member in _members(file, start):
+                name = f"{PurePosixPath(outer).stem}/{PurePosixPath(member.name).name}"
+                yield name, (member.offset_data, member.size)
+            progress.update()
 
 
 def _members(file: IO[bytes], start: int) -> Iterator[tarfile.TarInfo]:
-    """Regular files of the tar that starts at byte `start`, with their places in `file`."""
+    """Yield the regular files of the tar that starts at byte `start`; their offsets count from the start of `file`."""
     file.seek(start)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:

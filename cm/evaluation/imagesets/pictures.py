@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from cm.data.encoded import SUFFIXES, below, is_picture
-from cm.data.sources.stores import Files, Store, ZipMembers, open_zip
+from cm.data.encoded import SUFFIXES, is_image_file, list_files
+from cm.data.sources.stores import FolderFiles, Store, ZipMembers, open_zip
 from cm.errors import UserError
 from cm.evaluation.imagesets.base import Images
 from cm.utils.parallel import map_in_order
@@ -48,7 +48,7 @@ class Pictures(Images):
             for start in starts
             for part in range(start, min(start + batch, len(self)), PART)
         )
-        with self.store.opened() as get:
+        with self.store.open() as get:
             decoded = functools.partial(_with_image, self.store, get, self._pixels)
             made = map_in_order(lambda part: np.stack([decoded(index) for index in part]), places, workers)
             with contextlib.closing(made) as parts:
@@ -70,7 +70,7 @@ class Pictures(Images):
 
 
 def of_folder(path: Path) -> Pictures:
-    return _pictures(Files(path, []), sorted(below(path)))
+    return _pictures(FolderFiles(path, []), sorted(list_files(path)))
 
 
 def of_zip(path: Path) -> Pictures:
@@ -88,13 +88,13 @@ def by(shape: tuple[int, ...]) -> str:
 
 def _pictures(store: Store, found: list[str]) -> Pictures:
     """The images among the files that were found, after a look at the header of each."""
-    store = dataclasses.replace(store, names=[name for name in found if is_picture(name)])
+    store = dataclasses.replace(store, names=[name for name in found if is_image_file(name)])
     if not store.names:
         beside = f", only files such as {found[0]}" if found else ""
         raise UserError(f"{store.path} has no images in it ({', '.join(sorted(SUFFIXES))}){beside}")
     sizes: dict[tuple[int, int], str] = {}
     grey, digest = True, hashlib.sha256()
-    with store.opened() as get, contextlib.closing(_looks(store, get)) as looks:
+    with store.open() as get, contextlib.closing(_looks(store, get)) as looks:
         for name, look in zip(store.names, looks, strict=True):
             sizes.setdefault(look.size, name)
             if len(sizes) > 1:
