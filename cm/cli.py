@@ -119,7 +119,7 @@ def weights(name: str, source: Path | None, out: Path) -> None:
     """Write pretrained weights, of the FID Inception or an LPIPS network, as scoring and training read them."""
     from cm.evaluation import pretrained
 
-    pretrained.made(name, out, source)
+    pretrained.write_weights(name, out, source)
 
 
 @verb
