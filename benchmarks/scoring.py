@@ -58,9 +58,9 @@ def this_suite(place: Path, options: argparse.Namespace, clock: Clock) -> float:
     from cm.evaluation import features, imagesets, metrics, pretrained
     from cm.evaluation.features import Compute
 
-    judge = pretrained.extractor(options.weights)
-    judge.network.forward = clock.timed(judge.network.forward)
-    found = features.extract(judge, imagesets.opened(place / "images"), Compute(BATCH, options.threads))
+    extractor = pretrained.load_extractor(options.weights)
+    extractor.network.forward = clock.timed(extractor.network.forward)
+    found = features.extract(extractor, imagesets.open_images(place / "images"), Compute(BATCH, options.threads))
     return metrics.fid(found, features.read(place / "statistics.npz")[0])
 
 
@@ -112,13 +112,13 @@ def prepare(options: argparse.Namespace, place: Path) -> None:
     from cm.evaluation.features import Compute
 
     (place / "images").mkdir()
-    train, test = (imagesets.opened(options.data / split / "images.npy") for split in ("train", "test"))
+    train, test = (imagesets.open_images(options.data / split / "images.npy") for split in ("train", "test"))
     train, test = (
-        some.only(np.random.RandomState(SEED).choice(len(some), COUNT, replace=False)) for some in (train, test)
+        some.subset(np.random.RandomState(SEED).choice(len(some), COUNT, replace=False)) for some in (train, test)
     )
     for index, image in enumerate(test.pixels):
         Image.fromarray(image).save(place / "images" / f"{index:04}.png")
-    found = features.extract(pretrained.extractor(options.weights), train, Compute(BATCH, options.threads))
+    found = features.extract(pretrained.load_extractor(options.weights), train, Compute(BATCH, options.threads))
     features.write(place / "statistics.npz", found, {})
 
 

@@ -222,9 +222,9 @@ def load_extractor(protocol: Protocol, path: Path | None, shape: tuple[int, int,
     """
     if path is None and "/" in protocol.extractor:
         raise UserError(f"protocol {protocol.name}: its extractor is a classifier of this suite: give its model file")
-    path = path or pretrained.cached(protocol.extractor)
+    path = path or pretrained.ensure_cached(protocol.extractor)
     if "weights" in native.description(path):
-        extractor = pretrained.extractor(path, resizer=protocol.resizer)
+        extractor = pretrained.load_extractor(path, resizer=protocol.resizer)
     else:
         extractor = _classifier_extractor(path, shape, protocol.resizer)
     if extractor.name != protocol.extractor:
@@ -271,7 +271,7 @@ def build_objective(run: Run, perceptual: Path | str | None = None, device: str 
 def _perceptual_distance(lpips: LPIPS, path: Path | str, shape: tuple[int, int, int], device: str) -> Distance:
     """LPIPS with pretrained weights, or at the images' own size with the maps of a trained classifier."""
     if "weights" in native.description(path):
-        return lpips.with_network(pretrained.lpips_metric(path, pooling=lpips.pooling, device=device))
+        return lpips.with_network(pretrained.load_lpips(path, pooling=lpips.pooling, device=device))
     backbone, _ = load_classifier(path, shape, device)
     own_size = dataclasses.replace(lpips, size=None)
     return own_size.with_network(feature_distance(lambda x: backbone.maps(2 * x - 1)))

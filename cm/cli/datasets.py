@@ -95,4 +95,4 @@ def prepare(
 
     hints = hints_of(registry.get("dataset", dataset))
     values = {name: parse_setting(hints.get(name, str), text) for name, text in settings.items() if text is not None}
-    data.prepare(dataset, out, source=source, workers=workers, allowed=allow_undecodable, settings=values)
+    data.prepare(dataset, out, source=source, workers=workers, allow_undecodable=allow_undecodable, settings=values)

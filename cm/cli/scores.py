@@ -29,7 +29,7 @@ def weights(name: str, source: Path | None, out: Path) -> None:
     """Write the weights of a pretrained network, Inception or LPIPS, in the form that scoring and training read."""
     from cm.evaluation import pretrained
 
-    pretrained.made(name, out, source)
+    pretrained.write_weights(name, out, source)
 
 
 images_argument = click.argument("images", type=FILE_OR_FOLDER)

@@ -1,7 +1,12 @@
-"""Images to features: the one door through which samples and reference images go to be compared.
+"""Images to features, and the summary of the features of reference images.
 
-What is computed of reference images is kept in the cache under a name that says what it is of, so it is computed once;
-a computation that was killed goes on from where it last stood.
+Samples and reference images are compared only through `extract`, `summarize` and `extract_kept`. A summary of N images
+is the mean and covariance of all their features, which FID needs, and the features of a fixed random choice of them,
+which KID, precision and recall need. It also has the metrics of one random half of the images against the other, the
+real-data baseline of the reference.
+
+Summaries are kept in the cache, by a key that says what they were computed from, so that each is computed only once. A
+computation that was interrupted continues from its last saved state.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +26,7 @@ import torch
 from cm.errors import UserError
 from cm.evaluation import metrics, reference
 from cm.evaluation.imagesets import Images
-from cm.evaluation.metrics import Features, Moments
+from cm.evaluation.moments import Features, RunningMoments, pool_moments
 from cm.utils import fetch, files
 from cm.utils.parallel import map_in_order
 from cm.utils.progress_bar import ProgressBar
@@ -31,13 +36,18 @@ if TYPE_CHECKING:
 
     from cm.evaluation.extractors import Extractor
 
-FEWEST = 4  # images of a reference, of whose halves there are covariances
-SAVED = 60.0  # seconds between the states that are kept of a summary
+FORMAT = 2  # of the files in the cache: another number makes another key, so that older files are not read
+FEWEST = 4  # images of a reference, so that each half has a covariance
+SAVE_INTERVAL = 60.0  # seconds between two saved states of a summary
+HALVES = ("first", "second")
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Images at a time, threads that decode and resize, and the devices that share the batches."""
+    """How features are computed, which changes no result: images per batch, threads, and devices.
+
+    `workers`: threads that decode and resize images. `devices`: torch's names; several take the batches in turns.
+    """
 
     batch: int = 64
     workers: int = 1
@@ -45,146 +55,190 @@ class Compute:
 
 
 def extract(extractor: Extractor, images: Images, compute: Compute) -> Features:
-    """Features [N, D] and logits [N, K], if there are any, of images."""
+    """The features [N, D] of images and, if the extractor has them, their logits [N, K], in the order of the images."""
     parts = list(_batches(extractor, images, compute))
-    units, *logits = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Features(units, logits[0] if logits else None)
+    found, *logits = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Features(found, logits[0] if logits else None)
 
 
-def summary(
-    extractor: Extractor, images: Images, about: Mapping[str, Any], *, keep: int, names: Sequence[str], compute: Compute
+def summarize(
+    extractor: Extractor,
+    images: Images,
+    *,
+    about: Mapping[str, Any],
+    keep: int,
+    names: Sequence[str],
+    compute: Compute,
 ) -> tuple[Features, dict[str, Any]]:
-    """Moments of the features of all images, and the features of `keep` of them; and `about` with what was added to it.
+    """The summary of images, from the cache if it is there, and its description.
 
-    `about` says which extractor and images these are, in `reference` among others: there it gets `halves`, the metrics
-    of these `names` of one half of the images, a random choice, against the other. All is from the cache if it is
-    there. Memory does not grow with the number of images.
+    `about`: says which extractor and which images these are; the description adds `split_halves` to its `reference`,
+    with the metrics `names` of one half of the images against the other. `keep`: the number of images whose own
+    features are kept. Memory does not grow with the number of images. Raises UserError for fewer than four images.
     """
-    path = _cached({**about, "keep": keep, "names": list(names)})
+    path = _cache_path({**about, "keep": keep, "names": list(names)})
     if path.is_file():
         return read(path)
     if len(images) < FEWEST:
         raise UserError(f"a reference needs at least {FEWEST} images, not {len(images)}")
-    halves = summarised(extractor, images, keep=keep, compute=compute, state=path.with_suffix(".state.npz"))
-    counts = [len(images) // 2, len(images) - len(images) // 2]
-    names = [name for name in names if name not in metrics.CLASSES and counts[0] >= metrics.FEWEST.get(name, 1)]
-    values = metrics.computed(*halves, names)
-    reference = {**about["reference"], "split_halves": {"images": counts[0], "metrics": values}}
-    both = [(count, *half.moments()) for count, half in zip(counts, halves, strict=True)]
-    features = Features(np.concatenate([half.units for half in halves]), fitted=metrics.pooled(both))
-    write(path, features, {**about, "reference": reference})
-    path.with_suffix(".state.npz").unlink(missing_ok=True)
+    state = path.with_suffix(".state.npz")
+    halves = summarize_halves(extractor, images, keep=keep, compute=compute, state=state)
+    baseline = _compare_halves(halves, len(images), names)
+    write(path, _join_halves(halves, len(images)), {**about, "reference": {**about["reference"], **baseline}})
+    state.unlink(missing_ok=True)
     return read(path)
 
 
-def chosen(extractor: Extractor, images: Images, about: Mapping[str, Any], *, keep: int, compute: Compute) -> Features:
-    """The features that `summary` keeps, and nothing of the other images; from the cache if they are there."""
-    path = _cached({**about, "keep": keep, "chosen": True})
+def extract_kept(
+    extractor: Extractor, images: Images, *, about: Mapping[str, Any], keep: int, compute: Compute
+) -> Features:
+    """The features [keep, D] that a summary keeps, without a look at the other images; from the cache if possible."""
+    path = _cache_path({**about, "keep": keep, "kept only": True})
     if not path.is_file():
-        found = extract(extractor, images.only(np.concatenate(_kept(len(images), keep))), compute)
-        files.write_arrays(path, units=found.units)
-    return Features(files.read_arrays(path)["units"])
+        places = np.concatenate(_kept_places(len(images), keep))
+        files.write_arrays(path, features=extract(extractor, images.subset(places), compute).features)
+    return Features(files.read_arrays(path)["features"])
 
 
-def summarised(
+def summarize_halves(
     extractor: Extractor, images: Images, *, keep: int, compute: Compute, state: Path | None = None
 ) -> tuple[Features, Features]:
-    """Moments of two random halves of the images, and the features of some of either, together `keep`.
+    """The mean and covariance of two random halves of the images, and the features of `keep` images of both together.
 
-    `state`: a file to go on from, if it is there, and to write now and then.
+    `state`: a file to which the state is saved every minute, and from which a computation continues.
     """
-    half, kept = np.ones(len(images), int), np.zeros(len(images), bool)
-    half[_order(len(images))[: len(images) // 2]], kept[np.concatenate(_kept(len(images), keep))] = 0, True
-    running = _Running(files.read_arrays(state) if state and state.is_file() else {})
+    half, kept = _assign(len(images), keep)
+    running = _RunningHalves(files.read_arrays(state) if state and state.is_file() else {})
     saved = time.monotonic()
-    for units, *_ in _batches(extractor, images, compute, running.done):
-        place = slice(running.done, running.done + len(units))
-        running.add(units, half[place], kept[place])
-        if state and time.monotonic() - saved > SAVED:
-            files.write_arrays(state, **running.arrays())
+    for found, *_ in _batches(extractor, images, compute, running.done):
+        places = slice(running.done, running.done + len(found))
+        running.add(found, half[places], kept[places])
+        if state and time.monotonic() - saved > SAVE_INTERVAL:
+            files.write_arrays(state, **running.state())
             saved = time.monotonic()
     return running.result(0), running.result(1)
 
 
 def write(path: Path, features: Features, about: Mapping[str, Any]) -> None:
-    """A summary as .npz, with a JSON-able description of what it is of."""
+    """Write a summary as .npz, with its description, which must be representable in JSON."""
     mean, covariance = features.moments()
-    files.write_arrays(path, units=features.units, mean=mean, covariance=covariance, about=np.array(json.dumps(about)))
+    description = np.array(json.dumps(about))
+    files.write_arrays(path, features=features.features, mean=mean, covariance=covariance, about=description)
 
 
 def read(path: Path) -> tuple[Features, dict[str, Any]]:
-    """A summary that `write` wrote, or others' statistics, and what they are of; UserError for another file."""
+    """A summary that `write` wrote, or published statistics, and its description; UserError for another file."""
     found = reference.read(path)
-    units = np.empty((0, len(found.mean)), np.float32) if found.units is None else found.units
-    return Features(units, fitted=(found.mean, found.covariance)), found.about
+    features = np.empty((0, len(found.mean)), np.float32) if found.features is None else found.features
+    return Features(features, fitted=(found.mean, found.covariance)), found.about
 
 
-def _cached(identity: Mapping[str, Any]) -> Path:
-    """Where in the cache something of this identity is, or would be."""
-    key = files.sha256(json.dumps(identity, sort_keys=True).encode())[:32]
+def _cache_path(identity: Mapping[str, Any]) -> Path:
+    """Where the cache has what was computed from these inputs, or would have it."""
+    key = files.sha256(json.dumps({**identity, "format": FORMAT}, sort_keys=True).encode())[:32]
     return fetch.cache_folder() / "features" / f"{key}.npz"
 
 
-class _Running:
-    """Moments and kept features of two halves of images that come one after the other."""
+# ---- two halves -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Half:
+    """The moments of the images of one half so far, and the features that are kept of it."""
+
+    moments: RunningMoments
+    kept: list[np.ndarray] = field(default_factory=list)
+
+
+class _RunningHalves:
+    """The two halves of images that arrive in order. `done`: how many images have arrived."""
 
     def __init__(self, state: Mapping[str, np.ndarray]) -> None:
         self.done = int(state.get("done", 0))
-        own = [{key[1:]: value for key, value in state.items() if key[0] == str(half)} for half in (0, 1)]
-        self._kept = [[part["kept"]] if part else [] for part in own]
-        self._moments = [Moments(part or None) for part in own]
+        self._halves = [_restore_half(state, name) for name in HALVES]
 
-    def add(self, units: np.ndarray, half: np.ndarray, kept: np.ndarray) -> None:
-        for which in (0, 1):
-            self._moments[which].add(units[half == which])
-            self._kept[which].append(units[(half == which) & kept])
-        self.done += len(units)
+    def add(self, features: np.ndarray, half: np.ndarray, kept: np.ndarray) -> None:
+        """Add features [n, D], with the half (0 or 1) that each image belongs to, and whether it is kept."""
+        for which, own in enumerate(self._halves):
+            own.moments.add(features[half == which])
+            own.kept.append(features[(half == which) & kept])
+        self.done += len(features)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What a new one goes on from."""
-        own = [{**moments.state(), "kept": np.concatenate(kept)} for moments, kept in self._halves()]
-        named = {f"{half}{key}": value for half, part in enumerate(own) for key, value in part.items()}
-        return {"done": np.array(self.done), **named}
+    def state(self) -> dict[str, np.ndarray]:
+        """The arrays from which another instance continues."""
+        arrays = {"done": np.array(self.done)}
+        for name, half in zip(HALVES, self._halves, strict=True):
+            arrays[f"{name}_kept"] = np.concatenate(half.kept)
+            arrays |= {f"{name}_{key}": value for key, value in half.moments.state().items()}
+        return arrays
 
-    def result(self, half: int) -> Features:
-        return Features(np.concatenate(self._kept[half]), fitted=self._moments[half].result())
-
-    def _halves(self) -> Iterator[tuple[Moments, list[np.ndarray]]]:
-        return zip(self._moments, self._kept, strict=True)
+    def result(self, which: int) -> Features:
+        half = self._halves[which]
+        return Features(np.concatenate(half.kept), fitted=half.moments.result())
 
 
-def _order(total: int) -> np.ndarray:
-    """The places of all images in a random order, the same each time: the first half is one half of them."""
+def _restore_half(state: Mapping[str, np.ndarray], name: str) -> _Half:
+    own = {key.removeprefix(f"{name}_"): value for key, value in state.items() if key.startswith(f"{name}_")}
+    return _Half(RunningMoments(own), [own["kept"]]) if own else _Half(RunningMoments())
+
+
+def _compare_halves(halves: tuple[Features, Features], total: int, names: Sequence[str]) -> dict[str, Any]:
+    """The entry `split_halves`: the metrics that do not need logits, as far as a half has enough images for them."""
+    count = total // 2
+    values = metrics.compute_metrics(*halves, metrics.select_possible(names, count))
+    return {"split_halves": {"images": count, "metrics": values}}
+
+
+def _join_halves(halves: Sequence[Features], total: int) -> Features:
+    counts = (total // 2, total - total // 2)
+    parts = [(count, *half.moments()) for count, half in zip(counts, halves, strict=True)]
+    return Features(np.concatenate([half.features for half in halves]), fitted=pool_moments(parts))
+
+
+def _random_order(total: int) -> np.ndarray:
+    """The places of all images in a random order, which is always the same: the first half of it is the first half."""
     return np.random.RandomState(0).permutation(total)
 
 
-def _kept(total: int, keep: int) -> tuple[np.ndarray, np.ndarray]:
-    """The places, rising, of the images whose features are kept, of one half and of the other, `keep` in all."""
-    order, few = _order(total), min(keep, total)
-    return np.sort(order[: few // 2]), np.sort(order[total - (few - few // 2) :])
+def _kept_places(total: int, keep: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places, rising, of the images whose features are kept, of the first and of the second half."""
+    order, count = _random_order(total), min(keep, total)
+    return np.sort(order[: count // 2]), np.sort(order[total - (count - count // 2) :])
+
+
+def _assign(total: int, keep: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each image, the half (0 or 1) that it belongs to, and whether its features are kept."""
+    half, kept = np.ones(total, int), np.zeros(total, bool)
+    half[_random_order(total)[: total // 2]] = 0
+    kept[np.concatenate(_kept_places(total, keep))] = True
+    return half, kept
+
+
+# ---- batches through the network ------------------------------------------------------------------------------------
 
 
 def _batches(extractor: Extractor, images: Images, compute: Compute, start: int = 0) -> Iterator[list[np.ndarray]]:
-    """The features, and the logits if there are any, of each batch, from an image on."""
+    """The features, and the logits if there are any, of each batch, from the image `start` on."""
     progress = ProgressBar("features", len(images), start=start, unit="images")
-    resized = map_in_order(extractor.preprocess, images.batches(compute.batch, compute.workers, start), compute.workers)
-    for parts in _forward(extractor.network, resized, compute.devices):
-        yield parts
-        progress.update(len(parts[0]))
+    batches = images.batches(compute.batch, compute.workers, start)
+    inputs = map_in_order(extractor.preprocess, batches, compute.workers)
+    for outputs in _forward(extractor.network, inputs, compute.devices):
+        yield outputs
+        progress.update(len(outputs[0]))
     progress.close()
 
 
 def _forward(network: nn.Module, inputs: Iterator[Tensor], devices: Sequence[str]) -> Iterator[list[np.ndarray]]:
     """The outputs for each input, in order; several devices take turns."""
     if len(devices) == 1:
-        placed = network.to(devices[0])
-        return (_outputs(placed, x, devices[0]) for x in inputs)
+        network = network.to(devices[0])
+        return (_outputs(network, x, devices[0]) for x in inputs)
     networks = [copy.deepcopy(network).to(device) for device in devices]
     turns = zip(inputs, itertools.cycle(zip(networks, devices, strict=True)), strict=False)
     return map_in_order(lambda turn: _outputs(turn[1][0], turn[0], turn[1][1]), turns, len(devices))
 
 
 def _outputs(network: nn.Module, x: Tensor, device: str) -> list[np.ndarray]:
-    """TF32, which GPUs have for convolutions, would move FID in its third decimal."""
+    """The outputs of the network that are not None, without TF32, which would change the third decimal of FID."""
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return [part.float().cpu().numpy() for part in network(x.to(device)) if part is not None]

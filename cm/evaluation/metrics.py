@@ -1,246 +1,231 @@
-"""Metrics of generated images from their features: functions of arrays, without torch.
+"""Metrics that compare the features of samples with those of reference images: functions of arrays, without torch.
 
-A metric is a function `(samples: Features, reference: Features) -> float`. Lower is better for FID and KID only.
+A metric is a function `(samples: Features, reference: Features) -> float`. Its registration says everything else that
+the suite must know of it, so that adding a metric is adding one function:
+
+    @metric("fid", title="FID", lower_is_better=True, fewest=2)
+    def fid(samples: Features, reference: Features) -> float: ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from cm import registry
 from cm.errors import UserError
-from cm.registry import register
+from cm.evaluation.gaussian import frechet_distance
+from cm.evaluation.moments import Features, check_same_width
 
-CLASSES = {"inception_score"}  # metrics of class probabilities
-SINGLE = {"kid", "precision", "recall"}  # metrics that compare image with image
-FEWEST = {"fid": 2, "kid": 2, "inception_score": 10, "precision": 4, "recall": 4}  # images of either set
-BLOCK = 1024  # rows that are summed at a time
-CACHED = 128  # rows whose kernel with some thousand others stays in the cache
+__all__ = ["Features", "Metric", "compute_metrics", "lower_is_better", "metric", "title", "unavailable"]
+
+Function = Callable[[Features, Features], float]
+Need = Literal["moments", "single images", "logits"]  # of the reference: moments, single images; of the samples: logits
+CACHED = 128  # rows whose kernel values with a thousand others stay in the processor's cache
+NO_LOGITS = "the weights of the extractor have no logits"
+NO_SINGLE_IMAGES = "the reference is a mean and a covariance, without features of single images"
 
 
 @dataclass(frozen=True)
-class Features:
-    """`units` [N, D] float32, what all but IS compare; `logits` [N, K], for IS, None without them.
+class Metric:
+    """A metric and what the suite must know of it.
 
-    `fitted`: mean [D] and covariance [D, D] of more images than `units` has, of which these are a subset.
-    UserError for features that are not finite.
+    `title`: its name in tables and figures. `general_title`: its name for features of another network than the
+    Inception, where `title` belongs to the Inception. `lower_is_better`: its direction. `fewest`: the smallest number
+    of images that either set must have. `needs`: what it is computed from, see `Need`.
     """
 
-    units: np.ndarray
-    logits: np.ndarray | None = None
-    fitted: tuple[np.ndarray, np.ndarray] | None = None
+    function: Function
+    title: str
+    general_title: str
+    lower_is_better: bool
+    fewest: int
+    needs: Need
 
-    def __post_init__(self) -> None:
-        for array in (self.units, self.logits):
-            if array is not None and not np.isfinite(array).all():
-                broken = np.count_nonzero(~np.isfinite(array).all(1))
-                raise UserError(f"the features of {broken} of {len(array)} images are not finite")
-
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [D] and unbiased covariance [D, D], float64; UserError for fewer than two images."""
-        if self.fitted is not None:
-            return self.fitted
-        running = Moments()
-        running.add(self.units)
-        return running.result()
+    def __call__(self, samples: Features, reference: Features) -> float:
+        return self.function(samples, reference)
 
 
-class Moments:
-    """Mean and covariance of features that come in parts, the same to the last bit however they are parted.
+def metric(
+    name: str,
+    *,
+    title: str,
+    lower_is_better: bool,
+    fewest: int,
+    needs: Need = "moments",
+    general_title: str | None = None,
+) -> Callable[[Function], Function]:
+    """A decorator that registers a function as the metric `name`, with the properties that `Metric` explains."""
 
-    `state`, of an earlier one, goes on where that was.
+    def decorate(function: Function) -> Function:
+        registered = Metric(function, title, general_title or title, lower_is_better, fewest, needs)
+        registry.register("metric", name)(registered)
+        return function
+
+    return decorate
+
+
+def title(name: str, extractor: str = "inception") -> str:
+    """The title of a metric, for headings and axes. `extractor`: the name of the network whose features it compares.
+
+    Raises UserError for an unknown metric.
     """
-
-    def __init__(self, state: Mapping[str, np.ndarray] | None = None) -> None:
-        given = state or {
-            "waiting": np.empty((0, 0), np.float32),
-            "count": 0,
-            "shift": 0.0,
-            "sum": 0.0,
-            "products": 0.0,
-        }
-        self._waiting = [given["waiting"]] if len(given["waiting"]) else []
-        self.count = int(given["count"])
-        self._shift, self._sum, self._products = (given[name] for name in ("shift", "sum", "products"))
-
-    def state(self) -> dict[str, np.ndarray]:
-        """All there is to know, as arrays."""
-        waiting = np.concatenate(self._waiting) if self._waiting else np.empty((0, 0), np.float32)
-        parts = {"count": self.count, "shift": self._shift, "sum": self._sum, "products": self._products}
-        return {"waiting": waiting, **{name: np.asarray(value) for name, value in parts.items()}}
-
-    def add(self, units: np.ndarray) -> None:
-        """More features, [n, D]."""
-        for start in range(0, len(units), BLOCK):
-            self._waiting.append(units[start : start + BLOCK])
-            if sum(map(len, self._waiting)) >= BLOCK:
-                rows = np.concatenate(self._waiting)
-                self._take(rows[:BLOCK])
-                self._waiting = [rows[BLOCK:]]
-
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [D] and unbiased covariance [D, D] of all features, float64. Nothing can be added afterwards."""
-        if self._waiting:
-            self._take(np.concatenate(self._waiting))
-        if self.count < 2:
-            raise UserError(f"a covariance needs at least 2 images, not {self.count}")
-        mean = self._sum / self.count
-        covariance = (self._products - self.count * np.outer(mean, mean)) / (self.count - 1)
-        return self._shift + mean, covariance
-
-    def _take(self, block: np.ndarray) -> None:
-        """Sums relative to the mean of the first block, which are small."""
-        if not self.count and len(block):
-            self._shift = block.mean(0, dtype=np.float64)
-        centred = block.astype(np.float64) - self._shift
-        self.count += len(block)
-        self._sum = self._sum + centred.sum(0)
-        self._products = self._products + centred.T @ centred
+    found: Metric = registry.get("metric", name)
+    return found.title if extractor == "inception" else found.general_title
 
 
-def pooled(parts: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and unbiased covariance of all images, from the number, mean and covariance of each part of them."""
-    counts = np.array([count for count, _, _ in parts], np.float64)
-    means = np.array([mean for _, mean, _ in parts])
-    mean = counts @ means / counts.sum()
-    centred = (means - mean) * np.sqrt(counts)[:, None]
-    products = sum((count - 1) * covariance for count, _, covariance in parts) + centred.T @ centred
-    return mean, products / (counts.sum() - 1)
+def lower_is_better(name: str) -> bool:
+    """The direction of a metric; UserError for an unknown one."""
+    found: Metric = registry.get("metric", name)
+    return found.lower_is_better
 
 
-def computed(samples: Features, reference: Features, names: Sequence[str]) -> dict[str, float | None]:
-    """The metrics of these names; None for those that `unavailable` has."""
-    missing = unavailable(samples.logits is not None, len(reference.units) > 0, names)
+def compute_metrics(samples: Features, reference: Features, names: Sequence[str]) -> dict[str, float | None]:
+    """The values of the metrics of these names; None for those that `unavailable` lists."""
+    missing = unavailable(names, logits=samples.logits is not None, single_images=len(reference.features) > 0)
     return {name: None if name in missing else registry.get("metric", name)(samples, reference) for name in names}
 
 
-def unavailable(logits: bool, units: bool, names: Sequence[str]) -> dict[str, str]:
-    """Why metrics of these names are not to be had: without `logits` of the samples, or `units` of the reference."""
-    reasons = dict.fromkeys(CLASSES, "the weights of the extractor have no logits") if not logits else {}
-    if not units:
-        reasons |= dict.fromkeys(SINGLE, "the reference is a mean and a covariance, without features of single images")
-    return {name: reasons[name] for name in names if name in reasons}
+def unavailable(names: Sequence[str], *, logits: bool, single_images: bool) -> dict[str, str]:
+    """The reason why a metric cannot be computed, for each of these metrics that cannot.
 
-
-def check_enough(images: int, what: str, names: Sequence[str]) -> None:
-    """UserError if these are too few images for one of the metrics of these names."""
+    `logits`: whether the samples have logits. `single_images`: whether the reference has features of single images.
+    """
+    reasons = {}
     for name in names:
-        if images < FEWEST.get(name, 1):
-            raise UserError(f"{name} needs at least {FEWEST[name]} images, {what} has {images}")
+        found: Metric = registry.get("metric", name)
+        if found.needs == "logits" and not logits:
+            reasons[name] = NO_LOGITS
+        if found.needs == "single images" and not single_images:
+            reasons[name] = NO_SINGLE_IMAGES
+    return reasons
 
 
-@register("metric", "fid")
+def select_possible(names: Sequence[str], count: int) -> list[str]:
+    """The metrics of these names that `count` images are enough for, and that need no logits."""
+    found: dict[str, Metric] = {name: registry.get("metric", name) for name in names}
+    return [name for name in names if found[name].fewest <= count and found[name].needs != "logits"]
+
+
+def check_enough_images(count: int, what: str, names: Sequence[str]) -> None:
+    """UserError if `count` images are too few for one of the metrics of these names. `what`: where the images are."""
+    for name in names:
+        found: Metric = registry.get("metric", name)
+        if count < found.fewest:
+            raise UserError(f"{name} needs at least {found.fewest} images, {what} has {count}")
+
+
+# ---- Frechet Inception distance -------------------------------------------------------------------------------------
+
+
+@metric("fid", title="FID", general_title="FD", lower_is_better=True, fewest=2)
 def fid(samples: Features, reference: Features) -> float:
-    """Frechet distance between Gaussian fits to the features (Heusel et al. 2017)."""
+    """The Frechet distance between Gaussians fitted to the features (Heusel et al. 2017), see `cm.evaluation.gaussian`.
+
+    Raises UserError for fewer than two images of either set.
+    """
     return frechet_distance(*samples.moments(), *reference.moments())
 
 
-def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2), which is defined for singular covariances too.
-
-    UserError for moments of different sizes or that are not finite.
-    """
-    return Gaussian(mean1, cov1).distance(Gaussian(mean2, cov2))
+# ---- kernel Inception distance --------------------------------------------------------------------------------------
 
 
-class Gaussian:
-    """A mean [D], the trace of a covariance C [D, D] and its root R [D, rank], C = R R^T, computed once.
-
-    The root leaves out directions without variance: the square roots of their rounding errors would add up.
-    """
-
-    def __init__(self, mean: np.ndarray, covariance: np.ndarray) -> None:
-        if covariance.shape != (len(mean), len(mean)):
-            raise UserError(f"a mean of {len(mean)} features has no covariance of shape {covariance.shape}")
-        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            raise UserError("the mean or covariance of the features is not finite")
-        values, vectors = np.linalg.eigh(covariance)
-        self.mean, self.trace = mean, np.trace(covariance)
-        kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
-        self.root = vectors[:, kept] * np.sqrt(values[kept])
-
-    def distance(self, other: Gaussian) -> float:
-        """Frechet distance; tr (C1^1/2 C2 C1^1/2)^1/2 is the sum of the singular values of R1^T R2 where C = R R^T."""
-        check_widths(len(self.mean), len(other.mean))
-        cross = np.linalg.svd(self.root.T @ other.root, compute_uv=False).sum()
-        return float(np.square(self.mean - other.mean).sum() + self.trace + other.trace - 2 * cross)
-
-
-def check_widths(first: int, second: int) -> None:
-    """UserError for features of different numbers an image."""
-    if first != second:
-        raise UserError(f"features of {first} and of {second} numbers an image come from different extractors")
-
-
-@register("metric", "kid")
+@metric("kid", title="KID", lower_is_better=True, fewest=2, needs="single images")
 def kid(samples: Features, reference: Features, subsets: int = 100, size: int = 1000) -> float:
-    """Unbiased squared MMD with the kernel (x.y / D + 1)^3, mean over subsets (Binkowski et al. 2018).
+    """The unbiased squared MMD with the kernel k(x, y) = (x.y / D + 1)^3, mean over subsets (Binkowski et al. 2018).
 
-    Of `subsets` draws, each compares `size` samples with `size` reference images, or with as many as the smaller set
-    has. The draws, and so the value, are torch-fidelity's with its default seed. All in float64: float32 is a third
-    faster, but leaves five digits of a small KID. Half a minute of a core for twice 10,000 images of D = 2048.
+    Each of `subsets` draws compares `size` samples with `size` reference images, or as many as the smaller set has.
+    The draws, and so the value, are those of torch-fidelity with its default seed. Everything is float64: float32 would
+    be a third faster, but keeps only five digits of a small KID. 10,000 images of D = 2048 on either side take half a
+    minute on one core. Raises UserError for fewer than two images.
     """
-    check_widths(samples.units.shape[1], reference.units.shape[1])
-    size = min(len(samples.units), len(reference.units), size)
+    check_same_width(samples.features.shape[1], reference.features.shape[1])
+    size = min(len(samples.features), len(reference.features), size)
     if size < 2:
         raise UserError(f"KID needs at least 2 images, not {size}")
-    a, b = samples.units.astype(np.float64), reference.units.astype(np.float64)
-    x, y = _subsets((len(a), len(b)), subsets, size)
-    within, between = _within(a, x) + _within(b, y), _between(a, x, b, y)
+    a, b = samples.features.astype(np.float64), reference.features.astype(np.float64)
+    x, y = _draw_subsets((len(a), len(b)), subsets, size)
+    within = _kernel_sum_within(a, x) + _kernel_sum_within(b, y)
+    between = _kernel_sum_between(a, x, b, y)
     return float((within / (size - 1) - 2 * between / size) / (subsets * size))
 
 
-def _subsets(counts: tuple[int, int], subsets: int, size: int) -> np.ndarray:
-    """Rows [2, subsets, size] of either set, drawn in turn."""
+def _draw_subsets(counts: tuple[int, int], subsets: int, size: int) -> np.ndarray:
+    """Rows of either set [2, subsets, size], drawn in turn as torch-fidelity does."""
     random = np.random.RandomState(2020)
-    drawn = [[random.choice(count, size, replace=False) for count in counts] for _ in range(subsets)]
-    return np.array(drawn).swapaxes(0, 1)
+    drawn = np.empty((2, subsets, size), int)
+    for index in range(subsets):
+        for which, count in enumerate(counts):
+            drawn[which, index] = random.choice(count, size, replace=False)
+    return drawn
 
 
-def _within(points: np.ndarray, drawn: np.ndarray) -> float:
-    """Sum of the kernel over all pairs of different rows of each subset."""
-    own = _cubed(np.square(points).sum(1), points.shape[1])
-    return _between(points, drawn, points, drawn) - own[drawn].sum()
+def _kernel_sum_within(points: np.ndarray, drawn: np.ndarray) -> float:
+    """The sum of the kernel over all pairs of different rows of each subset."""
+    own = _cube(np.square(points).sum(1), points.shape[1])
+    return _kernel_sum_between(points, drawn, points, drawn) - own[drawn].sum()
 
 
-def _between(a: np.ndarray, drawn_a: np.ndarray, b: np.ndarray, drawn_b: np.ndarray) -> float:
-    """Sum of the kernel over all pairs of each subset; of a small set, each pair once, times how often it is drawn."""
+def _kernel_sum_between(a: np.ndarray, drawn_a: np.ndarray, b: np.ndarray, drawn_b: np.ndarray) -> float:
+    """The sum of the kernel over all pairs of each subset.
+
+    Small sets are drawn from many times: then it is cheaper to compute each pair of images once, and to multiply it by
+    the number of subsets that hold both.
+    """
     if len(a) * len(b) < drawn_a.size * drawn_b.shape[1]:
-        often_a, often_b = _indicator(drawn_a, len(a)), _indicator(drawn_b, len(b))
-        blocks = [slice(start, start + CACHED) for start in range(0, len(a), CACHED)]
-        return sum(np.vdot(often_a[:, i].T @ often_b, _kernel(a[i], b)) for i in blocks)
-    pairs = zip(drawn_a, drawn_b, strict=True)
-    return sum(_kernel(x := a[i], x if a is b else b[j]).sum() for i, j in pairs)
+        return _kernel_sum_counted(a, drawn_a, b, drawn_b)
+    total = 0.0
+    for i, j in zip(drawn_a, drawn_b, strict=True):
+        x = a[i]
+        total += _kernel(x, x if a is b else b[j]).sum()
+    return total
 
 
-def _indicator(drawn: np.ndarray, count: int) -> np.ndarray:
+def _kernel_sum_counted(a: np.ndarray, drawn_a: np.ndarray, b: np.ndarray, drawn_b: np.ndarray) -> float:
+    in_subset_a, in_subset_b = _membership(drawn_a, len(a)), _membership(drawn_b, len(b))
+    total = 0.0
+    for start in range(0, len(a), CACHED):
+        rows = slice(start, start + CACHED)
+        total += np.vdot(in_subset_a[:, rows].T @ in_subset_b, _kernel(a[rows], b))
+    return total
+
+
+def _membership(drawn: np.ndarray, count: int) -> np.ndarray:
     """1 where a subset holds an image, else 0: [subsets, count]."""
-    chosen = np.zeros((len(drawn), count))
-    np.put_along_axis(chosen, drawn, 1.0, 1)
-    return chosen
+    members = np.zeros((len(drawn), count))
+    np.put_along_axis(members, drawn, 1.0, 1)
+    return members
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(x.y / D + 1)^3 of all pairs of rows."""
-    return _cubed(x @ y.T, x.shape[1])
+    """k(x, y) of all pairs of rows, [len(x), len(y)]."""
+    return _cube(x @ y.T, x.shape[1])
 
 
-def _cubed(products: np.ndarray, width: int) -> np.ndarray:
+def _cube(products: np.ndarray, width: int) -> np.ndarray:
     base = products / width
     base += 1
     return base * base * base
 
 
-@register("metric", "inception_score")
+# ---- Inception Score ------------------------------------------------------------------------------------------------
+
+
+@metric("inception_score", title="IS", lower_is_better=False, fewest=10, needs="logits")
 def inception_score(samples: Features, reference: Features, splits: int = 10) -> float:
-    """exp of the mean KL(p(y|x) || p(y)), mean over splits (Salimans et al. 2016)."""
+    """exp(E_x KL(p(y|x) || p(y))), mean over `splits` parts of the samples in their order (Salimans et al. 2016).
+
+    Raises UserError for fewer samples than parts, and for samples without logits.
+    """
+    if samples.logits is None:
+        raise UserError(f"the Inception Score is unavailable: {NO_LOGITS}")
     if len(samples.logits) < splits:
         raise UserError(f"the Inception Score needs at least {splits} images, not {len(samples.logits)}")
-    chunks = np.array_split(_log_softmax(samples.logits), splits)
-    return float(np.mean([np.exp(_mean_divergence(chunk)) for chunk in chunks]))
+    parts = np.array_split(_log_softmax(samples.logits), splits)
+    return float(np.mean([np.exp(_mean_divergence(log_p)) for log_p in parts]))
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -249,39 +234,45 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _mean_divergence(log_p: np.ndarray) -> float:
+    """The mean over images of KL(p(y|x) || p(y)), from log p(y|x) [N, K]."""
     p = np.exp(log_p)
     return (p * (log_p - np.log(p.mean(0)))).sum(1).mean()
 
 
-@register("metric", "precision")
+# ---- precision and recall -------------------------------------------------------------------------------------------
+
+
+@metric("precision", title="precision", lower_is_better=False, fewest=4, needs="single images")
 def precision(samples: Features, reference: Features) -> float:
-    """Share of the samples that lie in the reference's manifold (Kynkaanniemi et al. 2019, k = 3)."""
-    return _covered(samples.units, reference.units)
+    """The share of the samples that lie in the manifold of the reference (Kynkaanniemi et al. 2019, k = 3)."""
+    return _share_in_manifold(samples.features, reference.features)
 
 
-@register("metric", "recall")
+@metric("recall", title="recall", lower_is_better=False, fewest=4, needs="single images")
 def recall(samples: Features, reference: Features) -> float:
-    """Share of the reference that lies in the samples' manifold (Kynkaanniemi et al. 2019, k = 3)."""
-    return _covered(reference.units, samples.units)
+    """The share of the reference that lies in the manifold of the samples (Kynkaanniemi et al. 2019, k = 3)."""
+    return _share_in_manifold(reference.features, samples.features)
 
 
-def _covered(points: np.ndarray, manifold: np.ndarray, k: int = 3, rows: int = 1024) -> float:
-    """Share of `points` within the distance of its k-th neighbour of some point of `manifold`."""
-    check_widths(points.shape[1], manifold.shape[1])
+def _share_in_manifold(points: np.ndarray, manifold: np.ndarray, k: int = 3, rows: int = 1024) -> float:
+    """The share of `points` that lie in a ball around a point of `manifold` which reaches to its k-th neighbour."""
+    check_same_width(points.shape[1], manifold.shape[1])
     if len(manifold) <= k:
         raise UserError(f"precision and recall need more than {k} images, not {len(manifold)}")
     points, manifold = points.astype(np.float64), manifold.astype(np.float64)
     norms = np.square(manifold).sum(1)
-    radii = np.concatenate([np.partition(near, k, 1)[:, k] for near in _distances(manifold, manifold, norms, rows)])
-    return float(np.concatenate([(near <= radii).any(1) for near in _distances(points, manifold, norms, rows)]).mean())
+    neighbours = _squared_distances(manifold, manifold, norms, rows)
+    radii = np.concatenate([np.partition(block, k, 1)[:, k] for block in neighbours])
+    distances = _squared_distances(points, manifold, norms, rows)
+    return float(np.concatenate([(block <= radii).any(1) for block in distances]).mean())
 
 
-def _distances(points: np.ndarray, manifold: np.ndarray, norms: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-    """Squared distances [rows, M] of some points after others to all of a manifold [M, D] with squared `norms` [M]."""
+def _squared_distances(points: np.ndarray, manifold: np.ndarray, norms: np.ndarray, rows: int) -> Iterator[np.ndarray]:
+    """Squared distances [rows, M] of successive blocks of points to a manifold [M, D] with squared norms [M]."""
     for start in range(0, len(points), rows):
-        some = points[start : start + rows]
-        near = some @ manifold.T
-        near *= -2
-        near += norms
-        near += np.square(some).sum(1)[:, None]
-        yield np.maximum(near, 0, out=near)
+        block = points[start : start + rows]
+        distances = block @ manifold.T
+        distances *= -2
+        distances += norms
+        distances += np.square(block).sum(1)[:, None]
+        yield np.maximum(distances, 0, out=distances)

@@ -1,16 +1,17 @@
-"""Reference statistics: mean and covariance of the features of real images, all that FID needs to know of them.
+"""Files of reference statistics: the mean and covariance of the features of real images, which are all that FID needs.
 
-Others publish them, and these .npz files are read:
+Other projects publish such files, as .npz, and these forms are read:
 
     clean-fid or EDM   mu [D], sigma [D, D]
-    clean-fid KID      feats [N, D], of which both are computed
-    ADM                mu, sigma, arr_0 (some of the images), and mu_s, sigma_s of spatial features, which are left out
+    clean-fid KID      feats [N, D], from which both are computed
+    ADM                mu, sigma, arr_0 (some of the images), and mu_s, sigma_s of spatial features, which are not read
 
-Ours are the summary that `features.write` writes, mean [D], covariance [D, D], units [n, D] and about, and a packed
-form that is small enough to be committed: float32 mean [D], covariance_triangle [D (D + 1) / 2], the upper triangle row
-by row from the diagonal on, and about, which is JSON. With 2048 features that is 8 MB for 34. Rounding to float32 moves
-FID by less than 1e-8 if there are more images than features; if not, its errors stand where there is no variance, and
-their roots add up: by up to 1e-3.
+This suite writes two forms. The *summary* (`features.write`) has mean [D], covariance [D, D], features [n, D] and
+about, a description in JSON. The *packed* form, small enough to be committed, has mean [D], covariance_triangle
+[D (D + 1) / 2], the upper triangle row by row from the diagonal on, both float32, and about. With 2048 features it
+takes 8 MB instead of 34. Rounding to float32 changes FID by less than 1e-8 if there are more images than features. With
+fewer images there are directions without variance, where the square roots of the rounding errors add up, and FID
+changes by up to 1e-3.
 """
 
 from __future__ import annotations
@@ -24,89 +25,106 @@ from typing import Any
 import numpy as np
 
 from cm.errors import UserError
-from cm.evaluation.metrics import Moments
+from cm.evaluation.moments import Features
 from cm.utils import files
 
 FORMS = {
-    "summary": ("mean", "covariance", "units", "about"),
+    "summary": ("mean", "covariance", "features", "about"),
     "packed": ("mean", "covariance_triangle", "about"),
     "ADM": ("mu", "sigma", "arr_0"),
     "clean-fid or EDM": ("mu", "sigma"),
     "clean-fid KID": ("feats",),
 }
-UNREAD = "arr_0"  # images, which a mean and a covariance do not need
+UNREAD = "arr_0"  # the images of ADM's files, which the mean and the covariance do not need
 PICKLE = ".pkl"
-TOLERANCE = 1e-6  # of the largest entry: asymmetry of a covariance, and how far below zero a variance may be rounded
+TOLERANCE = 1e-6  # relative to the largest entry: for asymmetry of a covariance, and for variances below zero
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """`mean` [D] and `covariance` [D, D], float64; `units` [n, D] float32, the features that the file has too.
+    """The content of a file: `mean` [D] and `covariance` [D, D], float64, and what else it has.
 
-    `about`: what these are of, or, of others' files, the file, its form and digest.
+    `features` [n, D], float32: the features of single images, None if the file has none. `about`: the description of
+    what the statistics are of; for files of other projects the file name, form and digest.
     """
 
     mean: np.ndarray
     covariance: np.ndarray
-    units: np.ndarray | None
+    features: np.ndarray | None
     about: dict[str, Any]
 
 
 def is_statistics(path: Path | str) -> bool:
-    """Whether `read` is for this file: a .npz file of a known form, or EDM2's pickle, which `read` has an answer to.
+    """Whether `read` reads this file: a .npz file of a known form, or a pickle of EDM2, for which `read` has advice.
 
-    UserError for a .npz file that is missing or damaged. ADM's files are sets of images as well.
+    ADM's files are sets of images as well. Raises UserError for a .npz file that is missing or damaged.
     """
     suffix = Path(path).suffix.lower()
-    return suffix == PICKLE or (suffix == ".npz" and not Path(path).is_dir() and _form(files.array_names(path)) != "")
+    if suffix == PICKLE:
+        return True
+    return suffix == ".npz" and not Path(path).is_dir() and _recognize(files.array_names(path)) is not None
 
 
 def read(path: Path | str) -> Statistics:
-    """Statistics in any of the forms; UserError for another file, or for numbers that are no mean and covariance."""
+    """The statistics in a file of any of the forms.
+
+    Raises UserError for a file of another form, and for arrays that are not the mean and covariance of anything.
+    """
     path = Path(path)
     if path.suffix.lower() == PICKLE:
-        raise UserError(f"{path} is a pickle, which is not read: np.savez(file, mu=..., sigma=...) of its 'fid' is")
-    form = _form(names := files.array_names(path))
-    if not form:
+        raise UserError(f"{path} is a pickle, which is not read: save its 'fid' with np.savez(file, mu=..., sigma=...)")
+    names = files.array_names(path)
+    form = _recognize(names)
+    if form is None:
         known = "; ".join(f"{', '.join(needed)} ({of})" for of, needed in FORMS.items())
         raise UserError(f"{path} has no statistics but {', '.join(names) or 'nothing'}; known: {known}")
     arrays = files.read_arrays(path, [name for name in FORMS[form] if name != UNREAD])
-    about = _about(path, arrays.pop("about")) if "about" in arrays else _foreign(path, form)
+    about = _parse_about(path, arrays.pop("about")) if "about" in arrays else _describe_file(path, form)
     for name, array in arrays.items():
         _check_numbers(array, f"{path}, {name}")
-    mean, covariance = _checked(*_moments(path, arrays), path)
-    return Statistics(mean, covariance, _units(path, arrays, len(mean)), about)
+    mean, covariance = _check_moments(*_find_moments(path, arrays), path)
+    return Statistics(mean, covariance, _find_features(path, arrays, len(mean)), about)
 
 
 def pack(path: Path | str, mean: np.ndarray, covariance: np.ndarray, about: Mapping[str, Any]) -> None:
-    """Write the packed form, the same bytes for the same statistics; UserError for what `read` would refuse."""
+    """Write the packed form of a mean [D] and a covariance [D, D]; the same statistics always become the same bytes.
+
+    Raises UserError for what `read` would refuse.
+    """
     for name, array in (("mean", mean), ("covariance", covariance)):
         _check_numbers(array, f"{path}, {name}")
-    mean, covariance = _checked(mean, covariance, path)
-    triangle = covariance[_upper(len(mean))].astype(np.float32)
+    mean, covariance = _check_moments(mean, covariance, path)
+    triangle = covariance[_upper_triangle(len(mean))].astype(np.float32)
+    description = np.array(json.dumps(about))
     with files.replace_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file, mean=mean.astype(np.float32), covariance_triangle=triangle, about=np.array(json.dumps(about))
-        )
+        np.savez_compressed(file, mean=mean.astype(np.float32), covariance_triangle=triangle, about=description)
 
 
-def _form(names: Sequence[str]) -> str:
-    """The first form whose arrays are all there, or none."""
-    return next((form for form, needed in FORMS.items() if set(needed) <= set(names)), "")
+def _recognize(names: Sequence[str]) -> str | None:
+    """The first form whose arrays are all among these, None without one."""
+    return next((form for form, needed in FORMS.items() if set(needed) <= set(names)), None)
 
 
-def _foreign(path: Path, form: str) -> dict[str, str]:
+def _describe_file(path: Path, form: str) -> dict[str, str]:
     return {"file": path.name, "form": form, "sha256": files.sha256_of(path)}
 
 
-def _about(path: Path, stored: np.ndarray) -> dict[str, Any]:
+def _parse_about(path: Path, stored: np.ndarray) -> dict[str, Any]:
     try:
         about = json.loads(str(stored))
     except ValueError as error:
         raise UserError(f"{path}, about is not JSON: {error}") from None
     if not isinstance(about, dict):
         raise UserError(f"{path}, about must be an object of JSON, not {type(about).__name__}")
-    return about
+    return _rename_halves(about)
+
+
+def _rename_halves(about: dict[str, Any]) -> dict[str, Any]:
+    """The description with the key `split_halves`, which packed files of earlier versions call `halves`."""
+    of = about.get("reference")
+    if not isinstance(of, dict) or "halves" not in of:
+        return about
+    return {**about, "reference": {"split_halves" if key == "halves" else key: of[key] for key in of}}
 
 
 def _check_numbers(array: np.ndarray, where: str) -> None:
@@ -116,41 +134,42 @@ def _check_numbers(array: np.ndarray, where: str) -> None:
         raise UserError(f"{where}: {np.count_nonzero(~np.isfinite(array))} of {array.size} numbers are not finite")
 
 
-def _moments(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance, as they are or from what is there instead."""
+def _find_moments(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the covariance, computed from what the file has instead if necessary."""
     if "feats" in arrays:
-        return _computed(path, arrays["feats"])
+        return _compute_moments(path, arrays["feats"])
     if "covariance_triangle" in arrays:
-        return arrays["mean"], _unfolded(path, arrays["covariance_triangle"], arrays["mean"].size)
-    mean, covariance = ("mean", "covariance") if "mean" in arrays else ("mu", "sigma")
-    return arrays[mean], arrays[covariance]
+        return arrays["mean"], _unfold(path, arrays["covariance_triangle"], arrays["mean"].size)
+    if "mean" in arrays:
+        return arrays["mean"], arrays["covariance"]
+    return arrays["mu"], arrays["sigma"]
 
 
-def _computed(path: Path, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _compute_moments(path: Path, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if features.ndim != 2 or len(features) < 2:
         raise UserError(f"{path}, feats must be [N, D] with N of at least 2, not {list(features.shape)}")
-    running = Moments()
-    running.add(features)
-    return running.result()
+    return Features(features).moments()
 
 
-def _unfolded(path: Path, triangle: np.ndarray, width: int) -> np.ndarray:
-    """The covariance [D, D], float64, of its upper triangle."""
+def _unfold(path: Path, triangle: np.ndarray, width: int) -> np.ndarray:
+    """The covariance [D, D], float64, from its upper triangle."""
     if triangle.shape != (width * (width + 1) // 2,):
-        raise UserError(f"{path}: {list(triangle.shape)} numbers are no triangle of a covariance of {width} features")
+        raise UserError(
+            f"{path}: {list(triangle.shape)} numbers are not the triangle of a covariance of {width} features"
+        )
     covariance = np.zeros((width, width))
-    covariance[_upper(width)] = triangle
+    covariance[_upper_triangle(width)] = triangle
     return covariance + np.triu(covariance, 1).T
 
 
-def _upper(width: int) -> np.ndarray:
-    """Where a matrix has its upper triangle, with the diagonal."""
+def _upper_triangle(width: int) -> np.ndarray:
+    """The mask of the upper triangle of a matrix, with its diagonal."""
     return np.triu(np.ones((width, width), bool))
 
 
-def _units(path: Path, arrays: Mapping[str, np.ndarray], width: int) -> np.ndarray | None:
-    """The features of single images, if they are there."""
-    name = next((name for name in ("units", "feats") if name in arrays), None)
+def _find_features(path: Path, arrays: Mapping[str, np.ndarray], width: int) -> np.ndarray | None:
+    """The features of single images, None if the file has none."""
+    name = next((name for name in ("features", "feats") if name in arrays), None)
     if name is None:
         return None
     if arrays[name].shape[1:] != (width,):
@@ -158,15 +177,17 @@ def _units(path: Path, arrays: Mapping[str, np.ndarray], width: int) -> np.ndarr
     return arrays[name].astype(np.float32, copy=False)
 
 
-def _checked(mean: np.ndarray, covariance: np.ndarray, path: Path | str) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64; UserError if they are no mean [D] and covariance [D, D]."""
+def _check_moments(mean: np.ndarray, covariance: np.ndarray, path: Path | str) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64; UserError unless they are a mean [D] and a covariance [D, D]."""
     if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
         shapes = f"not {list(mean.shape)} and {list(covariance.shape)}"
         raise UserError(f"{path}: mean and covariance must be [D] and [D, D], {shapes}")
     covariance = covariance.astype(np.float64)
-    slack = TOLERANCE * np.abs(covariance).max()
-    if (apart := np.abs(covariance - covariance.T).max()) > slack:
-        raise UserError(f"{path}: the covariance is not symmetric: two entries differ by {apart:.3g}")
-    if (lowest := covariance.diagonal().min()) < -slack:
+    tolerance = TOLERANCE * np.abs(covariance).max()
+    asymmetry = np.abs(covariance - covariance.T).max()
+    if asymmetry > tolerance:
+        raise UserError(f"{path}: the covariance is not symmetric: two entries differ by {asymmetry:.3g}")
+    lowest = covariance.diagonal().min()
+    if lowest < -tolerance:
         raise UserError(f"{path}: the covariance has a negative variance, {lowest:.3g}")
     return mean.astype(np.float64), covariance

@@ -1,7 +1,7 @@
-"""How images come to the size that a network of features takes; FID changes with it (Parmar et al. 2022).
+"""Resizers: how images reach the size that a feature network takes. FID changes with it (Parmar et al. 2022).
 
-The work is in two halves: `host` in threads on the processor, `device` beside the network. Grey images are repeated to
-three channels, except by `none`.
+A resizer has two stages: `host` runs in threads on the processor, `device` beside the network. All but `none` repeat
+grey images to three channels. Images have values in 0..255.
 """
 
 from __future__ import annotations
@@ -14,80 +14,82 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cm.lazy import torch
 from cm.registry import register
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    from cm.lazy import torch
 
 
 @dataclass(frozen=True)
 class Resizer:
-    """Images uint8 [B, H, W, C] to float32 [B, 3, size, size] in 0..255, as `device(host(images, size), size)`."""
+    """Images uint8 [B, H, W, C] to float32 [B, 3, size, size], as `device(host(images, size), size)`."""
 
     host: Callable[[np.ndarray, int], Tensor]
     device: Callable[[Tensor, int], Tensor]
 
 
-def as_is(images: np.ndarray, size: int) -> Tensor:
-    """uint8 [B, C, H, W], of the size they have."""
+def to_tensor(images: np.ndarray, size: int) -> Tensor:
+    """The images as uint8 [B, C, H, W], of the size that they have."""
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
 
 
-def clean_fid(images: np.ndarray, size: int) -> Tensor:
-    """clean-fid's own, image by image: Pillow's antialiased bicubic of floats, clipped to 0..255."""
-    resize = _pillow(size)
-    # Pillow 11.3 would rather not be told that floats are floats; `catch_warnings` is not for threads.
-    warnings.filterwarnings("ignore", "'mode' parameter is deprecated", DeprecationWarning)
-    coloured = np.broadcast_to(images, (*images.shape[:3], 3))
-    return torch.from_numpy(np.stack([resize(image) for image in coloured])).permute(0, 3, 1, 2)
-
-
-def done(x: Tensor, size: int) -> Tensor:
-    """What was resized before, as floats."""
+def to_float(x: Tensor, size: int) -> Tensor:
+    """The images in float32, of the size that they have."""
     return x.float()
 
 
-def tensorflow(x: Tensor, size: int) -> Tensor:
-    """TensorFlow 1's bilinear: pixel i reads at i H / size, without half a pixel's offset and without antialiasing.
+def resize_clean(images: np.ndarray, size: int) -> Tensor:
+    """clean-fid's own resizer, image by image: Pillow's antialiased bicubic of floats, clipped to 0..255."""
+    resize = _pillow_resizer(size)
+    # Pillow 11.3 warns of an argument that clean-fid uses; `catch_warnings` is not safe in threads.
+    warnings.filterwarnings("ignore", "'mode' parameter is deprecated", DeprecationWarning)
+    in_colour = np.broadcast_to(images, (*images.shape[:3], 3))
+    return torch.from_numpy(np.stack([resize(image) for image in in_colour])).permute(0, 3, 1, 2)
 
-    torch-fidelity's `interpolate_bilinear_2d_like_tensorflow1x`, to the last bit, along one axis after the other.
+
+def resize_tensorflow(x: Tensor, size: int) -> Tensor:
+    """TensorFlow 1's bilinear: pixel i is read at i H / size, without the offset of half a pixel or antialiasing.
+
+    It is torch-fidelity's `interpolate_bilinear_2d_like_tensorflow1x` to the last bit, along one axis after the other.
     """
-    return _coloured(_tensorflow_axis(_tensorflow_axis(x.float(), size, 3), size, 2))
+    return _in_colour(_interpolate_axis(_interpolate_axis(x.float(), size, 3), size, 2))
 
 
-def pytorch(x: Tensor, size: int) -> Tensor:
-    """PyTorch's bilinear, with half a pixel's offset and without antialiasing, clipped to 0..255."""
-    resized = torch.nn.functional.interpolate(_coloured(x.float()), (size, size), mode="bilinear", align_corners=False)
-    return resized.clamp(0, 255)
+def resize_pytorch(x: Tensor, size: int) -> Tensor:
+    """PyTorch's bilinear, with the offset of half a pixel and without antialiasing, clipped to 0..255."""
+    x = _in_colour(x.float())
+    return torch.nn.functional.interpolate(x, (size, size), mode="bilinear", align_corners=False).clamp(0, 255)
 
 
-def bicubic(x: Tensor, size: int) -> Tensor:
-    """PyTorch's antialiased bicubic as EDM2 has it for DINOv2: it may leave 0..255."""
-    return torch.nn.functional.interpolate(_coloured(x.float()), (size, size), mode="bicubic", antialias=True)
+def resize_bicubic(x: Tensor, size: int) -> Tensor:
+    """PyTorch's antialiased bicubic, as EDM2 resizes images for DINOv2; values may leave 0..255."""
+    return torch.nn.functional.interpolate(_in_colour(x.float()), (size, size), mode="bicubic", antialias=True)
 
 
-register("resizer", "legacy_tensorflow")(Resizer(as_is, tensorflow))
-register("resizer", "legacy_pytorch")(Resizer(as_is, pytorch))
-register("resizer", "clean")(Resizer(clean_fid, done))
-register("resizer", "bicubic")(Resizer(as_is, bicubic))
-register("resizer", "none")(Resizer(as_is, done))
+register("resizer", "legacy_tensorflow")(Resizer(to_tensor, resize_tensorflow))
+register("resizer", "legacy_pytorch")(Resizer(to_tensor, resize_pytorch))
+register("resizer", "clean")(Resizer(resize_clean, to_float))
+register("resizer", "bicubic")(Resizer(to_tensor, resize_bicubic))
+register("resizer", "none")(Resizer(to_tensor, to_float))
 
 
-def _coloured(x: Tensor) -> Tensor:
+def _in_colour(x: Tensor) -> Tensor:
     return x.expand(-1, 3, -1, -1)
 
 
 @functools.cache
-def _pillow(size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 [H, W, 3] to float32 [size, size, 3]; with 299 it is clean-fid's `build_resizer("clean")`."""
+def _pillow_resizer(size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 [H, W, 3] to float32 [size, size, 3]; with size 299 it is clean-fid's `build_resizer("clean")`."""
     from cleanfid.resize import make_resizer
 
     return make_resizer("PIL", False, "bicubic", (size, size))
 
 
-def _tensorflow_axis(x: Tensor, size: int, axis: int) -> Tensor:
-    """x with its `axis` interpolated between the pixels below and above the places i H / size, in float32."""
+def _interpolate_axis(x: Tensor, size: int, axis: int) -> Tensor:
+    """x, interpolated along `axis` between the pixels below and above the places i H / size, in float32."""
     count = x.shape[axis]
     place = torch.arange(size, dtype=torch.float32, device=x.device) * torch.tensor(count / size, dtype=torch.float32)
     low = place.long()

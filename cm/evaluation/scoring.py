@@ -20,7 +20,7 @@ from cm.evaluation import reference as reference_files
 from cm.evaluation.extractors import Extractor
 from cm.evaluation.features import Compute
 from cm.evaluation.imagesets import Images
-from cm.evaluation.metrics import Features
+from cm.evaluation.moments import Features, check_same_width
 from cm.utils import files, provenance
 
 MakeExtractor = Callable[[tuple[int, int, int]], Extractor]
@@ -54,7 +54,7 @@ def score_images(
     started = time.monotonic()
     description = _read_description(samples, protocol)
     images = _open_samples(samples, protocol, made_here=bool(description))
-    real = None if reference_files.is_statistics(reference) else imagesets.opened(reference)
+    real = None if reference_files.is_statistics(reference) else imagesets.open_images(reference)
     if real is not None and images.shape != real.shape:
         raise UserError(f"{samples} has images of {list(images.shape)}, {reference} of {list(real.shape)}")
     setup = _Setup(protocol, make_extractor(_channels_first(images)), compute)
@@ -90,7 +90,7 @@ def summarize_reference(
     `statistics`: a file whose mean and covariance are taken instead of being computed; by default the protocol's, if it
     names one. Raises UserError for statistics of other images or of another extractor.
     """
-    real = imagesets.opened(images)
+    real = imagesets.open_images(images)
     setup = _Setup(protocol, make_extractor(_channels_first(real)), compute)
     return _summarize(images, real, setup, statistics or protocol.statistics_file)
 
@@ -112,10 +112,10 @@ def _read_description(samples: Path, protocol: Protocol) -> About:
 
 
 def _open_samples(path: Path, protocol: Protocol, *, made_here: bool) -> Images:
-    images = imagesets.opened(path)
+    images = imagesets.open_images(path)
     if made_here and len(images) > protocol.samples:
-        images = images.only(slice(protocol.samples))
-    metrics.check_enough(len(images), str(path), protocol.metrics)
+        images = images.subset(slice(protocol.samples))
+    metrics.check_enough_images(len(images), str(path), protocol.metrics)
     return images
 
 
@@ -134,12 +134,13 @@ def _name_run(description: Mapping[str, Any]) -> dict[str, str | None]:
 
 def _compare(samples: Features, reference: Features, protocol: Protocol) -> dict[str, Any]:
     """The metrics of the protocol, the reasons why some are unavailable, and the uncertainty of FID."""
-    values = metrics.computed(samples, reference, protocol.metrics)
-    missing = metrics.unavailable(samples.logits is not None, len(reference.units) > 0, protocol.metrics)
-    fewer, certainty = len(samples.units) < protocol.samples, {}
+    values = metrics.compute_metrics(samples, reference, protocol.metrics)
+    single_images = len(reference.features) > 0
+    missing = metrics.unavailable(protocol.metrics, logits=samples.logits is not None, single_images=single_images)
+    count, uncertain = len(samples.features), {}
     if "fid" in values:
-        certainty["fid"] = uncertainty.summary(samples, reference, extrapolate=fewer)
-    return {"metrics": values, "unavailable": missing, "uncertainty": certainty, "samples": len(samples.units)}
+        uncertain["fid"] = uncertainty.summary(samples, reference, extrapolate=count < protocol.samples)
+    return {"metrics": values, "unavailable": missing, "uncertainty": uncertain, "samples": count}
 
 
 # ---- reference ------------------------------------------------------------------------------------------------------
@@ -150,13 +151,12 @@ def _summarize(path: Path, real: Images, setup: _Setup, statistics: Path | None)
     about: About = {**setup.identity, "reference": _describe_images(path, real)}
     keep = setup.protocol.reference_images
     if statistics is None:
-        return features.summary(
-            setup.extractor, real, about, keep=keep, names=setup.protocol.metrics, compute=setup.compute
-        )
+        names = setup.protocol.metrics
+        return features.summarize(setup.extractor, real, about=about, keep=keep, names=names, compute=setup.compute)
     fitted, added = _read_moments(statistics, about)
     about = {**about, "reference": {**about["reference"], **added}}
-    kept = features.chosen(setup.extractor, real, about, keep=keep, compute=setup.compute)
-    return Features(kept.units, fitted=fitted), about
+    kept = features.extract_kept(setup.extractor, real, about=about, keep=keep, compute=setup.compute)
+    return Features(kept.features, fitted=fitted), about
 
 
 def _describe_images(path: Path, real: Images) -> About:
@@ -190,13 +190,13 @@ def _read_reference(path: Path, setup: _Setup) -> tuple[Features, About]:
     found, about = features.read(path)
     _check_comparable(setup.identity, about, path)
     fitted = found.moments()
-    metrics.check_widths(setup.extractor.width, len(fitted[0]))
+    check_same_width(setup.extractor.width, len(fitted[0]))
     if about.get("form") != "ADM":
         return found, about
-    images, identity = imagesets.opened(path), {**setup.identity, **about}
+    images, identity = imagesets.open_images(path), {**setup.identity, **about}
     keep = setup.protocol.reference_images
-    kept = features.chosen(setup.extractor, images, identity, keep=keep, compute=setup.compute)
-    return Features(kept.units, fitted=fitted), about
+    kept = features.extract_kept(setup.extractor, images, about=identity, keep=keep, compute=setup.compute)
+    return Features(kept.features, fitted=fitted), about
 
 
 def _check_comparable(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: Path) -> None:

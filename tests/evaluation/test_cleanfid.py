@@ -22,7 +22,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 
 from cm import registry
 from cm.evaluation import imagesets, metrics, pretrained
-from cm.evaluation.metrics import Features
+from cm.evaluation.moments import Features
 from cm.evaluation.pretrained.modules.inception import Inception
 
 MODES = ["legacy_tensorflow", "legacy_pytorch", "clean"]
@@ -66,13 +66,13 @@ def published(tmp_path_factory):
 def own(folders, published):
     """Our features of both folders with a resizer."""
     path, found = published.with_suffix(".safetensors"), {}
-    pretrained.made("inception", path, published)
+    pretrained.write_weights("inception", path, published)
 
     def get(resizer):
         if resizer not in found:
-            judge = pretrained.extractor(path, resizer=resizer)
+            extractor = pretrained.load_extractor(path, resizer=resizer)
             with torch.inference_mode():
-                parts = {name: judge.network(judge.host(pixels_of(folders / name))) for name in SHAPES}
+                parts = {name: extractor.network(extractor.preprocess(pixels_of(folders / name))) for name in SHAPES}
             found[resizer] = {name: Features(units.numpy(), logits.numpy()) for name, (units, logits) in parts.items()}
         return found[resizer]
 
@@ -80,11 +80,11 @@ def own(folders, published):
 
 
 def pixels_of(folder) -> np.ndarray:
-    return np.concatenate(list(imagesets.opened(folder).batches(5, 1)))
+    return np.concatenate(list(imagesets.open_images(folder).batches(5, 1)))
 
 
 def mixed(found: Features) -> Features:
-    return Features(found.units @ MIX)
+    return Features(found.features @ MIX)
 
 
 class TorchScript(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cm.evaluation import features, metrics
+from cm.evaluation import features, moments
 from cm.evaluation.extractors import Extractor
 from cm.evaluation.features import Compute
 from cm.evaluation.imagesets import Images
@@ -32,7 +32,7 @@ class Endless(Images):
             made[:, 0, 0] = np.arange(place, place + len(made))[:, None] // (65536, 256, 1) % 256
             yield made
 
-    def only(self, places):
+    def subset(self, places):
         raise NotImplementedError
 
     def sha256(self):
@@ -53,25 +53,25 @@ PLACES = Extractor("places", 3, lambda images: torch.from_numpy(images).permute(
 def test_features_come_in_the_order_of_the_images():
     for compute in (Compute(), Compute(7, 3), Compute(10, 2, ("cpu", "cpu"))):
         found = features.extract(PLACES, Endless(300), compute)
-        assert found.units[:, 0].tolist() == list(range(300))
+        assert found.features[:, 0].tolist() == list(range(300))
         assert found.logits is None
 
 
 def test_halves_and_kept_features_are_of_different_images():
-    first, second = features.summarised(PLACES, Endless(301), keep=41, compute=Compute(50))
-    kept = [set(half.units[:, 0].astype(int)) for half in (first, second)]
+    first, second = features.summarize_halves(PLACES, Endless(301), keep=41, compute=Compute(50))
+    kept = [set(half.features[:, 0].astype(int)) for half in (first, second)]
     assert [len(part) for part in kept] == [20, 21]
     assert not kept[0] & kept[1]
     means = [half.moments()[0][0] for half in (first, second)]
     assert (150 * means[0] + 151 * means[1]) / 301 == pytest.approx(150, rel=1e-12)
-    expected = np.cov(features.extract(PLACES, Endless(301), Compute()).units.astype(float), rowvar=False)
-    pooled = metrics.pooled([(150, *first.moments()), (151, *second.moments())])
+    expected = np.cov(features.extract(PLACES, Endless(301), Compute()).features.astype(float), rowvar=False)
+    pooled = moments.pool_moments([(150, *first.moments()), (151, *second.moments())])
     assert np.allclose(pooled[1], expected, rtol=1e-9, atol=1e-9)
 
 
 def test_what_is_kept_is_spread_over_all_images():
     kept = np.concatenate(
-        [half.units[:, 0] for half in features.summarised(PLACES, Endless(2000), keep=500, compute=Compute())]
+        [half.features[:, 0] for half in features.summarize_halves(PLACES, Endless(2000), keep=500, compute=Compute())]
     )
     assert abs(kept.mean() - 1000) < 80
     assert (np.histogram(kept, 10)[0] > 20).all()
@@ -81,7 +81,7 @@ def test_memory_does_not_grow_with_the_images():
     peaks = []
     for count in (1000, 8000):
         tracemalloc.start()
-        features.summarised(PLACES, Endless(count), keep=100, compute=Compute(32, 2))
+        features.summarize_halves(PLACES, Endless(count), keep=100, compute=Compute(32, 2))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]

@@ -12,21 +12,21 @@ from cleanfid.fid import frechet_distance
 
 from cm.errors import UserError
 from cm.evaluation import features, metrics, reference
-from cm.evaluation.metrics import Features
+from cm.evaluation.moments import Features
 from cm.utils import files
 
 WIDTH = 12
 ABOUT = {"extractor": {"name": "inception", "sha256": "0"}, "reference": {"split": "train", "images": 300}}
 
 
-def units(seed: int, count: int = 300, width: int = WIDTH, scale: float = 1.0) -> np.ndarray:
+def draw_features(seed: int, count: int = 300, width: int = WIDTH, scale: float = 1.0) -> np.ndarray:
     """Features with heavy tails and without negative numbers, as those of Inception, [count, width] float32."""
     mix = np.linalg.qr(np.random.default_rng(9).standard_normal((width, width)))[0]
     points = np.random.default_rng(seed).standard_t(4, (count, width)) * np.arange(1, width + 1) ** -0.5
     return np.abs(scale * points @ mix).astype(np.float32)
 
 
-REAL, SAMPLES = units(0), Features(units(1, scale=1.2))
+REAL, SAMPLES = draw_features(0), Features(draw_features(1, scale=1.2))
 MU, SIGMA = np.mean(REAL, axis=0), np.cov(REAL, rowvar=False)
 DOUBLE = REAL.astype(np.float64)
 MEAN, COVARIANCE = DOUBLE.mean(0), np.cov(DOUBLE, rowvar=False)
@@ -103,7 +103,7 @@ def test_ours_say_what_they_are_of(writer, tmp_path):
 
 @pytest.mark.parametrize(("writer", "kept"), [(summary, 50), (clean_kid, 300), (clean_fid, None), (packed, None)])
 def test_features_of_single_images_are_kept(writer, kept, tmp_path):
-    found = reference.read(written(writer, tmp_path)).units
+    found = reference.read(written(writer, tmp_path)).features
     if kept is None:
         assert found is None
     else:
@@ -114,13 +114,13 @@ def test_features_of_single_images_are_kept(writer, kept, tmp_path):
 def test_features_in_double_precision_are_read(tmp_path):
     np.savez(tmp_path / "f.npz", feats=DOUBLE)
     found = reference.read(tmp_path / "f.npz")
-    assert found.units.dtype == np.float32
-    np.testing.assert_array_equal(found.units, REAL)
+    assert found.features.dtype == np.float32
+    np.testing.assert_array_equal(found.features, REAL)
 
 
 def test_a_summary_without_single_images_is_read(tmp_path):
     features.write(tmp_path / "f.npz", Features(REAL[:0], fitted=(MEAN, COVARIANCE)), ABOUT)
-    assert reference.read(tmp_path / "f.npz").units.shape == (0, WIDTH)
+    assert reference.read(tmp_path / "f.npz").features.shape == (0, WIDTH)
 
 
 def test_statistics_are_adms_if_there_are_images(tmp_path):
@@ -167,12 +167,12 @@ def test_the_layout_of_the_packed_form_does_not_change(tmp_path):
 @pytest.mark.parametrize(("count", "cost"), [(1000, 1e-8), (100, 1e-3)])
 def test_what_rounding_costs(count, cost, tmp_path):
     """The covariance of fewer images than features has no variance in some directions, but for quantization errors."""
-    samples, real = Features(units(2, 1000, 256, 1.1)), Features(units(3, count, 256))
+    samples, real = Features(draw_features(2, 1000, 256, 1.1)), Features(draw_features(3, count, 256))
     reference.pack(tmp_path / "f.npz", *real.moments(), {})
     found = reference.read(tmp_path / "f.npz")
     exact = metrics.fid(samples, real)
     assert exact > 0.5
-    assert metrics.fid(samples, Features(real.units[:0], fitted=(found.mean, found.covariance))) == pytest.approx(
+    assert metrics.fid(samples, Features(real.features[:0], fitted=(found.mean, found.covariance))) == pytest.approx(
         exact, rel=0, abs=cost
     )
 
@@ -195,7 +195,7 @@ def _moments(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_packed_form_is_small(tmp_path):
-    wide = Features(units(0, 600, 256))
+    wide = Features(draw_features(0, 600, 256))
     reference.pack(tmp_path / "packed.npz", *wide.moments(), ABOUT)
     np.savez(tmp_path / "edm.npz", mu=wide.moments()[0], sigma=wide.moments()[1])
     assert (tmp_path / "packed.npz").stat().st_size < 0.26 * (tmp_path / "edm.npz").stat().st_size
@@ -211,7 +211,9 @@ def test_statistics_are_known_by_their_arrays(writer, tmp_path):
     assert reference.is_statistics(path.rename(tmp_path / "F.NPZ")) is True
 
 
-@pytest.mark.parametrize("arrays", [{"arr_0": IMAGES}, {"arr_0": IMAGES, "mu": MEAN}, {"units": REAL}, {"mean": MEAN}])
+@pytest.mark.parametrize(
+    "arrays", [{"arr_0": IMAGES}, {"arr_0": IMAGES, "mu": MEAN}, {"features": REAL}, {"mean": MEAN}]
+)
 def test_other_arrays_are_no_statistics(arrays, tmp_path):
     np.savez(tmp_path / "f.npz", **arrays)
     assert reference.is_statistics(tmp_path / "f.npz") is False
@@ -241,7 +243,7 @@ def test_missing_and_damaged_files_are_refused_by_both(ask, problem, tmp_path):
 def test_pickles_are_refused_with_what_to_do(tmp_path):
     assert reference.is_statistics(tmp_path / "img512.PKL") is True
     for name in ("img512.pkl", "img512.PKL"):
-        refuses(tmp_path / name, f"{name} is a pickle, which is not read: np.savez(")
+        refuses(tmp_path / name, f"{name} is a pickle, which is not read: save its 'fid' with np.savez(")
 
 
 def refuses(path: Path, *told: str) -> None:
@@ -263,10 +265,10 @@ def changed(array: np.ndarray, place: tuple[int, ...], value: float) -> np.ndarr
 TRIANGLE = np.eye(WIDTH, dtype=np.float32)[np.triu_indices(WIDTH)]
 OURS = {"mean": MEAN, "about": np.array("{}")}
 REFUSED = {
-    "nothing": ({}, "has no statistics but nothing; known: mean, covariance, units, about (summary); "),
+    "nothing": ({}, "has no statistics but nothing; known: mean, covariance, features, about (summary); "),
     "others": ({"a": MEAN, "b": MEAN}, "has no statistics but a, b; known: ", "mu, sigma (clean-fid or EDM)"),
     "no sigma": ({"mu": MEAN}, "has no statistics but mu; known: "),
-    "no about": ({"mean": MEAN, "covariance": COVARIANCE, "units": REAL}, "has no statistics but mean, covariance"),
+    "no about": ({"mean": MEAN, "covariance": COVARIANCE, "features": REAL}, "has no statistics but mean, covariance"),
     "width": ({"mu": MEAN[1:], "sigma": COVARIANCE}, "must be [D] and [D, D], not [11] and [12, 12]"),
     "oblong": ({"mu": MEAN, "sigma": COVARIANCE[1:]}, "must be [D] and [D, D], not [12] and [11, 12]"),
     "empty": ({"mu": MEAN[:0], "sigma": COVARIANCE[:0, :0]}, "not [0] and [0, 0]"),
@@ -289,12 +291,19 @@ REFUSED = {
     "one image": ({"feats": REAL[:1]}, "feats must be [N, D] with N of at least 2, not [1, 12]"),
     "flat features": ({"feats": REAL[0]}, "feats must be [N, D] with N of at least 2, not [12]"),
     "NaN features": ({"feats": changed(REAL, (0, 0), np.nan)}, "feats: 1 of 3600 numbers are not finite"),
-    "triangle": ({**OURS, "covariance_triangle": TRIANGLE[1:]}, "[77] numbers are no triangle of a covariance of 12"),
-    "square": ({**OURS, "covariance_triangle": COVARIANCE}, "[12, 12] numbers are no triangle"),
+    "triangle": (
+        {**OURS, "covariance_triangle": TRIANGLE[1:]},
+        "[77] numbers are not the triangle of a covariance of 12",
+    ),
+    "square": ({**OURS, "covariance_triangle": COVARIANCE}, "[12, 12] numbers are not the triangle"),
     "packed scalar": ({**OURS, "mean": np.array(1.0), "covariance_triangle": TRIANGLE[:1]}, "not [] and [1, 1]"),
     "negative triangle": ({**OURS, "covariance_triangle": -TRIANGLE}, "a negative variance, -1"),
-    "units": ({**OURS, "covariance": COVARIANCE, "units": REAL[:, 1:]}, "units must be [n, 12]", "not [300, 11]"),
-    "one unit": ({**OURS, "covariance": COVARIANCE, "units": REAL[0]}, "units must be [n, 12]", "not [12]"),
+    "features": (
+        {**OURS, "covariance": COVARIANCE, "features": REAL[:, 1:]},
+        "features must be [n, 12]",
+        "not [300, 11]",
+    ),
+    "one feature": ({**OURS, "covariance": COVARIANCE, "features": REAL[0]}, "features must be [n, 12]", "not [12]"),
     "no JSON": ({**OURS, "about": np.array("{"), "covariance_triangle": TRIANGLE}, "about is not JSON: "),
     "a list": ({**OURS, "about": np.array("[]"), "covariance_triangle": TRIANGLE}, "an object of JSON, not list"),
 }

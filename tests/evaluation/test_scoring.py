@@ -172,10 +172,10 @@ def test_several_devices_give_what_one_gives(judge, train, test):
 
     extractor = build.load_extractor(config.read_protocol("offline"), judge, (1, 8, 8))
     one, three = (
-        features.extract(extractor, imagesets.opened(test), Compute(batch=50, devices=devices))
+        features.extract(extractor, imagesets.open_images(test), Compute(batch=50, devices=devices))
         for devices in (("cpu",), ("cpu",) * 3)
     )
-    assert np.array_equal(one.units, three.units)
+    assert np.array_equal(one.features, three.features)
     assert np.array_equal(one.logits, three.logits)
 
 
@@ -185,7 +185,7 @@ def test_several_devices_give_what_one_gives(judge, train, test):
 def test_a_summary_is_computed_once(judge, train, tmp_path, monkeypatch):
     assert run("featurize", train, extractor=judge, out=tmp_path / "a.npz") == 0
     monkeypatch.setattr(features, "extract", None)
-    monkeypatch.setattr(features, "summarised", None)
+    monkeypatch.setattr(features, "summarize_halves", None)
     copy = tmp_path / "elsewhere" / "train" / "images.npy"
     files.write_array(copy, files.read_images(train))
     assert run("featurize", copy, extractor=judge, out=tmp_path / "b.npz") == 0
@@ -205,8 +205,8 @@ def test_a_summary_keeps_a_fixed_choice_of_features(judge, train, tmp_path):
         by = protocol(tmp_path, reference_images=kept)
         assert run("featurize", train, extractor=judge, protocol=by, out=tmp_path / f"{kept}.npz") == 0
     few, more = (features.read(tmp_path / f"{kept}.npz")[0] for kept in (20, 50))
-    assert (len(few.units), len(more.units)) == (20, 50)
-    assert {row.tobytes() for row in few.units} <= {row.tobytes() for row in more.units}
+    assert (len(few.features), len(more.features)) == (20, 50)
+    assert {row.tobytes() for row in few.features} <= {row.tobytes() for row in more.features}
     assert np.array_equal(few.moments()[1], more.moments()[1])
 
 
@@ -232,7 +232,7 @@ class Killed(BaseException):
 def test_a_summary_that_was_killed_goes_on_and_is_the_same(judge, train, tmp_path, monkeypatch, after):
     assert run("featurize", train, extractor=judge, out=tmp_path / "a.npz", batch=100) == 0
     monkeypatch.setenv("CM_CACHE", str(tmp_path / "other"))
-    monkeypatch.setattr(features, "SAVED", 0.0)
+    monkeypatch.setattr(features, "SAVE_INTERVAL", 0.0)
     seen, outputs = [], features._outputs
 
     def killing(*arguments):
@@ -322,7 +322,7 @@ def test_a_summary_that_does_not_do_is_refused(place, judge, train, tmp_path, ca
     elif problem == "another resizer":
         features.write(summary, found, about | {"resizer": "clean"})
     elif problem == "no summary":
-        np.savez(summary, units=np.zeros(3), mean=np.zeros(3))
+        np.savez(summary, features=np.zeros(3), mean=np.zeros(3))
     else:
         summary.write_bytes(summary.read_bytes()[:500])
     capsys.readouterr()

@@ -7,7 +7,8 @@ import pytest
 
 from cm.errors import UserError
 from cm.evaluation import metrics, uncertainty
-from cm.evaluation.metrics import Features, Gaussian
+from cm.evaluation.gaussian import Gaussian
+from cm.evaluation.moments import Features
 
 WIDTH, SHIFT = 8, 0.3
 SCALES = np.linspace(0.5, 1.5, WIDTH)
@@ -41,9 +42,9 @@ def share(intervals: list[tuple[float, float]], value: float) -> float:
 
 def bootstrapped(some: Features, reference: Features, draws: int) -> float:
     """Standard deviation of the FIDs of samples of samples, each with moments of its own."""
-    random, count = np.random.default_rng(0), len(some.units)
+    random, count = np.random.default_rng(0), len(some.features)
     rows = [random.integers(count, size=count) for _ in range(draws)]
-    return float(np.std([metrics.fid(Features(some.units[drawn]), reference) for drawn in rows]))
+    return float(np.std([metrics.fid(Features(some.features[drawn]), reference) for drawn in rows]))
 
 
 def weighted(points: np.ndarray, weights: np.ndarray, reference: Gaussian) -> float:
@@ -82,14 +83,14 @@ def test_influences_of_one_feature_have_a_closed_form():
 def test_influences_do_not_depend_on_the_block(monkeypatch):
     some, fixed = samples(0, 300), Gaussian(*STANDARD.moments())
     fit = Gaussian(*some.moments())
-    whole = uncertainty.influences(some.units, fit, fixed)
+    whole = uncertainty.influences(some.features, fit, fixed)
     monkeypatch.setattr(uncertainty, "BLOCK", 64)
-    np.testing.assert_allclose(uncertainty.influences(some.units, fit, fixed), whole, rtol=1e-12)
+    np.testing.assert_allclose(uncertainty.influences(some.features, fit, fixed), whole, rtol=1e-12)
 
 
 @pytest.mark.parametrize("unit", [1e-8, 1e8])
 def test_influences_are_squares_of_the_unit_of_features(unit):
-    points, (mean, covariance) = samples(0, 300).units.astype(np.float64), STANDARD.moments()
+    points, (mean, covariance) = samples(0, 300).features.astype(np.float64), STANDARD.moments()
     found, scaled = (
         uncertainty.influences(
             points * by,
@@ -134,7 +135,7 @@ def test_intervals_are_never_too_narrow(count, width, gap):
     ("count", "width", "gap", "ratio"), [(400, 8, 0.3, 1.0), (2000, 64, 0.3, 1.0), (1000, 64, 0.0, 0.7)]
 )
 def test_the_full_bootstrap_is_as_wide_far_away_and_wider_near(count, width, gap, ratio):
-    """The second order counts twice here and three times there: at the floor sqrt 2/3 and less."""
+    """The second order counts twice here and three times there: at the real-data baseline sqrt 2/3 and less."""
     some, reference = near(1, count, width, gap), fitted(width)
     linear = width_of(uncertainty.interval(some, reference)) / (2 * 1.96)
     assert linear / bootstrapped(some, reference, 60) == pytest.approx(ratio, rel=0.25)
@@ -150,7 +151,7 @@ def test_an_interval_holds_its_fid_and_shrinks_with_the_level_and_the_samples():
 
 def test_an_interval_is_of_the_samples_that_are_there_not_of_more():
     some = samples(0, 200)
-    assert uncertainty.interval(Features(some.units, fitted=STANDARD.fitted), STANDARD) == uncertainty.interval(
+    assert uncertainty.interval(Features(some.features, fitted=STANDARD.fitted), STANDARD) == uncertainty.interval(
         some, STANDARD
     )
 

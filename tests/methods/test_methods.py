@@ -134,7 +134,7 @@ def test_lpips_is_computed_in_float32_under_autocast():
 )
 def test_pretrained_lpips_has_its_size_and_pooling(tmp_path, monkeypatch, variant, size, pooling):
     made = []
-    monkeypatch.setattr(build.pretrained, "lpips_metric", lambda path, **how: made.append((path, how)))
+    monkeypatch.setattr(build.pretrained, "load_lpips", lambda path, **how: made.append((path, how)))
     path = tmp_path / "lpips.safetensors"
     native.save(path, {"lin0": torch.zeros(1)}, {"weights": "lpips-vgg16"})
     run = config.Experiments().run(f"cifar10/cd/{variant}/seed0")

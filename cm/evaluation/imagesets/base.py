@@ -1,4 +1,4 @@
-"""What a set of images is: so many of one shape, in a fixed order, in batches."""
+"""The interface of a set of images: so many of one shape, in a fixed order, read in batches."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ import numpy as np
 
 
 class Images(abc.ABC):
-    """Images of one `shape` (H, W, C) in a fixed order; they may be more than fits into memory."""
+    """Images of one `shape` (H, W, C) in a fixed order, which may be more than fit into memory."""
 
     shape: tuple[int, int, int]
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """How many."""
+        """The number of images."""
 
     @abc.abstractmethod
     def batches(self, batch: int, workers: int, start: int = 0) -> Iterator[np.ndarray]:
-        """Images from `start` on, uint8 [b, H, W, C], decoded by `workers` threads; UserError names a damaged one."""
+        """Batches uint8 [b, H, W, C] of `batch` images, the last one maybe smaller, from the image `start` on.
+
+        `workers` threads decode the images. Raises UserError, which names the image, for a damaged one.
+        """
 
     @abc.abstractmethod
-    def only(self, places: np.ndarray | slice) -> Images:
-        """The images at these places."""
+    def subset(self, places: np.ndarray | slice) -> Images:
+        """The images at these places, in the order of the places."""
 
     @abc.abstractmethod
     def sha256(self) -> str:
-        """Digest of the .npy file, packed or not; of the digests of the encoded images, in a folder as in a zip."""
+        """The digest of all images of the source: of the .npy file, packed or not, or of the digests of all encoded
+        images, which is the same for a folder and a zip.
+        """

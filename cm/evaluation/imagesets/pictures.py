@@ -1,4 +1,4 @@
-"""Encoded images in a folder or a zip, looked at when they are opened and decoded by threads."""
+"""Sets of encoded images in a folder or a zip: their headers are read on opening, their pixels later, by threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-GREY, COLOURED = ("1", "L"), ("RGB", "P", "CMYK", "YCbCr")
-PART = 32  # images a worker decodes at a time
+GREY, COLOURED = ("1", "L"), ("RGB", "P", "CMYK", "YCbCr")  # Pillow's modes
+PART = 32  # images that a thread decodes at a time
 Result = TypeVar("Result")
+GetBytes = Callable[[int], bytes]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pictures(Images):
-    """Encoded images; `digest` of the digests of all of them."""
+    """Encoded images in a store. `digest`: the digest of the digests of all files."""
 
     store: Store
     shape: tuple[int, int, int]
@@ -42,26 +43,29 @@ class Pictures(Images):
         return len(self.store.names)
 
     def batches(self, batch: int, workers: int, start: int = 0) -> Iterator[np.ndarray]:
-        starts = range(start, len(self), batch)
-        places = (
-            range(part, min(part + PART, start + batch, len(self)))
-            for start in starts
-            for part in range(start, min(start + batch, len(self)), PART)
-        )
         with self.store.open() as get:
-            decoded = functools.partial(_with_image, self.store, get, self._pixels)
-            made = map_in_order(lambda part: np.stack([decoded(index) for index in part]), places, workers)
-            with contextlib.closing(made) as parts:
-                for start in starts:
-                    wanted = min(batch, len(self) - start)
-                    yield np.concatenate(list(itertools.islice(parts, -(-wanted // PART))))
+            decode = functools.partial(self._decode, get)
+            with contextlib.closing(_in_threads(decode, self._parts(batch, start), workers)) as parts:
+                for first in range(start, len(self), batch):
+                    count = min(batch, len(self) - first)
+                    yield np.concatenate(list(itertools.islice(parts, -(-count // PART))))
 
-    def only(self, places: np.ndarray | slice) -> Pictures:
+    def subset(self, places: np.ndarray | slice) -> Pictures:
         names = [self.store.names[index] for index in np.arange(len(self))[places]]
         return dataclasses.replace(self, store=dataclasses.replace(self.store, names=names))
 
     def sha256(self) -> str:
         return self.digest
+
+    def _parts(self, batch: int, start: int) -> Iterator[range]:
+        """The images that a thread decodes at a time; no part reaches from one batch into the next."""
+        for first in range(start, len(self), batch):
+            end = min(first + batch, len(self))
+            for part in range(first, end, PART):
+                yield range(part, min(part + PART, end))
+
+    def _decode(self, get: GetBytes, part: range) -> np.ndarray:
+        return np.stack([_read_image(self.store, get, self._pixels, index) for index in part])
 
     def _pixels(self, image: Image, data: bytes) -> np.ndarray:
         if (image.height, image.width) != self.shape[:2]:
@@ -69,69 +73,90 @@ class Pictures(Images):
         return np.asarray(image.convert("L" if self.shape[-1] == 1 else "RGB")).reshape(self.shape)
 
 
-def of_folder(path: Path) -> Pictures:
-    return _pictures(FolderFiles(path, []), sorted(list_files(path)))
+def read_folder(path: Path) -> Pictures:
+    """The images below a folder, sorted by path."""
+    return _read_headers(FolderFiles(path, []), sorted(list_files(path)))
 
 
-def of_zip(path: Path) -> Pictures:
-    return _pictures(ZipMembers(path, []), sorted(name for name in open_zip(path).namelist() if name[-1] != "/"))
+def read_zip(path: Path) -> Pictures:
+    """The images in a zip archive, sorted by name."""
+    return _read_headers(ZipMembers(path, []), sorted(name for name in open_zip(path).namelist() if name[-1] != "/"))
 
 
-def scaled(size: int | str = "SIZE") -> str:
+def advise_scaling(size: int | str = "SIZE") -> str:
+    """The end of an error message about sizes."""
     return f"; `cm prepare --dataset folder --resolution {size}` crops and scales a folder of images"
 
 
-def by(shape: tuple[int, ...]) -> str:
-    """Height by width."""
+def format_size(shape: tuple[int, ...]) -> str:
+    """`32x48` for images of 32 by 48 pixels, the height first."""
     return f"{shape[0]}x{shape[1]}"
 
 
-def _pictures(store: Store, found: list[str]) -> Pictures:
-    """The images among the files that were found, after a look at the header of each."""
-    store = dataclasses.replace(store, names=[name for name in found if is_image_file(name)])
-    if not store.names:
-        beside = f", only files such as {found[0]}" if found else ""
-        raise UserError(f"{store.path} has no images in it ({', '.join(sorted(SUFFIXES))}){beside}")
-    sizes: dict[tuple[int, int], str] = {}
-    grey, digest = True, hashlib.sha256()
-    with store.open() as get, contextlib.closing(_looks(store, get)) as looks:
-        for name, look in zip(store.names, looks, strict=True):
-            sizes.setdefault(look.size, name)
-            if len(sizes) > 1:
-                different = " and ".join(f"{other} of {by(size)}" for size, other in sizes.items())
-                raise UserError(f"{store.path} has images of several sizes: {different} pixels{scaled()}")
-            grey &= look.grey
-            digest.update(look.digest)
-    return Pictures(store, (*next(iter(sizes)), 1 if grey else 3), digest.hexdigest())
-
-
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """What the header of an image says; `size`: height and width. `digest`: of the whole file."""
+class Header:
+    """What the header of an image says. `size`: height and width. `digest`: the digest of the whole file."""
 
     size: tuple[int, int]
     grey: bool
     digest: bytes
 
 
-def _looks(store: Store, get: Callable[[int], bytes]) -> Iterator[Look]:
+def _read_headers(store: Store, found: list[str]) -> Pictures:
+    """The images among the files that were found, after their headers were read and compared."""
+    store = dataclasses.replace(store, names=[name for name in found if is_image_file(name)])
+    if not store.names:
+        beside = f", only files such as {found[0]}" if found else ""
+        raise UserError(f"{store.path} has no images in it ({', '.join(sorted(SUFFIXES))}){beside}")
+    first: Header | None = None
+    grey, digest = True, hashlib.sha256()
+    with store.open() as get, contextlib.closing(_headers(store, get)) as headers:
+        for name, header in zip(store.names, headers, strict=True):
+            first = first or header
+            _check_same_size(store, first, name, header)
+            grey &= header.grey
+            digest.update(header.digest)
+    height, width = first.size if first else (0, 0)
+    return Pictures(store, (height, width, 1 if grey else 3), digest.hexdigest())
+
+
+def _check_same_size(store: Store, first: Header, name: str, header: Header) -> None:
+    if header.size != first.size:
+        sizes = f"{store.names[0]} of {format_size(first.size)} and {name} of {format_size(header.size)} pixels"
+        raise UserError(f"{store.path} has images of several sizes: {sizes}{advise_scaling()}")
+
+
+def _headers(store: Store, get: GetBytes) -> Generator[Header, None, None]:
+    """The header of each image, in order, read by as many threads as there are processors."""
+
+    def read(part: range) -> list[Header]:
+        return [_read_image(store, get, _read_header, index) for index in part]
+
     count = len(store.names)
     parts = (range(start, min(start + PART, count)) for start in range(0, count, PART))
-    look = functools.partial(_with_image, store, get, _look)
-    for part in map_in_order(lambda part: [look(index) for index in part], parts, len(os.sched_getaffinity(0))):
-        yield from part
+    for headers in map_in_order(read, parts, len(os.sched_getaffinity(0))):
+        yield from headers
 
 
-def _look(image: Image, data: bytes) -> Look:
+def _read_header(image: Image, data: bytes) -> Header:
     if image.has_transparency_data:
         raise ValueError("it has transparency; save it as RGB")
     if image.mode not in GREY + COLOURED:
-        raise ValueError(f"expected 8 bits a channel, grey or colour, not Pillow's mode '{image.mode}'")
-    return Look((image.height, image.width), image.mode in GREY, hashlib.sha256(data).digest())
+        raise ValueError(f"expected 8 bits per channel, grey or colour, not Pillow's mode '{image.mode}'")
+    return Header((image.height, image.width), image.mode in GREY, hashlib.sha256(data).digest())
 
 
-def _with_image(store: Store, get: Callable[[int], bytes], use: Callable[[Image, bytes], Result], index: int) -> Result:
-    """What `use` makes of an image that is open, but not yet decoded, and of its file; a UserError that names it."""
+def _in_threads(
+    function: Callable[[range], np.ndarray], parts: Iterator[range], workers: int
+) -> Generator[np.ndarray, None, None]:
+    yield from map_in_order(function, parts, workers)
+
+
+def _read_image(store: Store, get: GetBytes, use: Callable[[Image, bytes], Result], index: int) -> Result:
+    """The result of `use` for an image that is open, but not yet decoded, and the bytes of its file.
+
+    Raises UserError, which names the image, if it cannot be read.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -1,7 +1,7 @@
 """Pretrained networks that others published and this suite measures with: the FID Inception-v3, DINOv2, and LPIPS.
 
-`made` writes one as our own file, from wherever it can be had; `extractor` and `lpips_metric` build the networks from
-such files. Nothing is fetched then, and nothing is ever unpickled but arrays.
+`write_weights` writes the weights of one as a file of this suite, from wherever they are available; `load_extractor`
+and `load_lpips` build networks from such files, without fetching anything. Of pickles, only arrays are ever read.
 """
 
 from __future__ import annotations
@@ -22,106 +22,125 @@ from cm.utils import fetch, files
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from cm.evaluation.pretrained.modules.dinov2 import DINOv2
+    from cm.evaluation.pretrained.modules.inception import Inception
+
 POOLINGS = ("max", "average")
 
 
-def made(name: str, out: Path, source: Path | None = None) -> None:
+def write_weights(name: str, out: Path, source: Path | None = None) -> None:
     """Write the weights `name` (see `sources.KNOWN`) as safetensors, from the file `source` or from where they are.
 
-    The description has `weights`, `source`, `source_sha256`, `tensors_sha256` (of the features' tensors, by name: two
-    files that agree in it hold the same network), `logits` and `licence`.
+    Their description has `weights` (the name), `source`, `source_sha256`, `logits`, `licence` and `tensors_sha256`, the
+    digest of the tensors by name, without those of the logits: two files that agree in it hold the same network. Raises
+    UserError for an unknown name, and for weights that are unavailable or belong to another network.
     """
     registry.get("weights", name)
-    raw = sources.found(name, source)
-    module = _fitted(name, raw.state, raw.source)
-    tensors = _unique(module.state_dict())
-    native.save(out, tensors, _description(name, raw, tensors))
+    raw = sources.find(name, source)
+    module = _build_from_raw(name, raw)
+    tensors = _drop_aliases(module.state_dict())
+    native.save(out, tensors, _describe(name, raw, tensors))
 
 
-def cached(name: str) -> Path:
-    """The file that `made` writes of the weights `name`, in the cache.
+def ensure_cached(name: str) -> Path:
+    """The file that `write_weights` writes of the weights `name`, in the cache.
 
-    It is made if it is not there, and anew if the file of their home, which may have more, has come to the cache since.
+    It is written if it is not there, and written again if the publisher's file, which may have more tensors, has come
+    to the cache since.
     """
-    path, home = fetch.cache_folder() / "weights" / f"{name}.safetensors", registry.get("weights", name).at
-    old = home.is_file() and path.is_file() and native.description(path)["source_sha256"] != files.sha256_of(home)
-    if old or not path.is_file():
-        made(name, path)
+    path = fetch.cache_folder() / "weights" / f"{name}.safetensors"
+    published = registry.get("weights", name).cached_file
+    if not path.is_file() or (published.is_file() and _source_digest(path) != files.sha256_of(published)):
+        write_weights(name, path)
     return path
 
 
 def digest(path: Path | str) -> str:
-    """The digest of the features' tensors in a file that `made` wrote; the sha256 of any other model's file."""
+    """The digest by which scores record an extractor.
+
+    It is `tensors_sha256` for a file that `write_weights` wrote, and the sha256 of the file for any other model.
+    """
     return native.description(path).get("tensors_sha256") or files.sha256_of(path)
 
 
-def extractor(path: Path | str, resizer: str = "legacy_tensorflow") -> Extractor:
-    """The features of the network in a file that `made` wrote, on images that `resizer` brings to its size.
+def load_extractor(path: Path | str, resizer: str = "legacy_tensorflow") -> Extractor:
+    """The extractor in a file that `write_weights` wrote, for images that `resizer` brings to the network's size.
 
-    UserError for weights that give no features, and for a resizer that is none of theirs.
+    Raises UserError for weights that are not an extractor's, and for a resizer that the extractor does not take.
     """
     tensors, description = _load(path, [name for name, known in sources.KNOWN.items() if known.resizers])
     name = description["weights"]
     if resizer not in sources.KNOWN[name].resizers:
         raise unknown("resizer", resizer, sources.KNOWN[name].resizers, f"extractor {name}")
-    network = _frozen(_network(name, resizer, logits=description["logits"]), tensors, path, "cpu")
+    network = _build_extractor(name, resizer, logits=description["logits"])
+    _freeze(network, tensors, path, "cpu")
     if name == "inception":
         network.fuse()
     preprocess = functools.partial(registry.get("resizer", resizer).host, size=network.size)
     return Extractor(name, network.width, preprocess, network, description["tensors_sha256"])
 
 
-def lpips_metric(path: Path | str, *, pooling: str = "max", device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
-    """LPIPS of two batches of images [B, C, H, W] in [0, 1], [B], with the weights of a file that `made` wrote.
+def load_lpips(path: Path | str, *, pooling: str = "max", device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
+    """LPIPS with the weights of a file that `write_weights` wrote: a function of two batches of images.
 
-    `pooling`, for VGG16: `max` is LPIPS as it was trained, and what the paper's CIFAR-10 code does; `average` is what
-    its ImageNet and LSUN code does. There are gradients to the images, and none to the weights.
+    The images are [B, C, H, W] with values in [0, 1], the distances [B]. Gradients reach the images, not the weights.
+    `pooling`, for VGG16: `max` is LPIPS as it was trained, and what the paper's CIFAR-10 code uses; `average` is what
+    its ImageNet and LSUN code uses. Raises UserError for other weights, and for an unknown pooling.
     """
     tensors, description = _load(path, ("lpips-vgg16", "lpips-alexnet"))
+    name = description["weights"]
     if pooling not in POOLINGS:
         raise unknown("pooling", pooling, POOLINGS)
-    if pooling == "average" and description["weights"] != "lpips-vgg16":
-        raise UserError(f"{path} holds {description['weights']}: average pooling is for lpips-vgg16 only")
+    if pooling == "average" and name != "lpips-vgg16":
+        raise UserError(f"{path} holds {name}: average pooling is for lpips-vgg16 only")
     from cm.evaluation.pretrained.modules import perceptual
 
-    network = perceptual.network(description["weights"], pooling=pooling)
-    network = _frozen(network, perceptual.with_aliases(tensors), path, device)
+    network = perceptual.build(name, pooling=pooling)
+    _freeze(network, perceptual.add_aliases(tensors), path, device)
     return lambda a, b: network(a, b, normalize=True).flatten()
 
 
-def _fitted(name: str, state: Mapping[str, Tensor], source: str) -> nn.Module:
-    """The network with weights as their makers name them."""
+def _build_from_raw(name: str, raw: sources.Raw) -> nn.Module:
+    """The network with weights that have the names of their publisher."""
     from cm.evaluation.pretrained import names
     from cm.evaluation.pretrained.modules import perceptual
 
+    module: nn.Module
     if name in perceptual.NETS:
-        module = perceptual.network(name)
-        tensors = perceptual.with_aliases(names.backbone(state, module) | perceptual.heads(name))
+        module = perceptual.build(name)
+        own = names.rename_backbone(raw.state, module) | perceptual.read_heads(name)
+        tensors = perceptual.add_aliases(own)
     else:
-        tensors = names.inception(state) if name == "inception" else dict(state)
-        module = _network(name, sources.KNOWN[name].resizers[0], logits="fc.weight" in tensors)
-    native.restore(module, tensors, source)
+        tensors = names.rename_inception(raw.state) if name == "inception" else dict(raw.state)
+        module = _build_extractor(name, sources.KNOWN[name].resizers[0], logits="fc.weight" in tensors)
+    native.restore(module, tensors, raw.source)
     return module
 
 
-def _network(name: str, resizer: str, *, logits: bool) -> nn.Module:
-    """A network of features, its weights not set, with the `device` half of the resizer."""
+def _build_extractor(name: str, resizer: str, *, logits: bool) -> Any:
+    """The network of an extractor, whose weights are not set, with the `device` stage of the resizer."""
     resize = registry.get("resizer", resizer).device
-    if name == "dinov2":
-        from cm.evaluation.pretrained.modules import dinov2
+    return _build_dinov2(resize) if name == "dinov2" else _build_inception(resize, resizer, logits=logits)
 
-        return dinov2.network(resize)
+
+def _build_dinov2(resize: Callable[[Tensor, int], Tensor]) -> DINOv2:
+    from cm.evaluation.pretrained.modules import dinov2
+
+    return dinov2.build(resize)
+
+
+def _build_inception(resize: Callable[[Tensor, int], Tensor], resizer: str, *, logits: bool) -> Inception:
     from cm.evaluation.pretrained.modules import inception
 
     return inception.Inception(resize, centre=inception.CENTRES[resizer], logits=logits)
 
 
-def _unique(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the second names of LPIPS's heads."""
+def _drop_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the second names that LPIPS has for its linear heads."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("lins.")}
 
 
-def _description(name: str, raw: sources.Raw, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _describe(name: str, raw: sources.Raw, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for key in sorted(set(tensors) - {"fc.weight"}):
         digest.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
@@ -135,16 +154,22 @@ def _description(name: str, raw: sources.Raw, tensors: Mapping[str, Tensor]) -> 
     }
 
 
+def _source_digest(path: Path) -> str:
+    return native.description(path)["source_sha256"]
+
+
 def _load(path: Path | str, allowed: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the description in a file; UserError if it has none of the allowed weights."""
     tensors, description = native.load(path)
-    held = description.get("weights", "no pretrained weights")
-    if held not in allowed:
-        raise UserError(f"{path} holds {held}, not {' or '.join(allowed)}: `cm weights` makes such a file")
+    found = description.get("weights", "no pretrained weights")
+    if found not in allowed:
+        raise UserError(f"{path} holds {found}, not {' or '.join(allowed)}: `cm weights` writes such a file")
     return tensors, description
 
 
-def _frozen(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str, device: str) -> nn.Module:
+def _freeze(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str, device: str) -> None:
+    """Set the weights of a network, and prepare it for evaluation without gradients to them."""
     import torch
 
     native.restore(module, tensors, path)
-    return module.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    module.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)

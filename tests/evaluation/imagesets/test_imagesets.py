@@ -54,7 +54,7 @@ def joined(opened: imagesets.Images, batch: int = 10, workers: int = 2) -> np.nd
 def refusal(path: Path, **options) -> str:
     """The one line that opening ends with; it names the path."""
     with pytest.raises(UserError) as caught:
-        imagesets.opened(path, **options)
+        imagesets.open_images(path, **options)
     line = str(caught.value)
     assert "\n" not in line and str(path) in line
     return line
@@ -68,7 +68,7 @@ def saved(path: Path, array: np.ndarray) -> Path:
 @pytest.mark.parametrize("kind", ["folder", "zip", "npz", "compressed.npz", "npy"])
 @pytest.mark.parametrize(("batch", "workers"), [(1, 1), (7, 2), (40, 2), (1000, 1)])
 def test_the_same_images_however_they_are_packed(tmp_path, kind, batch, workers):
-    opened = imagesets.opened(packed(kind, tmp_path), size=None)
+    opened = imagesets.open_images(packed(kind, tmp_path), size=None)
     assert (len(opened), opened.shape) == (len(PIXELS), (6, 8, 3))
     batches = list(opened.batches(batch, workers))
     assert [len(part) for part in batches] == [min(batch, len(PIXELS) - i) for i in range(0, len(PIXELS), batch)]
@@ -78,16 +78,16 @@ def test_the_same_images_however_they_are_packed(tmp_path, kind, batch, workers)
 
 
 def test_digests_do_not_depend_on_the_packing(tmp_path):
-    digest = {kind: imagesets.opened(packed(kind, tmp_path)).sha256() for kind in ("folder", "zip", "npy", "npz")}
+    digest = {kind: imagesets.open_images(packed(kind, tmp_path)).sha256() for kind in ("folder", "zip", "npy", "npz")}
     digests = b"".join(bytes.fromhex(files.sha256(data)) for data in MEMBERS.values())
     assert digest["folder"] == digest["zip"] == files.sha256(digests)
-    packed_array = imagesets.opened(packed("compressed.npz", tmp_path)).sha256()
+    packed_array = imagesets.open_images(packed("compressed.npz", tmp_path)).sha256()
     assert digest["npy"] == digest["npz"] == packed_array == files.sha256_of(tmp_path / "packed.npy")
 
 
 def test_the_digest_is_of_contents_in_their_order(tmp_path):
     swapped = dict(zip(MEMBERS, reversed(MEMBERS.values()), strict=True))
-    assert imagesets.opened(fake.zipped(tmp_path / "other.zip", swapped)).sha256() != files.sha256(
+    assert imagesets.open_images(fake.zipped(tmp_path / "other.zip", swapped)).sha256() != files.sha256(
         b"".join(bytes.fromhex(files.sha256(data)) for data in MEMBERS.values())
     )
 
@@ -98,7 +98,7 @@ def test_arrays_are_mapped_and_not_loaded(tmp_path, order, save):
     save(tmp_path / "a.npz", ORDERS[order](PIXELS))
     np.save(tmp_path / "a.npy", ORDERS[order](PIXELS))
     for name in ("a.npz", "a.npy"):
-        opened = imagesets.opened(tmp_path / name)
+        opened = imagesets.open_images(tmp_path / name)
         assert isinstance(opened.pixels, np.memmap)
         assert next(opened.batches(4, 1)).flags.c_contiguous
         assert np.array_equal(joined(opened), PIXELS)
@@ -106,7 +106,7 @@ def test_arrays_are_mapped_and_not_loaded(tmp_path, order, save):
 
 def test_few_images_are_decoded_ahead(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "PART", 2)
-    opened = imagesets.opened(packed("zip", tmp_path))
+    opened = imagesets.open_images(packed("zip", tmp_path))
     decoded, pixels = [], pictures.Pictures._pixels
     monkeypatch.setattr(pictures.Pictures, "_pixels", lambda *given: decoded.append(0) or pixels(*given))
     batches = opened.batches(4, 2)
@@ -118,26 +118,26 @@ def test_few_images_are_decoded_ahead(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
 def test_formats(tmp_path, kind):
     data = fake.encoded(PIXELS[0], kind)
-    opened = imagesets.opened(fake.unpacked(tmp_path / "f", {f"0.{kind.lower()}": data}))
+    opened = imagesets.open_images(fake.unpacked(tmp_path / "f", {f"0.{kind.lower()}": data}))
     assert np.array_equal(joined(opened)[0], np.asarray(Image.open(io.BytesIO(data))))
 
 
 def test_grey_only_if_all_are_grey(tmp_path):
     grey = {"0.png": png(mode="L"), "1.png": png(mode="1")}
-    opened = imagesets.opened(fake.unpacked(tmp_path / "f", grey))
+    opened = imagesets.open_images(fake.unpacked(tmp_path / "f", grey))
     assert opened.shape == (6, 8, 1)
     assert (joined(opened)[0] == 7).all() and (joined(opened)[1] == 255).all()
-    opened = imagesets.opened(fake.unpacked(tmp_path / "f", {"2.png": fake.encoded(PIXELS[0], "PNG")}))
+    opened = imagesets.open_images(fake.unpacked(tmp_path / "f", {"2.png": fake.encoded(PIXELS[0], "PNG")}))
     assert opened.shape == (6, 8, 3)
     (tmp_path / "f" / "3.png").write_bytes(png(mode="L"))
-    opened = imagesets.opened(tmp_path / "f")
+    opened = imagesets.open_images(tmp_path / "f")
     assert opened.shape == (6, 8, 3)
     assert (joined(opened)[0] == 7).all() and np.array_equal(joined(opened)[2], PIXELS[0])
 
 
 def test_the_wanted_size(tmp_path):
     path = saved(tmp_path / "a.npy", np.zeros((2, 8, 8, 3), np.uint8))
-    assert len(imagesets.opened(path, size=8)) == 2
+    assert len(imagesets.open_images(path, size=8)) == 2
     assert "of 8x8 pixels, not 16x16; `cm prepare --dataset folder --resolution 16`" in refusal(path, size=16)
     assert "of 6x8 pixels, not 8x8" in refusal(packed("zip", tmp_path), size=8)
 
@@ -146,7 +146,7 @@ RANGES = {
     "unit": (np.linspace(0, 1, 384), ["in [0, 1]", "(x * 255).round()"]),
     "signed": (np.linspace(-1.02, 1, 384), ["in [-1.02, 1]", "((x + 1) * 127.5)"]),
     "bytes": (np.linspace(0, 255, 384), ["in [0, 255]", " x.round().clip(0, 255).astype('uint8')"]),
-    "far": (np.linspace(-3, 1000, 384), ["in [-3, 1000]", "bring them to 0 ... 255"]),
+    "far": (np.linspace(-3, 1000, 384), ["in [-3, 1000]", "scale them to 0 ... 255"]),
     "nan": (np.array([0.5] * 382 + [np.nan, np.inf]), ["2 of its first 384 values are NaN or infinite"]),
 }
 
@@ -167,7 +167,7 @@ def test_the_advice_works(tmp_path, name):
     line = refusal(saved(tmp_path / "a.npy", x))
     made = eval(line.rpartition("uint8: ")[2], {"x": x})
     assert (made.min(), made.max()) == (0, 255)
-    assert np.array_equal(joined(imagesets.opened(saved(tmp_path / "b.npy", made))), made)
+    assert np.array_equal(joined(imagesets.open_images(saved(tmp_path / "b.npy", made))), made)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_other_arrays_are_refused(tmp_path, array, said):
 def test_which_array_of_several(tmp_path):
     first, other = PIXELS[:3], PIXELS[3:]
     np.savez(tmp_path / "a.npz", first, other=other)
-    assert np.array_equal(joined(imagesets.opened(tmp_path / "a.npz")), first)
+    assert np.array_equal(joined(imagesets.open_images(tmp_path / "a.npz")), first)
     np.savez(tmp_path / "b.npz", one=first, two=other, mean=np.zeros(3))
     assert "it has one [3, 6, 8, 3], two [42, 6, 8, 3], mean [3]" in refusal(tmp_path / "b.npz")
     np.savez(tmp_path / "c.npz", mean=np.zeros(3))
@@ -259,7 +259,7 @@ def test_no_room_for_an_unpacked_array(tmp_path, monkeypatch):
         (png(mode="LA"), "5.png cannot be used: it has transparency"),
         (png(mode="P", transparency=0), "5.png cannot be used: it has transparency"),
         (png(mode="RGB", transparency=(0, 0, 0)), "5.png cannot be used: it has transparency"),
-        (png(mode="I;16"), "5.png cannot be used: expected 8 bits a channel"),
+        (png(mode="I;16"), "5.png cannot be used: expected 8 bits per channel"),
         (png(8, 6), "several sizes: 0.png of 6x8 and 5.png of 8x6 pixels; `cm prepare"),
     ],
 )
@@ -273,7 +273,7 @@ def test_one_bad_image(tmp_path, pack, data, said):
 def test_the_first_damaged_image_is_named(tmp_path, monkeypatch, pack, workers):
     monkeypatch.setattr(pictures, "PART", 3)
     cut = {name: MEMBERS[name][:-60] for name in ("a/14.png", "b/7.png")}
-    opened = imagesets.opened(pack(tmp_path / "packed.zip", MEMBERS | cut))
+    opened = imagesets.open_images(pack(tmp_path / "packed.zip", MEMBERS | cut))
     batches = opened.batches(4, workers)
     assert np.array_equal(next(batches), PIXELS[:4])
     with pytest.raises(UserError, match=r"packed.zip: a/14.png cannot be used"):
@@ -282,7 +282,7 @@ def test_the_first_damaged_image_is_named(tmp_path, monkeypatch, pack, workers):
 
 def test_an_image_that_changes_after_opening(tmp_path):
     path = packed("folder", tmp_path)
-    opened = imagesets.opened(path)
+    opened = imagesets.open_images(path)
     (path / "a/0.png").write_bytes(png(8, 6))
     with pytest.raises(UserError, match=r"a/0\.png cannot be used: it has changed"):
         joined(opened)
@@ -311,9 +311,9 @@ def test_files_of_something_else(tmp_path, suffix):
     path = tmp_path / f"other{suffix}"
     fake.tar_gz(path, MEMBERS)
     said = {".zip": "not a zip archive", ".npz": "not a zip archive", ".npy": "not a whole .npy file"}
-    assert said.get(suffix, "no set of images: expected a folder, or a file that ends in .zip, .npz, .npy") in refusal(
-        path
-    )
+    assert said.get(
+        suffix, "not a set of images: expected a folder, or a file that ends in .zip, .npz, .npy"
+    ) in refusal(path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

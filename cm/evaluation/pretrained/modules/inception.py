@@ -1,4 +1,4 @@
-"""The Inception-v3 of 2015 that FID is measured with, from torch-fidelity's blocks."""
+"""The Inception-v3 of 2015, whose features define FID, made of torch-fidelity's blocks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ CENTRES = {"legacy_tensorflow": 128.0, "legacy_pytorch": 127.5, "clean": 128.0}
 
 
 class Inception(nn.Module):
-    """Inception-2015-12-05; its tensors have torch-fidelity's names, below `body.`, and `fc.weight`.
+    """Inception-2015-12-05. Its tensors have torch-fidelity's names, below `body.`, and `fc.weight`.
 
-    `resize` brings images to 299 pixels, `centre` is what is then taken from 0..255, and what that is divided by.
+    `resize`: brings images [B, C, H, W] to 299 pixels per side. `centre`: the network takes (x - centre) / centre of
+    images x in 0..255. `logits`: whether it has the last layer.
     """
 
     size, width = 299, 2048
@@ -29,16 +30,16 @@ class Inception(nn.Module):
         self.fc = nn.Linear(self.width, CLASSES, bias=False) if logits else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Pool features [B, 2048], and logits [B, 1008] without bias, of images [B, C, H, W] in 0..255.
+        """The pool features [B, 2048] and the logits [B, 1008] without bias, for images [B, C, H, W] in 0..255.
 
-        Without the weights of the logits these are None.
+        The logits are None without the last layer.
         """
         centred = (self.resize(images, self.size) - self.centre) / self.centre
-        units = self.body(centred.contiguous(memory_format=torch.channels_last)).flatten(1)
-        return units, None if self.fc is None else self.fc(units)
+        features = self.body(centred.contiguous(memory_format=torch.channels_last)).flatten(1)
+        return features, None if self.fc is None else self.fc(features)
 
     def fuse(self) -> None:
-        """Put batch norms into the convolutions before them: the same function for a tenth less time."""
+        """Merge batch norms into the convolutions before them: the same function in a tenth less time."""
         for layer in self.body.modules():
             if isinstance(layer, blocks.BasicConv2d):
                 layer.conv, layer.bn = fuse_conv_bn_eval(layer.conv, layer.bn), nn.Identity()
