@@ -23,7 +23,7 @@ from cm.errors import UserError
 from cm.evaluation import pretrained
 from cm.evaluation.extractors import Extractor
 from cm.methods.base import Objective
-from cm.training.trainer import Plan
+from cm.training.plan import Plan
 from cm.utils import fetch, files, provenance
 
 
@@ -87,7 +87,7 @@ def trained(path: Path | str, device: str = "cpu") -> tuple[nn.Module, dict[str,
     tensors, description = model_file(path)
     module = model(description)
     native.restore(module, tensors, path)
-    return sampling.placed(module, device).eval().requires_grad_(False), description
+    return sampling.to_device(module, device).eval().requires_grad_(False), description
 
 
 def released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -71,10 +71,10 @@ def train(
     sampler = config.sampler_of(spec)
     device = _device(device, threads)
     from cm import build
-    from cm.training import trainer as loop
+    from cm.training.trainer import train as run_training
 
     inputs = {role: path for role, path in {"teacher": teacher, "perceptual": perceptual}.items() if path}
-    loop.run(build.plan(spec, data=data, out=folder, keep=keep, inputs=inputs, device=device))
+    run_training(build.plan(spec, data=data, out=folder, keep=keep, inputs=inputs, device=device))
     if sampler:
         module, description = build.trained(folder / f"{max(keep)}.safetensors", device)
         files.write_grid(folder / "samples.png", build.samples(module, description, sampler, count=64, seed=spec.seed))

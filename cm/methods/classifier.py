@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from cm.config.settings import at_least, below
+from cm.diffusion.solvers import per_image
 from cm.lazy import torch
 from cm.methods.base import Batch, Networks, Objective
 from cm.registry import register
@@ -25,7 +26,7 @@ class Classification(Objective):
     label_smoothing: Annotated[float, at_least(0.0), below(1.0)] = 0.1
 
     def loss(self, nets: Networks, batch: Batch) -> Tensor:
-        level = self.jitter * torch.rand((len(batch.x), 1, 1, 1), generator=batch.generator, device=batch.x.device)
+        level = per_image(self.jitter * batch.uniform(), batch.x)
         logits = nets.student(batch.x + level * batch.normal())
         cross_entropy = torch.nn.functional.cross_entropy
         return cross_entropy(logits, batch.labels, reduction="none", label_smoothing=self.label_smoothing)

@@ -29,7 +29,8 @@ class Consistency(Objective):
     """Shared settings.
 
     `curriculum`: N and mu over the training. `distance`: the paper's d. `init`: the weights that the student starts
-    from.
+    from. `target_dropout`: `student` gives the target network the dropout mask of the student, as both official
+    implementations do; `none` evaluates it without dropout.
     """
 
     preconditioning: ClassVar[str] = "boundary"
@@ -39,6 +40,11 @@ class Consistency(Objective):
     solver: Annotated[Solver, component("solver")] = default("solver", "heun")
     weighting: Annotated[Weighting, component("weighting")] = default("weighting", "uniform")
     init: Literal["random", "teacher"] = "teacher"
+    target_dropout: Literal["student", "none"] = "student"
+
+    @property
+    def target_uses_dropout(self) -> bool:
+        return self.target_dropout == "student"
 
     @property
     def starts_from_teacher(self) -> bool:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 from cm.config.settings import at_least, component, default
 from cm.diffusion.solvers import per_image
 from cm.diffusion.weightings import Weighting
-from cm.lazy import torch
 from cm.methods.base import Batch, Networks, Objective
 from cm.registry import register
 
@@ -26,8 +25,8 @@ class ScoreMatching(Objective):
     weighting: Annotated[Weighting, component("weighting")] = default("weighting", "karras")
 
     def loss(self, nets: Networks, batch: Batch) -> Tensor:
-        normal = torch.randn(len(batch.x), generator=batch.generator, device=batch.x.device, dtype=batch.x.dtype)
-        return self.denoising_loss(nets, batch, z=batch.normal(), t=(self.p_mean + self.p_std * normal).exp())
+        t = (self.p_mean + self.p_std * batch.normal_scalar()).exp()
+        return self.denoising_loss(nets, batch, z=batch.normal(), t=t)
 
     def denoising_loss(self, nets: Networks, batch: Batch, *, z: Tensor, t: Tensor) -> Tensor:
         """The weighted loss for given noise `z` [B, C, H, W] and times `t` [B]; returns [B]."""
