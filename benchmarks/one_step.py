@@ -29,7 +29,8 @@ from cm import build, config
 from cm.config import Run
 from cm.diffusion.distances import l2
 from cm.methods.base import Objective
-from cm.training.trainer import Plan, Trainer
+from cm.training.plan import Plan
+from cm.training.trainer import Trainer
 
 SUITE = Path("config/suites/paper.yaml")
 COLUMNS = ("run", "parameters", "networks", "distance", "loss", "s to build", "s of the step", "peak memory")

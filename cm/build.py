@@ -24,7 +24,7 @@ from cm.errors import UserError
 from cm.evaluation import pretrained
 from cm.evaluation.extractors import Extractor
 from cm.methods.base import Objective
-from cm.training.trainer import Plan
+from cm.training.plan import Plan
 from cm.utils import fetch, files, provenance
 
 DESCRIPTION = ("run", "progress", "commit", "network", "noise", "preconditioning")  # what every model file says
@@ -145,7 +145,7 @@ def load_model(path: Path | str, device: str = "cpu") -> tuple[nn.Module, dict[s
     tensors, description = read_model(path)
     module = build_model(description)
     native.restore(module, tensors, path)
-    return sampling.placed(module, device).eval().requires_grad_(False), description
+    return sampling.to_device(module, device).eval().requires_grad_(False), description
 
 
 def import_released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -11,7 +11,8 @@ import yaml
 
 from cm import build, data
 from cm.config import Experiments
-from cm.training import trainer
+from cm.training.plan import Plan
+from cm.training.trainer import train
 
 torch.set_num_threads(1)  # networks in tests are so small that a second thread only gets in the way
 
@@ -53,7 +54,7 @@ def place(tmp_path_factory):
         (folder / "experiments" / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
     data.prepare("digits", folder / "data")
     for run in ("classifier/default/seed0", "classifier/default/seed1", "edm/default/seed0"):
-        trainer.run(plan_of(folder, f"digits/{run}"))
+        train(plan_of(folder, f"digits/{run}"))
     return folder
 
 
@@ -63,7 +64,7 @@ def judge(place):
     return place / "models/digits/classifier/default/seed0/100.safetensors"
 
 
-def plan_of(place: Path, name: str, out: Path | None = None, **changes) -> trainer.Plan:
+def plan_of(place: Path, name: str, out: Path | None = None, **changes) -> Plan:
     experiments = Experiments(place / "experiments")
     run = experiments.run(name)
     models = {

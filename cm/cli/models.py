@@ -95,10 +95,10 @@ def train(run: str, experiments: Path, data: Path, out: Sequence[Path], *, input
     sampler = config.sampler_of(spec)
     device = hardware.select()
     from cm import build
-    from cm.training import trainer
+    from cm.training.trainer import train as run_training
 
     plan = build.plan_training(spec, data=data, out=folder, keep=keep, inputs=inputs.paths(), device=device)
-    trainer.run(plan)
+    run_training(plan)
     if sampler:
         module, description = build.load_model(folder / f"{max(keep)}.safetensors", device)
         images = build.sample_images(module, description, sampler, count=PREVIEW_COUNT, seed=spec.seed)

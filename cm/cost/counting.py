@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cm import build
 from cm.config import Run
-from cm.networks.modules.unet import checkpointing
+from cm.networks.base import set_activation_checkpointing
 
 
 def parameters(run: Run) -> int:
@@ -91,7 +91,7 @@ def _maps_flops(key: str) -> int:
 @functools.cache
 def _activations(key: str, batch: int, precision: str, checkpointed: bool) -> int:
     mode, module = _network(key)
-    checkpointing(module, checkpointed)
+    set_activation_checkpointing(module, checkpointed)
     with mode, _Kept(module) as kept, _autocast(precision):
         module(*_arguments(json.loads(key), batch))
     return kept.bytes()

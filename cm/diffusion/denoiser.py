@@ -1,20 +1,29 @@
-"""A network made into a denoiser or a consistency function."""
+"""A network and a preconditioning: a denoiser D or a consistency function f."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Preconditioning = Callable[..., tuple[Tensor, Tensor, Tensor]]
+from cm.diffusion.preconditioning import Coefficients
+
+
+class Preconditioning(Protocol):
+    """Noise levels t [B] to the four coefficients, each [B]."""
+
+    def __call__(self, t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
+        """The coefficients at noise levels t [B]."""
 
 
 class Denoiser(nn.Module):
-    """c_skip(t) x + c_out(t) F(c_in(t) x, ln(t)/4), EDM Eq. 7: x [B, C, H, W], t [B], labels [B] -> [B, C, H, W].
+    """c_skip(t) x + c_out(t) F(c_in(t) x, c_noise(t)) (EDM, Eq. 7).
 
-    The scalings are computed in the precision of t, and at least in float32. `labels` are int64 class indices.
+    x [B, C, H, W], noise levels t [B], labels [B] or None -> [B, C, H, W]. The coefficients are computed in the precision
+    of t, and at least in float32. `labels` are int64 class indices. `dropout_seeds`, int64 [B] or None, choose the
+    dropout masks of the images in training.
     """
 
     def __init__(
@@ -26,13 +35,16 @@ class Denoiser(nn.Module):
         self.sigma_data = sigma_data
         self.sigma_min = sigma_min
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, labels: Tensor | None = None, dropout_seeds: Tensor | None = None
+    ) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
         t = t.to(torch.promote_types(t.dtype, torch.float32))
-        scalings = self.preconditioning(t, sigma_data=self.sigma_data, sigma_min=self.sigma_min)
-        c_skip, c_out, c_in = (scaling.to(dtype)[:, None, None, None] for scaling in scalings)
-        raw = self.network(c_in * x, (0.25 * t.log()).to(dtype), self._one_hot(labels, dtype))
-        return (c_skip * x + c_out * raw).to(x.dtype)
+        coefficients = self.preconditioning(t, sigma_data=self.sigma_data, sigma_min=self.sigma_min)
+        c_skip, c_out, c_in, c_noise = (coefficient.to(dtype) for coefficient in coefficients)
+        scaled = c_in[:, None, None, None] * x
+        raw = self.network(scaled, c_noise, self._one_hot(labels, dtype), dropout_seeds=dropout_seeds)
+        return (c_skip[:, None, None, None] * x + c_out[:, None, None, None] * raw).to(x.dtype)
 
     def _one_hot(self, labels: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         classes = getattr(self.network, "classes", 0)

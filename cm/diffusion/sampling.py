@@ -61,10 +61,10 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=precision != "float32")
 
 
-def placed(module: nn.Module, device: str) -> nn.Module:
-    """The module on a device; on a GPU with channels innermost, which convolutions there want and a CPU's do not."""
-    cuda = torch.device(device).type == "cuda"
-    return module.to(device, memory_format=torch.channels_last if cuda else torch.preserve_format)
+def to_device(module: nn.Module, device: str) -> nn.Module:
+    """Move a module to a device; on a GPU in channels-last format, in which convolutions there are faster."""
+    module = module.to(torch.device(device))
+    return module.to(memory_format=torch.channels_last) if torch.device(device).type == "cuda" else module
 
 
 def to_uint8(x: Tensor, quantization: str) -> np.ndarray:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from cm.lazy import torch
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Generator, Tensor
 
     from cm.diffusion.noise import KarrasNoise
@@ -33,7 +35,8 @@ class Networks:
 class Batch:
     """Images `x` [B, C, H, W] in [-1, 1], their `labels` [B] or None, and what a loss needs to know of the training.
 
-    `noise`: the noise grid; `step`, `total_steps`: the paper's k and K; `generator`: the source of all randomness.
+    `noise`: the noise grid. `step`, `total_steps`: the paper's k and K. `seeds`: int64 [B], one for each image, from which
+    everything is drawn that the loss of that image needs, so that it does not depend on the images beside it.
     """
 
     x: Tensor
@@ -41,23 +44,36 @@ class Batch:
     noise: KarrasNoise
     step: int
     total_steps: int
-    generator: Generator
+    seeds: np.ndarray
 
     def normal(self) -> Tensor:
-        """Unit Gaussian noise of the shape of the images."""
-        return torch.randn(self.x.shape, generator=self.generator, device=self.x.device, dtype=self.x.dtype)
+        """Unit Gaussian noise of the shape of the images, [B, C, H, W]."""
+        noise = torch.empty(self.x.shape, device=self.x.device, dtype=self.x.dtype)
+        return self._draw(noise, lambda image, generator: image.normal_(generator=generator))
 
     def normal_scalar(self) -> Tensor:
-        """A unit normal number for each image, [B]."""
-        return torch.randn(len(self.x), generator=self.generator, device=self.x.device, dtype=self.x.dtype)
+        """A unit Gaussian number for each image, [B]."""
+        return self._draw(self.x.new_empty(len(self.x)), lambda number, generator: number.normal_(generator=generator))
 
     def uniform(self) -> Tensor:
-        """A uniform number in [0, 1) for each image, [B]."""
-        return torch.rand(len(self.x), generator=self.generator, device=self.x.device)
+        """A number uniform in [0, 1) for each image, [B]."""
+        return self._draw(self.x.new_empty(len(self.x)), lambda number, generator: number.uniform_(generator=generator))
 
     def integers(self, below: int) -> Tensor:
-        """A uniform integer in 0..below-1 for each image, [B]."""
-        return torch.randint(below, (len(self.x),), generator=self.generator, device=self.x.device)
+        """A uniform integer in 0..below-1 for each image, int64 [B]."""
+        numbers = torch.empty(len(self.x), dtype=torch.int64, device=self.x.device)
+        return self._draw(numbers, lambda number, generator: number.random_(below, generator=generator))
+
+    def _draw(self, out: Tensor, fill: Callable[[Tensor, Generator], Tensor]) -> Tensor:
+        """Fill the part of `out` that belongs to each image from the generator of that image."""
+        for own, generator in zip(out.unbind(), self._generators, strict=True):
+            fill(own, generator)
+        return out
+
+    @functools.cached_property
+    def _generators(self) -> list[Generator]:
+        device = self.x.device
+        return [torch.Generator(device).manual_seed(seed) for seed in self.seeds.tolist()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +101,11 @@ class Objective(abc.ABC):
     @property
     def has_target(self) -> bool:
         """Whether the objective has a target network theta-minus."""
+        return False
+
+    @property
+    def target_uses_dropout(self) -> bool:
+        """Whether the target network drops the same activations as the student, instead of none."""
         return False
 
     def mu_at(self, step: int, total_steps: int) -> float:

@@ -30,7 +30,8 @@ class Consistency(Objective):
     """Shared settings.
 
     `times`: the distribution of t. `distance`: d. `weighting`: lambda. `init`: the weights that the student starts
-    from.
+    from. `target_dropout`: `student` gives the target network the dropout mask of the student, as both official
+    implementations do; `none` evaluates it without dropout.
     """
 
     preconditioning: ClassVar[str] = "boundary"
@@ -39,10 +40,15 @@ class Consistency(Objective):
     distance: Annotated[Distance, component("distance")] = default("distance", "lpips")
     weighting: Annotated[Weighting, component("weighting")] = default("weighting", "uniform")
     init: Literal["random", "teacher"] = "random"
+    target_dropout: Literal["student", "none"] = "student"
 
     @property
     def needs_teacher(self) -> bool:
         return self.starts_from_teacher
+
+    @property
+    def target_uses_dropout(self) -> bool:
+        return self.target_dropout == "student"
 
     @property
     def starts_from_teacher(self) -> bool:

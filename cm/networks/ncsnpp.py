@@ -1,7 +1,6 @@
 """The networks of score SDE (Song et al., 2021): NCSN++ and DDPM++, as jcm and EDM train them on CIFAR-10.
 
-The defaults describe jcm's NCSN++ (56,395,523 parameters). EDM's DDPM++ (55,732,739 parameters) is
-`embedding: positional`, `noise_channels: 1`, `encoder: standard`, `resample_filter: [1, 1]`.
+The defaults describe jcm's NCSN++ (56,395,523 parameters). EDM's DDPM++ is the preset `cm.networks.ddpmpp`.
 """
 
 from __future__ import annotations
@@ -79,6 +78,7 @@ class NCSNpp(UNet):
         return [*super().filtered_layers(), *self.pyramid()]
 
     def _check_filter(self, where: str) -> None:
-        taps = self.resample_filter
-        if len(taps) < 2 or len(taps) % 2 or sum(taps) == 0:
-            raise UserError(f"{where}: resample_filter needs an even number of taps with a non-zero sum, not {taps}")
+        found = self.resample_filter
+        if len(found) < 2 or len(found) % 2 or sum(found) == 0:
+            needed = "an even number of coefficients with a non-zero sum"
+            raise UserError(f"{where}: resample_filter needs {needed}, not {found}")

@@ -13,7 +13,7 @@ from cm.config import Training
 from cm.diffusion.curriculum import Adaptive, Fixed
 from cm.methods.cd import ConsistencyDistillation
 from cm.methods.ct import ConsistencyTraining
-from cm.training.trainer import OPTIMISERS, learning_rate
+from cm.training.optimisers import OPTIMISERS, learning_rate
 
 TABLES = json.loads((GOLDEN / "schedules.json").read_text())
 JCM = json.loads((GOLDEN / "jcm_schedules.json").read_text())

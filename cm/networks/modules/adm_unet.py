@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cm.networks.adm import ADM
+from cm.networks.modules.dropout import name_dropout_layers
 from cm.networks.modules.layers import Conv, Linear, Positional, normal, uniform, zero
 from cm.networks.modules.unet import ResidualBlock, Style, UNetModule, norm
 
@@ -27,6 +28,7 @@ class ADMUNet(UNetModule):
         self.dec = nn.ModuleDict({block.name: ResidualBlock(block, net, STYLE) for block in net.decoder_blocks()})
         self.out_norm = norm(net, STYLE, net.stem)
         self.out_conv = Conv(net.stem, net.image_channels, init=zero)
+        name_dropout_layers(self)
 
     def _add_mapping(self, net: ADM) -> None:
         width = 4 * net.channels
@@ -45,13 +47,13 @@ class ADMUNet(UNetModule):
             embedding = embedding + self.map_label(class_labels)
         return F.silu(embedding)
 
-    def _torso(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def _torso(self, x: Tensor, embedding: Tensor, dropout_seeds: Tensor | None) -> Tensor:
         skips = []
         for layer in self.enc.values():
-            x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
+            x = layer(x, embedding, dropout_seeds) if isinstance(layer, ResidualBlock) else layer(x)
             skips.append(x)
         for block in self.dec.values():
-            x = block(torch.cat([x, skips.pop()], dim=1) if block.joins else x, embedding)
+            x = block(torch.cat([x, skips.pop()], dim=1) if block.joins else x, embedding, dropout_seeds)
         return x
 
     def _head(self, h: Tensor) -> Tensor:

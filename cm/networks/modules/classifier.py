@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from cm.networks.modules.dropout import Dropout, name_dropout_layers
+
 if TYPE_CHECKING:
     from cm.networks.classifier import ConvNet
 
 
 class ConvNetModule(nn.Module):
-    """`forward`: logits; `features`: the units before them, and the logits; `maps`: what `LPIPS` compares."""
+    """`forward`: logits. `features`: the activations before them, and the logits. `maps`: what `LPIPS` compares.
+
+    `dropout_seeds`, int64 [B] or None, choose the dropout masks of the images in training.
+    """
 
     def __init__(self, config: ConvNet) -> None:
         super().__init__()
@@ -20,18 +25,19 @@ class ConvNetModule(nn.Module):
         self.stage2 = nn.Sequential(_block(width, 2 * width), _block(2 * width, 2 * width))
         self.pool = nn.AvgPool2d(2)
         self.hidden = nn.Linear(2 * width * (config.resolution // 4) ** 2, config.features)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.logits = nn.Linear(config.features, config.classes)
+        name_dropout_layers(self)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, dropout_seeds: Tensor | None = None) -> Tensor:
         """Images [B, C, H, W] in [-1, 1] to logits [B, classes]."""
-        return self.features(x)[1]
+        return self.features(x, dropout_seeds)[1]
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def features(self, x: Tensor, dropout_seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features [B, features] and logits [B, classes] of images [B, C, H, W] in [-1, 1]."""
         deep = self.pool(self.maps(x)[-1]).flatten(1)
-        units = nn.functional.silu(self.hidden(self.dropout(deep)))
-        return units, self.logits(units)
+        features = nn.functional.silu(self.hidden(self.dropout(deep, dropout_seeds)))
+        return features, self.logits(features)
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """The outputs of both stages, [B, channels, H, W] and [B, 2 channels, H/2, W/2]."""

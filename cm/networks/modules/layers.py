@@ -1,6 +1,6 @@
-"""The parts of the U-Nets: convolutions with FIR resampling, normalisation, noise embeddings, attention.
+"""The layers of the U-Nets: convolutions with resampling, normalisation, noise embeddings, attention.
 
-Arithmetic of EDM's `training/networks.py` (Karras et al., 2022), for the networks of score SDE and for ADM.
+The arithmetic is that of EDM's `training/networks.py` (Karras et al., 2022), for the networks of score SDE and for ADM.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ def uniform(layer: nn.Linear | nn.Conv2d) -> None:
         nn.init.uniform_(layer.bias, -bound, bound)
 
 
-def normal(layer: nn.Linear) -> None:
+def normal(layer: nn.Linear | nn.Conv2d) -> None:
     """Standard normal weights."""
-    draw(layer.weight, 1.0)
+    fill_normal(layer.weight, 1.0)
 
 
 def zero(layer: nn.Linear | nn.Conv2d) -> None:
-    """A layer that gives zero."""
+    """Weights and biases zero."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
-def draw(tensor: Tensor, scale: float) -> Tensor:
-    """N(0, scale^2) in place; nothing on the meta device, where importing decompositions would take a second."""
+def fill_normal(tensor: Tensor, scale: float) -> Tensor:
+    """Fill a tensor from N(0, scale^2); nothing on the meta device, where importing decompositions would take a second."""
     return tensor if tensor.is_meta else nn.init.normal_(tensor, std=scale)
 
 
@@ -71,58 +71,66 @@ class Conv(nn.Conv2d):
         self.init(self)
 
 
-class Halve(nn.Module):
-    """FIR-filtered halving: [B, C, H, W] -> [B, C, H/2, W/2]."""
+class Downsample(nn.Module):
+    """Downsampling by two with a filter: [B, C, H, W] -> [B, C, H/2, W/2]."""
 
-    def __init__(self, taps: Sequence[int]) -> None:
+    resample_filter: Tensor
+
+    def __init__(self, resample_filter: Sequence[int]) -> None:
         super().__init__()
-        self.register_buffer("resample_filter", fir(taps))
+        self.register_buffer("resample_filter", filter_kernel(resample_filter))
 
     def forward(self, x: Tensor) -> Tensor:
-        return filtered(x, self.resample_filter, stride=2)
+        return apply_filter(x, self.resample_filter, stride=2)
 
 
-class Double(nn.Module):
-    """FIR-interpolated doubling: [B, C, H, W] -> [B, C, 2H, 2W]."""
+class Upsample(nn.Module):
+    """Upsampling by two with a filter: [B, C, H, W] -> [B, C, 2H, 2W]."""
 
-    def __init__(self, taps: Sequence[int]) -> None:
+    resample_filter: Tensor
+
+    def __init__(self, resample_filter: Sequence[int]) -> None:
         super().__init__()
-        self.register_buffer("resample_filter", fir(taps))
+        self.register_buffer("resample_filter", filter_kernel(resample_filter))
 
     def forward(self, x: Tensor) -> Tensor:
-        return doubled(x, self.resample_filter)
+        return upsample(x, self.resample_filter)
 
 
-class Down(Conv):
-    """Halving, then convolution: [B, I, H, W] -> [B, O, H/2, W/2]."""
+class ResamplingConv(Conv):
+    """A convolution with a resampling filter."""
 
-    def __init__(self, width_in: int, width: int, kernel: int, *, taps: Sequence[int], init: Initialiser) -> None:
+    resample_filter: Tensor
+
+    def __init__(
+        self, width_in: int, width: int, kernel: int, *, resample_filter: Sequence[int], init: Initialiser
+    ) -> None:
         super().__init__(width_in, width, kernel, init=init)
-        self.register_buffer("resample_filter", fir(taps))
+        self.register_buffer("resample_filter", filter_kernel(resample_filter))
+
+
+class DownsampleConv(ResamplingConv):
+    """Downsampling, then convolution: [B, I, H, W] -> [B, O, H/2, W/2]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(filtered(x, self.resample_filter, stride=2))
+        return super().forward(apply_filter(x, self.resample_filter, stride=2))
 
 
-class Up(Conv):
-    """Doubling, then convolution: [B, I, H, W] -> [B, O, 2H, 2W]."""
-
-    def __init__(self, width_in: int, width: int, kernel: int, *, taps: Sequence[int], init: Initialiser) -> None:
-        super().__init__(width_in, width, kernel, init=init)
-        self.register_buffer("resample_filter", fir(taps))
+class UpsampleConv(ResamplingConv):
+    """Upsampling, then convolution: [B, I, H, W] -> [B, O, 2H, 2W]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(doubled(x, self.resample_filter))
+        return super().forward(upsample(x, self.resample_filter))
 
 
-class StridedDown(Down):
-    """FIR at full size, then a convolution with stride 2: the input pyramid of NCSN++'s residual encoder.
+class StridedDownsampleConv(ResamplingConv):
+    """The filter at full size, then a convolution with stride 2: the input pyramid of NCSN++'s residual encoder.
 
     Filter and convolution commute, so this equals EDM's fused order (convolution first) at a quarter of its cost.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        x = filtered(x, self.resample_filter, stride=1, margin=self.kernel_size[0] // 2)
+        x = apply_filter(x, self.resample_filter, stride=1, margin=self.kernel_size[0] // 2)
         return F.conv2d(x, self.weight, self.bias, stride=2)
 
 
@@ -136,9 +144,11 @@ class GroupNorm(nn.GroupNorm):
 class Fourier(nn.Module):
     """Random Fourier features of a noise label: [B] -> [B, width], sines before cosines; N(0, scale^2) frequencies."""
 
+    freqs: Tensor
+
     def __init__(self, width: int, scale: float) -> None:
         super().__init__()
-        self.register_buffer("freqs", draw(torch.empty(width // 2), scale))
+        self.register_buffer("freqs", fill_normal(torch.empty(width // 2), scale))
 
     def forward(self, labels: Tensor) -> Tensor:
         return sines_cosines(labels, 2 * math.pi * self.freqs)
@@ -147,19 +157,20 @@ class Fourier(nn.Module):
 class Positional(nn.Module):
     """Sinusoidal embedding of a noise label: [B] -> [B, width], frequencies falling geometrically from 1.
 
-    As in score SDE: the last frequency is 1e-4, sines come before cosines. `adm`: as in ADM: the frequencies stop one
-    short of 1e-4, cosines come before sines.
+    In score SDE the last frequency is 1e-4, and sines come before cosines. In ADM (`adm`) the frequency after the last
+    would be 1e-4, and cosines come before sines.
     """
 
     def __init__(self, width: int, *, adm: bool = False) -> None:
         super().__init__()
-        self.half, self.adm = width // 2, adm
+        self.frequencies, self.adm = width // 2, adm
 
     def forward(self, labels: Tensor) -> Tensor:
-        falling = -math.log(1e4) * torch.arange(self.half, dtype=torch.float32, device=labels.device)
-        frequencies = (falling / (self.half if self.adm else self.half - 1)).exp().to(labels.dtype)
+        count = self.frequencies
+        falling = -math.log(1e4) * torch.arange(count, dtype=torch.float32, device=labels.device)
+        frequencies = (falling / (count if self.adm else count - 1)).exp().to(labels.dtype)
         features = sines_cosines(labels, frequencies)
-        return features.roll(self.half, dims=1) if self.adm else features
+        return features.roll(count, dims=1) if self.adm else features
 
 
 def sines_cosines(labels: Tensor, frequencies: Tensor) -> Tensor:
@@ -168,26 +179,29 @@ def sines_cosines(labels: Tensor, frequencies: Tensor) -> Tensor:
     return torch.cat([phases.sin(), phases.cos()], dim=1)
 
 
-def fir(taps: Sequence[int]) -> Tensor:
-    """The separable filter of a row of taps, normalised to sum 1: [1, 1, n, n]."""
-    kernel = [[a * b / sum(taps) ** 2 for b in taps] for a in taps]
-    return torch.tensor([[kernel]], dtype=torch.float32)
+def filter_kernel(resample_filter: Sequence[int]) -> Tensor:
+    """The separable two-dimensional filter with these coefficients, normalised to sum 1: float32 [1, 1, n, n]."""
+    row = torch.tensor(resample_filter, dtype=torch.float64)
+    return (row.outer(row) / row.sum() ** 2)[None, None].float()
 
 
 def filters(net: UNet) -> dict[str, Tensor]:
-    """The resampling filters in the state dict of a network."""
-    return {f"{name}.resample_filter": fir(net.resample_filter) for name in net.filtered_layers()}
+    """The resampling filters in the state dict of a network, by their names."""
+    return {f"{name}.resample_filter": filter_kernel(net.resample_filter) for name in net.filtered_layers()}
 
 
-def filtered(x: Tensor, kernel: Tensor, *, stride: int, margin: int = 0) -> Tensor:
-    """Every channel convolved with `kernel`; `margin` pixels more than the same size on each side, zeros outside."""
+def apply_filter(x: Tensor, kernel: Tensor, *, stride: int, margin: int = 0) -> Tensor:
+    """Convolve every channel with `kernel` and keep every `stride`-th pixel.
+
+    The result is `margin` pixels larger on each side than the image; there are zeros outside.
+    """
     width = x.shape[1]
     padding = (kernel.shape[-1] - 1) // 2 + margin
     return F.conv2d(x, kernel.expand(width, -1, -1, -1), stride=stride, padding=padding, groups=width)
 
 
-def doubled(x: Tensor, kernel: Tensor) -> Tensor:
-    """Every channel upsampled by two with zero insertion and 4 x `kernel`: [B, C, H, W] -> [B, C, 2H, 2W]."""
+def upsample(x: Tensor, kernel: Tensor) -> Tensor:
+    """Insert a zero after every pixel and filter with 4 x `kernel`: [B, C, H, W] -> [B, C, 2H, 2W]."""
     width = x.shape[1]
     kernel = (4 * kernel).expand(width, -1, -1, -1)
     return F.conv_transpose2d(x, kernel, stride=2, padding=(kernel.shape[-1] - 1) // 2, groups=width)

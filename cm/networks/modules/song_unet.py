@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cm.networks.modules.layers import Conv, Fourier, Linear, Positional, StridedDown, xavier
+from cm.networks.modules.dropout import name_dropout_layers
+from cm.networks.modules.layers import Conv, Fourier, Linear, Positional, StridedDownsampleConv, xavier
 from cm.networks.modules.unet import ResidualBlock, Style, UNetModule, norm
 from cm.networks.ncsnpp import NCSNpp
 
@@ -31,6 +32,7 @@ class SongUNet(UNetModule):
         self._add_mapping(net)
         self.enc = nn.ModuleDict(_encoder(net))
         self.dec = nn.ModuleDict(_decoder(net))
+        name_dropout_layers(self)
 
     def _add_mapping(self, net: NCSNpp) -> None:
         features, width = net.channels * net.noise_channels, 4 * net.channels
@@ -50,21 +52,22 @@ class SongUNet(UNetModule):
             embedding = embedding + self.map_augment(augment_labels)
         return F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
 
-    def _torso(self, x: Tensor, embedding: Tensor) -> Tensor:
-        skips = self._encode(x, embedding)
+    def _torso(self, x: Tensor, embedding: Tensor, dropout_seeds: Tensor | None) -> Tensor:
+        skips = self._encode(x, embedding, dropout_seeds)
         x = skips[-1]
         for block in self.dec.values():
             if isinstance(block, ResidualBlock):
-                x = block(torch.cat([x, skips.pop()], dim=1) if block.joins else x, embedding)
+                x = block(torch.cat([x, skips.pop()], dim=1) if block.joins else x, embedding, dropout_seeds)
         return x
 
-    def _encode(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+    def _encode(self, x: Tensor, embedding: Tensor, dropout_seeds: Tensor | None) -> list[Tensor]:
         """The skip connections, from the image down."""
-        skips, pyramid = [], x
+        skips: list[Tensor] = []
+        pyramid = x
         for layer in self.enc.values():
             if isinstance(layer, ResidualBlock):
-                x = layer(x, embedding)
-            elif isinstance(layer, StridedDown):
+                x = layer(x, embedding, dropout_seeds)
+            elif isinstance(layer, StridedDownsampleConv):
                 pyramid = x = (skips.pop() + layer(pyramid)) * STYLE.scale
             else:
                 x = layer(x)
@@ -82,7 +85,9 @@ def _encoder(net: NCSNpp) -> dict[str, nn.Module]:
         layers[block.name] = ResidualBlock(block, net, STYLE)
         if block.resample and net.encoder == "residual":
             name = block.name.replace("down", "aux_residual")
-            layers[name] = StridedDown(pyramid, block.width, 3, taps=net.resample_filter, init=xavier)
+            layers[name] = StridedDownsampleConv(
+                pyramid, block.width, 3, resample_filter=net.resample_filter, init=xavier
+            )
             pyramid = block.width
     return layers
 

@@ -1,4 +1,4 @@
-"""What both families of U-Nets share: the course of the forward pass, the residual block, activation checkpointing."""
+"""What both families of U-Nets share: the order of the forward pass, the residual block, activation checkpointing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cm.networks.modules.layers import Conv, Double, Down, GroupNorm, Halve, Initialiser, Linear, Up, attend
+from cm.networks.modules.dropout import Dropout
+from cm.networks.modules.layers import (
+    Conv,
+    Downsample,
+    DownsampleConv,
+    GroupNorm,
+    Initialiser,
+    Linear,
+    Upsample,
+    UpsampleConv,
+    attend,
+)
 from cm.networks.plan import Block, UNet
 
 
 @dataclass(frozen=True)
 class Style:
-    """What the blocks of a family share: epsilon of the normalisations, scale of each sum, and the first weights.
+    """What the blocks of a family share: epsilon of the normalisations, scale of each sum, and initialisation.
 
     `last` initialises the last convolution of a residual path, `qkv` that of query, key and value, `init` all others.
     """
@@ -31,8 +42,9 @@ class Style:
 class UNetModule(nn.Module, ABC):
     """x [B, C, H, W], noise_labels [B], class_labels [B, classes], augment_labels [B, augment_dim] -> [B, C, H, W].
 
-    Noise labels are ln(t)/4. Missing class or augmentation labels count as zero vectors. Under autocast the embedding
-    and the last layers, and so the result, keep the precision of x, as in OpenAI's network.
+    Noise labels are c_noise(t) of the preconditioning. Missing class or augmentation labels count as zero vectors.
+    `dropout_seeds`, int64 [B] or None, choose the dropout masks of the images. Under autocast the embedding and the last
+    layers, and so the result, keep the precision of x, as in OpenAI's network.
     """
 
     classes: int
@@ -43,19 +55,26 @@ class UNetModule(nn.Module, ABC):
         noise_labels: Tensor,
         class_labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
+        dropout_seeds: Tensor | None = None,
     ) -> Tensor:
         with _full_precision(x):
             embedding = self._embed(noise_labels, class_labels, augment_labels)
-        h = self._torso(x, embedding).to(x.dtype)
+        h = self._torso(x, embedding, dropout_seeds).to(x.dtype)
         with _full_precision(x):
             return self._head(h)
+
+    def set_activation_checkpointing(self, on: bool) -> None:
+        """Switch activation checkpointing of all residual blocks: the same gradients, less memory, more time."""
+        for block in self.modules():
+            if isinstance(block, ResidualBlock):
+                block.checkpointed = on
 
     @abstractmethod
     def _embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         """What the blocks are conditioned on: [B, E]."""
 
     @abstractmethod
-    def _torso(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def _torso(self, x: Tensor, embedding: Tensor, dropout_seeds: Tensor | None) -> Tensor:
         """Encoder and decoder: [B, C, H, W] -> [B, width, H, W]."""
 
     @abstractmethod
@@ -64,9 +83,10 @@ class UNetModule(nn.Module, ABC):
 
 
 class ResidualBlock(nn.Module):
-    """x [B, I, H, W], embedding [B, E] -> [B, O, H', W']; BigGAN block, then optional attention.
+    """x [B, I, H, W], embedding [B, E] -> [B, O, H', W']: a BigGAN block, then optional attention.
 
-    `checkpointed`: the backward pass computes the activations again instead of keeping them.
+    `dropout_seeds`, int64 [B] or None, choose the dropout masks. `checkpointed`: the backward pass computes the
+    activations again instead of keeping them.
     """
 
     checkpointed = False
@@ -74,43 +94,38 @@ class ResidualBlock(nn.Module):
     def __init__(self, plan: Block, net: UNet, style: Style) -> None:
         super().__init__()
         width = plan.width
-        self.joins, self.dropout, self.scale, self.scale_shift = plan.joins, net.dropout, style.scale, net.scale_shift
+        self.joins, self.scale, self.scale_shift = plan.joins, style.scale, net.scale_shift
         self.norm0 = norm(net, style, plan.width_in)
         self.conv0 = _resampling(plan, net, style, kernel=3)
         self.affine = Linear(4 * net.channels, 2 * width if net.scale_shift else width, init=style.init)
         self.norm1 = norm(net, style, width)
+        self.dropout = Dropout(net.dropout)
         self.conv1 = Conv(width, width, init=style.last)
         self.skip = _skip(plan, net, style)
         self.heads = net.heads(width) if plan.attention else 0
-        self.norm2 = norm(net, style, width) if self.heads else None
-        self.qkv = Conv(width, 3 * width, 1, init=style.qkv) if self.heads else None
-        self.proj = Conv(width, width, 1, init=style.last) if self.heads else None
+        if self.heads:
+            self.norm2 = norm(net, style, width)
+            self.qkv = Conv(width, 3 * width, 1, init=style.qkv)
+            self.proj = Conv(width, width, 1, init=style.last)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, dropout_seeds: Tensor | None = None) -> Tensor:
         if self.checkpointed and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, embedding, use_reentrant=False)
-        return self._forward(x, embedding)
+            return checkpoint(self._forward, x, embedding, dropout_seeds, use_reentrant=False)
+        return self._forward(x, embedding, dropout_seeds)
 
-    def _forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self._conditioned(self.conv0(F.silu(self.norm0(x))), self.affine(embedding)[:, :, None, None])
-        h = F.dropout(F.silu(h), self.dropout, self.training)
+    def _forward(self, x: Tensor, embedding: Tensor, dropout_seeds: Tensor | None) -> Tensor:
+        h = self._condition(self.conv0(F.silu(self.norm0(x))), self.affine(embedding)[:, :, None, None])
+        h = self.dropout(F.silu(h), dropout_seeds)
         x = ((x if self.skip is None else self.skip(x)) + self.conv1(h)) * self.scale
         if not self.heads:
             return x
         return (x + self.proj(attend(self.qkv(self.norm2(x)), self.heads))) * self.scale
 
-    def _conditioned(self, h: Tensor, conditions: Tensor) -> Tensor:
+    def _condition(self, h: Tensor, conditions: Tensor) -> Tensor:
         if not self.scale_shift:
             return self.norm1(h + conditions)
         scale, shift = conditions.chunk(2, dim=1)
         return torch.addcmul(shift, self.norm1(h), scale + 1)
-
-
-def checkpointing(module: nn.Module, on: bool = True) -> None:
-    """Switch activation checkpointing of all residual blocks in a module: same gradients, less memory, more time."""
-    for block in module.modules():
-        if isinstance(block, ResidualBlock):
-            block.checkpointed = on
 
 
 def norm(net: UNet, style: Style, width: int) -> GroupNorm:
@@ -121,15 +136,16 @@ def norm(net: UNet, style: Style, width: int) -> GroupNorm:
 def _skip(plan: Block, net: UNet, style: Style) -> nn.Module | None:
     if net.projects(plan):
         return _resampling(plan, net, style, kernel=1)
-    resample = {"down": Halve, "up": Double}.get(plan.resample)
-    return resample(net.resample_filter) if resample else None
+    if not plan.resample:
+        return None
+    return Downsample(net.resample_filter) if plan.resample == "down" else Upsample(net.resample_filter)
 
 
 def _resampling(plan: Block, net: UNet, style: Style, *, kernel: int) -> Conv:
     if not plan.resample:
         return Conv(plan.width_in, plan.width, kernel, init=style.init)
-    conv = {"down": Down, "up": Up}[plan.resample]
-    return conv(plan.width_in, plan.width, kernel, taps=net.resample_filter, init=style.init)
+    conv = DownsampleConv if plan.resample == "down" else UpsampleConv
+    return conv(plan.width_in, plan.width, kernel, resample_filter=net.resample_filter, init=style.init)
 
 
 def _full_precision(x: Tensor) -> torch.autocast:
