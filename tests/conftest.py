@@ -31,7 +31,12 @@ FILES = {
         "objective": {"distance": "l1", "curriculum": {"name": "adaptive", "s1": 10}},
         "sampler": "onestep",
     },
-    "pd": {"training": TRAINING | {"clip": 1.0}, "teacher": "edm", "chain": 2, "sampler": "ode,denoise_last~false,solver~euler,steps~{steps}"},
+    "pd": {
+        "training": TRAINING | {"clip": 1.0},
+        "teacher": "edm",
+        "chain": 2,
+        "sampler": "ode,denoise_last~false,solver~euler,steps~{steps}",
+    },
     "classifier": {
         "network": {"name": "classifier", "resolution": 8, "image_channels": 1, "channels": 8, "features": 8},
         "training": TRAINING | {"optimiser": "adam"},
