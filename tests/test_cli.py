@@ -48,7 +48,7 @@ def test_samples_in_lower_precision_differ_a_little(model, tmp_path):
     ("options", "message"),
     [
         ({"sampler": "onestp"}, f"unknown sampler 'onestp'; known: {', '.join(registry.names('sampler'))}"),
-        ({"sampler": "ode,solver~heun,steps~0"}, "steps must be at least 2"),
+        ({"sampler": "ode,solver~heun,steps~1"}, "steps must be at least 2"),
         ({"model": "absent.safetensors"}, "no file absent.safetensors"),
         ({"device": "cuda:9"}, "device 'cuda:9'"),
         ({"count": 0}, "count must be at least 1"),

@@ -99,8 +99,8 @@ class ODE:
     eps: that of progressive distillation is `ode,denoise_last~false,solver~euler,steps~n`.
     """
 
-    solver: Annotated[Solver, component("solver")]
     steps: Annotated[int, at_least(1)]
+    solver: Annotated[Solver, component("solver")]
     denoise_last: bool = True
 
     def check(self, where: str) -> None:

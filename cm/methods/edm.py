@@ -12,6 +12,7 @@ from cm.config.settings import component, default
 from cm.diffusion.solvers import per_image
 from cm.diffusion.times import Times
 from cm.diffusion.weightings import Weighting
+from cm.lazy import torch
 from cm.methods.base import Batch, Networks, Objective
 from cm.registry import register
 

@@ -10,7 +10,8 @@ import torch
 from goldens import GOLDEN, assert_golden, load
 
 from cm.config import Training
-from cm.diffusion.curriculum import Adaptive, Fixed
+from cm.diffusion.curriculum import Adaptive, Doubling, Fixed
+from cm.errors import UserError
 from cm.methods.cd import ConsistencyDistillation
 from cm.methods.ct import ConsistencyTraining
 from cm.training.optimisers import OPTIMISERS, learning_rate
@@ -56,6 +57,21 @@ def test_adaptive_schedules_of_the_paper(s0, s1, mu0, share, steps, code, paper)
         assert adaptive.steps_at(step, total_steps) == steps
         assert adaptive.mu_at(step, total_steps) == pytest.approx(mu, abs=6e-6)
         assert ConsistencyTraining(curriculum=adaptive).mu_at(step, total_steps) == pytest.approx(mu, abs=6e-6)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet64", "short", "tiny"])
+def test_doubling_curriculum_of_ict(name):
+    table = json.loads((GOLDEN / "ict_schedules.json").read_text())[name]
+    curriculum = Doubling(table["s0"], table["s1"])
+    assert table["rows"]
+    for k, steps in table["rows"]:
+        assert (curriculum.steps_at(k, table["K"]), curriculum.mu_at(k, table["K"])) == (steps, 0.0)
+
+
+@pytest.mark.parametrize("cls", [Adaptive, Doubling])
+def test_a_curriculum_that_shrinks_is_refused(cls):
+    with pytest.raises(UserError, match="here: s1 4 must be at least s0 8"):
+        cls(s0=8, s1=4).check("here")
 
 
 def test_fixed_schedules_stay():

@@ -10,8 +10,12 @@ import torch
 from goldens import GOLDEN, assert_golden, load
 from nets import Tiny
 
+from cm import registry
+from cm.config import parse_sampler
 from cm.diffusion.noise import KarrasNoise
-from cm.diffusion.samplers import Heun, Multistep, OneStep, Progressive, Stochastic
+from cm.diffusion.samplers import ODE, Ancestral, Multistep, OneStep, Stochastic
+from cm.diffusion.solvers import dpmpp2m, euler, heun, midpoint
+from cm.errors import UserError
 
 NOISE = KarrasNoise()
 
@@ -51,13 +55,20 @@ def mixture(x, t):
     return (posterior * (variances * x + variance * means) / total).sum(0)
 
 
-SAMPLERS = {
-    "heun": Heun(10),
+SAMPLERS = {  # as the golden files call them; the official code's `dpm` goes through the cube roots of the times
+    "heun": ODE(10, heun),
+    "heun_churn": Stochastic(10, 3.0, 0.05, 50.0, 1.003),
+    "heun_churn_max": Stochastic(6, 40.0, 0.0, 1e9, 1.0),
+    "euler": ODE(10, euler),
+    "dpm": ODE(10, midpoint),
+    "dpm_churn": Stochastic(10, 2.0, 0.0, 1e9, 1.0, midpoint),
+    "ancestral": Ancestral(10),
     "onestep": OneStep(),
-    "progdist": Progressive(4),
+    "progdist": ODE(4, euler, denoise_last=False),
     "multistep": multistep(10, [0, 4, 9]),
     "multistep_long": multistep(40, [0, 10, 22, 31, 39]),
 }
+CONSISTENCY = ("onestep", "multistep", "multistep_long")
 
 
 @pytest.mark.parametrize("bits", ["f32", "f64"])
@@ -73,12 +84,33 @@ def test_samplers_of_the_pytorch_code(file, denoise, name, bits):
         assert_golden(file, f"{name}_{bits}", got)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_times_at_which_the_pytorch_code_evaluates_its_network(name):
+    """Also the number of evaluations and of draws."""
+    data, times = load("samplers_gauss.npz"), []
+
+    def denoise(x, t):
+        times.append(t[0].item())
+        return gauss(x, t)
+
+    draws = list(torch.from_numpy(data["noise"]).double())
+    SAMPLERS[name](denoise, torch.from_numpy(data["x_T_unit"]).double(), NOISE, lambda: draws.pop())
+    np.testing.assert_allclose(times, data[f"{name}_evalsigma_f64"], rtol=1e-6)
+    about = configuration("samplers_gauss.npz")["runs"][name]
+    assert (SAMPLERS[name].evaluations, len(times)) == (about["nfe"],) * 2
+    if isinstance(SAMPLERS[name], (Stochastic, Ancestral)):
+        assert len(data["noise"]) - len(draws) == about["noise_draws"]
+
+
 @pytest.mark.parametrize("bits", ["f32", "f64"])
-@pytest.mark.parametrize("clip", [True, False])
-@pytest.mark.parametrize("name", ["heun", "multistep", "multistep_long"])
+@pytest.mark.parametrize(
+    ("name", "clip"),
+    [*((name, True) for name in SAMPLERS)]
+    + [(name, False) for name in ("heun", "heun_churn", "heun_churn_max", "multistep", "multistep_long")],
+)
 def test_whole_sampling_of_the_pytorch_code(name, clip, bits):
     data, dtype = load("karras_sample_tiny.npz"), {"f32": torch.float32, "f64": torch.float64}[bits]
-    scalings = "edm" if name == "heun" else "boundary"
+    scalings = "boundary" if name in CONSISTENCY else "edm"
     net = Tiny(data["W"], data["b"], scalings, "cm", dtype)
 
     def denoise(x, t):
@@ -92,7 +124,14 @@ def test_whole_sampling_of_the_pytorch_code(name, clip, bits):
 @pytest.mark.parametrize("bits", ["f32", "f64"])
 @pytest.mark.parametrize(
     ("name", "sampler", "scalings"),
-    [("heun_n10", Heun(10), "edm"), ("onestep", OneStep(), "boundary"), ("progdist", Progressive(4), "edm")],
+    [
+        ("heun_n10", ODE(10, heun), "edm"),
+        ("heun_n10_nodenoise", ODE(9, heun, denoise_last=False), "edm"),
+        ("euler_n12", ODE(12, euler), "edm"),
+        ("onestep", OneStep(), "boundary"),
+        ("progdist", ODE(4, euler, denoise_last=False), "edm"),
+        ("progdist_denoise", ODE(5, euler), "edm"),
+    ],
 )
 def test_samplers_of_the_cifar10_code(name, sampler, scalings, bits):
     data, dtype = load("jcm_samplers.npz"), {"f32": torch.float32, "f64": torch.float64}[bits]
@@ -106,7 +145,7 @@ def test_samplers_of_the_cifar10_code(name, sampler, scalings, bits):
 def test_the_sampler_of_edm(denoise, name, steps):
     z = torch.from_numpy(load("edm_sampler.npz")["latents"]).double()
     stored = f"{'gauss' if denoise is gauss else 'gmm'}_{name}"
-    assert_golden("edm_sampler.npz", stored, run(Heun(steps), denoise, z))
+    assert_golden("edm_sampler.npz", stored, run(ODE(steps, heun), denoise, z))
 
 
 @pytest.mark.parametrize("denoise", [gauss, mixture])
@@ -121,11 +160,26 @@ def test_the_stochastic_sampler_of_edm(denoise, name, sampler):
     assert_golden("edm_sampler.npz", stored, run(sampler, denoise, z, noises))
 
 
-@pytest.mark.parametrize(
-    "sampler", [*SAMPLERS.values(), Multistep([5.0, 0.5, 0.1]), Stochastic(5, 9.0, 0.1, 50.0, 1.0)], ids=str
-)
-def test_evaluations_counts_the_calls_of_the_network(sampler):
-    calls = []
+NAMED = {  # a name and its evaluations; `registry` has no sampler that is not here
+    "onestep": 1,
+    "multistep,times~5.0+0.5+0.1": 4,
+    "ode,solver~euler,steps~18": 18,
+    "ode,solver~heun,steps~18": 35,
+    "ode,solver~dpm2,steps~18": 35,
+    "ode,solver~dpmpp2m,steps~18": 18,
+    "ode,solver~midpoint,steps~18": 36,
+    "ode,denoise_last~false,solver~euler,steps~1": 1,
+    "ode,denoise_last~false,solver~heun,steps~4": 8,
+    "ode,denoise_last~false,solver~dpmpp2m,steps~4": 4,
+    "stochastic,churn~9.0,high~50.0,inflation~1.0,low~0.1,steps~5": 9,
+    "stochastic,churn~9.0,high~50.0,inflation~1.0,low~0.1,solver~midpoint,steps~5": 10,
+    "ancestral,steps~5": 5,
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_evaluations_counts_the_calls_of_the_network(name):
+    calls, sampler = [], parse_sampler(name)
 
     def denoise(x, t):
         calls.append(t)
@@ -133,7 +187,29 @@ def test_evaluations_counts_the_calls_of_the_network(sampler):
 
     z = torch.zeros(2, 1, 4, 4)
     assert sampler(denoise, z, NOISE, lambda: z).shape == z.shape
-    assert len(calls) == sampler.evaluations
+    assert len(calls) == sampler.evaluations == NAMED[name]
+
+
+def test_every_sampler_and_solver_samples_here():
+    assert {name.split(",")[0] for name in NAMED} == set(registry.names("sampler"))
+    solvers = {part for name in NAMED for part in name.split(",") if part.startswith("solver~")}
+    assert solvers == {f"solver~{name}" for name in registry.names("solver")}
+
+
+@pytest.mark.parametrize("name", registry.names("solver"))
+def test_sampling_with_any_solver_approaches_the_exact_solution(name):
+    """x(eps) = x(T) sqrt((eps^2 + 1/4) / (T^2 + 1/4)) for data N(0, 1/4)."""
+    solver = registry.get("solver", name)
+    z = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    exact = 80.0 * ((0.002**2 + 0.25) / (80.0**2 + 0.25)) ** 0.5
+    errors = [abs(run(ODE(n, solver, denoise_last=False), gauss, z).item() - exact) for n in (100, 200)]
+    assert errors[0] < (0.02 if solver.order == 1 else 0.002)
+    assert errors[1] < errors[0] * 0.6**solver.order
+
+
+def test_an_added_noise_refuses_a_solver_with_a_history():
+    with pytest.raises(UserError, match="the solver makes use of earlier steps"):
+        Stochastic(5, 9.0, 0.1, 50.0, 1.0, dpmpp2m).check("here")
 
 
 def test_the_grid_is_exact_at_its_ends():

@@ -179,9 +179,17 @@ def test_edm_loss_of_nvidia_is_the_unreduced_map():
 
 
 @pytest.mark.parametrize("bits", TYPES)
-@pytest.mark.parametrize("name", registry.names("weighting"))
-def test_weightings(name, bits):
+@pytest.mark.parametrize("name", set(registry.names("weighting")) - {"inverse-interval"})
+def test_weightings_of_the_noisier_time(name, bits):
     snr = torch.from_numpy(load("weightings.npz")["snrs"]).to(TYPES[bits])
     stored = {"snr+1": "snrp1", "truncated-snr": "truncated_snr"}.get(name, name)
-    got = registry.get("weighting", name)(snr**-0.5, 0.5)
-    assert_golden("weightings.npz", f"{stored}_{bits}", got.numpy())
+    for s in (torch.zeros_like(snr), snr**-0.5 / 2):
+        got = registry.get("weighting", name)(snr**-0.5, s, 0.5)
+        assert_golden("weightings.npz", f"{stored}_{bits}", got.numpy())
+
+
+@pytest.mark.parametrize("steps", [11, 21, 81, 1281])
+def test_inverse_interval_weighting(steps):
+    times = torch.from_numpy(NOISE.times(steps)).flip(0)
+    got = registry.get("weighting", "inverse-interval")(times[1:], times[:-1], 0.5)
+    assert_golden("ict_grids.npz", f"weight_{steps}_f64", got.numpy())

@@ -68,7 +68,7 @@ def test_randomness_is_the_generators(method):
 
 @pytest.mark.parametrize("name", registry.names("distance"))
 def test_a_distance_is_zero_for_equal_images_and_knows_each_image(name):
-    distance = registry.get("distance", name)
+    distance = config.make_component("distance", name, "test")
     if getattr(distance, "perceptual", False):
         distance = PerceptualDistance(feature_distance(lambda x: [x, torch.nn.functional.avg_pool2d(x, 2)]))
     a, b = torch.rand(3, 3, 40, 40) * 2 - 1, torch.rand(3, 3, 40, 40) * 2 - 1
