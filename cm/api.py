@@ -82,8 +82,8 @@ class Model:
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Denoises: the estimate D(x, t) of the clean images, f(x, t) for a consistency model, [B, C, H, W].
 
-        `x`: images [B, C, H, W] with noise of standard deviation `t` [B], the clean images in [-1, 1]. `labels`: classes
-        [B], for a class-conditional model.
+        `x`: images [B, C, H, W] with noise of standard deviation `t` [B], the clean images in [-1, 1]. `labels`:
+        classes [B], for a class-conditional model.
         """
         return self.module(x, t, labels)
 
@@ -99,8 +99,8 @@ class Model:
         """Samples of the model, uint8 [count, H, W, C], written to `out` if it is given.
 
         `sampler`: its name, such as `onestep` or `multistep,times~0.8`. Sample i depends on `seed` and i only; by
-        default the seed is that of the run. Raises UserError for an unknown sampler, a setting out of range, and a model
-        that cannot be sampled.
+        default the seed is that of the run. Raises UserError for an unknown sampler, a setting out of range, and a
+        model that cannot be sampled.
         """
         from cm import build
 
@@ -130,7 +130,7 @@ def load(
     """
     from cm import build
 
-    device = build.select_device(device)
+    device = select_device(device)
     if not _is_run(path_or_run):
         return Model(*build.load_model(path_or_run, device), Path(path_or_run))
     known = config.Experiments(experiments)
@@ -140,9 +140,22 @@ def load(
 
 
 def _is_run(path_or_run: str | Path) -> bool:
-    if isinstance(path_or_run, Path) or os.path.isfile(path_or_run):
-        return False
-    return not path_or_run.endswith(".safetensors") and path_or_run.count("/") == 3
+    return isinstance(path_or_run, str) and not path_or_run.endswith(".safetensors") and not os.path.exists(path_or_run)
+
+
+def select_device(name: str | None = None) -> str:
+    """The device of that name, or by default a GPU if there is one.
+
+    Raises UserError for a device that this machine does not have.
+    """
+    import torch
+
+    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def find_model(run: config.Run, layout: Layout) -> Path:
@@ -172,10 +185,10 @@ def score(
 ) -> dict[str, Any]:
     """The score of images by a protocol, as a score file has it: `metrics`, `uncertainty`, and all they depend on.
 
-    `images`: uint8 [N, H, W, C], or the path of a folder, a zip, a .npz or a .npy of 8-bit images. `reference`: the same
-    of real images, or the path of their summary or of published statistics. `protocol`: a name in config/protocols or a
-    .yaml file. `extractor`: the file of the protocol's extractor; by default pretrained weights, which are fetched.
-    `device`: by default a GPU if there is one.
+    `images`: uint8 [N, H, W, C], or the path of a folder, a zip, a .npz or a .npy of 8-bit images. `reference`: the
+    same of real images, or the path of their summary or of published statistics. `protocol`: a name in config/protocols
+    or a .yaml file. `extractor`: the file of the protocol's extractor; by default pretrained weights, which are
+    fetched. `device`: by default a GPU if there is one.
 
     Raises UserError for an unknown protocol, and for images, a reference or an extractor that do not fit together.
     """
@@ -186,7 +199,7 @@ def score(
     from cm.evaluation.scoring import score_images
 
     make_extractor = functools.partial(build.load_extractor, protocol, Path(extractor) if extractor else None)
-    compute = Compute(workers=4, devices=(build.select_device(device),))
+    compute = Compute(workers=4, devices=(select_device(device),))
     with _as_path(images) as samples, _as_path(reference) as real:
         return score_images(samples, real, protocol=protocol, make_extractor=make_extractor, compute=compute)
 

@@ -18,7 +18,7 @@ from cm.config.documents import Document, find_method_file, merge, read_experime
 from cm.config.protocols import PROTOCOLS, Protocol, read_protocol
 from cm.config.runs import COMPONENTS, Links, Run, RunName
 from cm.config.samplers import parse_sampler
-from cm.config.sections import Data, Evaluation, Released, Training, Weights
+from cm.config.sections import Data, Evaluation, Quantization, Released, Training, Weights
 from cm.errors import UserError, unknown
 
 EXPERIMENTS = Path("config/experiments")
@@ -196,7 +196,7 @@ class Experiments:
         """How many samples a model of the run is scored by: the most that any of its protocols asks for."""
         return run.evaluation.samples or max(self.protocol(name).samples for name in run.evaluation.protocol)
 
-    def quantization(self, run: Run) -> str:
+    def quantization(self, run: Run) -> Quantization:
         """How the samples of a run are quantized: as those of its protocols say that prescribe it.
 
         Raises UserError if they do not agree: the protocols of a run score the same samples.
