@@ -60,9 +60,6 @@ def plan_training(run: Run, *, data: Path, out: Path, keep: list[int], inputs: M
     )
 
 
-# ---- descriptions ---------------------------------------------------------------------------------------------------
-
-
 def run_description(run: Run) -> dict[str, Any]:
     """What a model file says of its weights: enough to build the model again, and how they came about."""
     return {
@@ -94,9 +91,6 @@ def image_shape(description: Mapping[str, Any]) -> tuple[int, int, int]:
 def _build_section(name: str, description: Mapping[str, Any]) -> Any:
     """The network or the noise grid of a description."""
     return make_component(name, description[name], f"{description['run']}, {name}")
-
-
-# ---- models ---------------------------------------------------------------------------------------------------------
 
 
 def build_model(description: Mapping[str, Any]) -> nn.Module:
@@ -181,9 +175,6 @@ def sample_images(module: nn.Module, description: Mapping[str, Any], sampler: An
     return sampling.images(module, sampler, noise=noise, shape=shape, classes=classes, **settings)
 
 
-# ---- extractors -----------------------------------------------------------------------------------------------------
-
-
 def load_classifier(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[Any, str]:
     """The classifier in a file, whose features and feature maps compare images, and the name of its run.
 
@@ -232,9 +223,6 @@ class ClassifierFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.features(x.float() / 127.5 - 1)
-
-
-# ---- what a training needs ------------------------------------------------------------------------------------------
 
 
 def build_objective(run: Run, perceptual: Path | str | None = None, device: str = "cpu") -> Objective:
