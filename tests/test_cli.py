@@ -289,7 +289,7 @@ def test_a_model_or_a_run(tmp_path, capsys, options):
     [
         ("digits/edm/default/seed7", "digits/edm/default/seed7 has not been trained: there is no "),
         ("digits/edm/default", "run 'digits/edm/default' is not of the form"),
-        ("digits/edm/lr~1e-3/seed0", "variant 'lr~1e-3' of digits/edm must be written"),
+        ("digits/emd/default/seed0", "unknown method 'emd'"),
     ],
 )
 def test_a_run_without_a_model(place, tmp_path, capsys, name, message):
