@@ -130,7 +130,7 @@ def load(
     """
     from cm import build
 
-    device = build.select_device(device)
+    device = select_device(device)
     if not _is_run(path_or_run):
         return Model(*build.load_model(path_or_run, device), Path(path_or_run))
     known = config.Experiments(experiments)
@@ -140,9 +140,22 @@ def load(
 
 
 def _is_run(path_or_run: str | Path) -> bool:
-    if isinstance(path_or_run, Path) or os.path.isfile(path_or_run):
-        return False
-    return not path_or_run.endswith(".safetensors") and path_or_run.count("/") == 3
+    return isinstance(path_or_run, str) and not path_or_run.endswith(".safetensors") and not os.path.exists(path_or_run)
+
+
+def select_device(name: str | None = None) -> str:
+    """The device of that name, or by default a GPU if there is one.
+
+    Raises UserError for a device that this machine does not have.
+    """
+    import torch
+
+    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def find_model(run: config.Run, layout: Layout) -> Path:
@@ -186,7 +199,7 @@ def score(
     from cm.evaluation.scoring import score_images
 
     make_extractor = functools.partial(build.load_extractor, protocol, Path(extractor) if extractor else None)
-    compute = Compute(workers=4, devices=(build.select_device(device),))
+    compute = Compute(workers=4, devices=(select_device(device),))
     with _as_path(images) as samples, _as_path(reference) as real:
         return score_images(samples, real, protocol=protocol, make_extractor=make_extractor, compute=compute)
 

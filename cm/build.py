@@ -60,9 +60,6 @@ def plan_training(run: Run, *, data: Path, out: Path, keep: list[int], inputs: M
     )
 
 
-# ---- descriptions ---------------------------------------------------------------------------------------------------
-
-
 def run_description(run: Run) -> dict[str, Any]:
     """What a model file says of its weights: enough to build the model again, and how they came about."""
     return {
@@ -94,9 +91,6 @@ def image_shape(description: Mapping[str, Any]) -> tuple[int, int, int]:
 def _build_section(name: str, description: Mapping[str, Any]) -> Any:
     """The network or the noise grid of a description."""
     return make_component(name, description[name], f"{description['run']}, {name}")
-
-
-# ---- models ---------------------------------------------------------------------------------------------------------
 
 
 def build_model(description: Mapping[str, Any]) -> nn.Module:
@@ -175,32 +169,13 @@ def _fetch_released(run: Run) -> Path:
 
 
 def sample_images(module: nn.Module, description: Mapping[str, Any], sampler: Any, **settings: Any) -> np.ndarray:
-    """Samples uint8 [count, H, W, C] of a model.
-
-    `settings` are the other arguments of `cm.diffusion.sampling.images`.
-    """
+    """Samples uint8 [count, H, W, C] of a model; `settings`: the other arguments of `cm.diffusion.sampling.images`."""
     classes = description["network"].get("classes", 0)
     noise, shape = build_noise(description), image_shape(description)
     return sampling.images(module, sampler, noise=noise, shape=shape, classes=classes, **settings)
 
 
-def select_device(name: str | None = None) -> str:
-    """The device of that name, or by default a GPU if there is one.
-
-    Raises UserError for a device that this machine does not have.
-    """
-    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from None
-    return device
-
-
-# ---- extractors -----------------------------------------------------------------------------------------------------
-
-
-def load_classifier(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[nn.Module, str]:
+def load_classifier(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[Any, str]:
     """The classifier in a file, whose features and feature maps compare images, and the name of its run.
 
     Raises UserError for any other model, and for a classifier of images of another shape than `shape` (C, H, W).
@@ -242,15 +217,12 @@ def _classifier_extractor(path: Path, shape: tuple[int, int, int], resizer: str)
 class ClassifierFeatures(nn.Module):
     """The features and logits of a classifier, for images [B, C, H, W] with values in 0..255."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.network.features(x.float() / 127.5 - 1)
-
-
-# ---- what a training needs ------------------------------------------------------------------------------------------
 
 
 def build_objective(run: Run, perceptual: Path | str | None = None, device: str = "cpu") -> Objective:

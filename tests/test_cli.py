@@ -1,15 +1,21 @@
-"""The verbs by hand: what they write, and one clear line and status 2 for every mistake."""
+"""The commands by hand: what they write, and one clear line and status 2 for every mistake."""
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+import types
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pytest
 
 from cm import registry
 from cm.cli import main
+from cm.config.settings import at_least
+from cm.data.base import DataSet, InMemory, Opened
 from cm.utils import files
 
 
@@ -18,14 +24,14 @@ def model(place):
     return place / "models/digits/edm/default/seed0/100.safetensors"
 
 
-def run(verb: str, **options) -> int:
+def run(command: str, **options) -> int:
     """`main` with options as a user types them."""
-    return main([verb, *(str(part) for name, value in options.items() for part in (f"--{name}", value))])
+    return main([command, *(str(part) for name, value in options.items() for part in (f"--{name}", value))])
 
 
 def test_sample(model, tmp_path):
     out, preview = tmp_path / "a.npy", tmp_path / "p.npy"
-    assert run("sample", model=model, sampler="ode,solver~heun,steps~3", count=40, out=out, preview=preview) == 0
+    assert run("sample", model=model, sampler="ode,solver~ode,solver~heun,steps~3", count=40, out=out, preview=preview) == 0
     images, about = files.read_images(out), files.read_json(tmp_path / "a.json")
     assert images.shape == (40, 8, 8, 1)
     assert (about["nfe"], about["seed"], about["run"]) == (5, 0, "digits/edm/default/seed0")
@@ -38,7 +44,7 @@ def test_samples_in_lower_precision_differ_a_little(model, tmp_path):
     made = {}
     for precision in ("float32", "bfloat16", "float16"):
         out = tmp_path / f"{precision}.npy"
-        assert run("sample", model=model, sampler="ode,solver~heun,steps~3", count=8, out=out, precision=precision) == 0
+        assert run("sample", model=model, sampler="ode,solver~ode,solver~heun,steps~3", count=8, out=out, precision=precision) == 0
         made[precision] = files.read_images(out).astype(float)
     for precision in ("bfloat16", "float16"):
         assert 0 < np.abs(made[precision] - made["float32"]).mean() < 3
@@ -83,3 +89,212 @@ def test_a_mistake_is_told_before_torch_is_imported():
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stderr.strip() == "cm train: error: digits/cd, solver: unknown solver 'hune'; known: euler, heun"
+
+
+# ---- usage ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ("", "cm: error: missing command"),
+        ("sampel", "cm: error: unknown command 'sampel'; known: convert, describe, draw, featurize, prepare, "),
+        ("train --run x --dta y", "cm train: error: unknown option '--dta'; known: --data, --device, "),
+        ("train --run x --o y", "cm train: error: unknown option '--o'"),
+        ("train", "cm train: error: missing option '--run'"),
+        ("score --out a.json", "cm score: error: missing argument 'IMAGES'"),
+        ("convert --model a --to jax --out b", "cm convert: error: invalid value for '--to': 'jax' is not one of"),
+        ("sample --count three", "cm sample: error: invalid value for '--count': 'three' is not a valid integer"),
+        ("sample --out tests", "cm sample: error: invalid value for '--out': file 'tests' is a directory"),
+        ("sample --out", "cm sample: error: option '--out' requires an argument"),
+        ("draw --suite config/suites/demo.yaml --artefact a b", "cm draw: error: got unexpected extra argument (b)"),
+        ("draw --suite x.yaml --artefact a --results pyproject.toml", "cm draw: error: invalid value for '--results'"),
+        ("prepare --dataset digits --out x --allow-undecodable 1", "cm prepare: error: invalid value for '--allow-"),
+        ("sample --seed 4001 --sampler onestep --out a.npy", "cm sample: error: seed must be at most 4000, not 4001"),
+    ],
+)
+def test_wrong_usage_is_one_line(capsys, arguments, error):
+    assert main(arguments.split()) == 2
+    output = capsys.readouterr()
+    assert output.err.lower().startswith(error.lower())
+    assert output.err.count("\n") == 1
+    assert not output.out
+
+
+@pytest.mark.parametrize("command", ["", "prepare", "train", "convert", "weights", "describe", "sample", "score"])
+def test_help_is_no_mistake(capsys, command):
+    assert main([*command.split(), "--help"]) == 0
+    assert "Options:" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    from cm import __version__
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize("arguments", ["--help", "train --help", "prepare --dataset digits --out {}", "prepare --help"])
+def test_what_needs_no_torch_does_not_import_it(tmp_path, arguments):
+    check = (
+        "import sys; from cm.cli import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "assert not {'torch', 'pandas', 'matplotlib', 'sklearn', 'scipy', 'PIL'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", check, *arguments.format(tmp_path / "data").split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_is_a_command():
+    done = subprocess.run([sys.executable, "-m", "cm", "sampel"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("cm: error: unknown command 'sampel'; known: ")
+
+
+@pytest.mark.parametrize("spelling", ["--out {0} {1}", "--out {0} --out {1}", "--out={0} --out={1}"])
+def test_several_files_of_a_training(place, tmp_path, spelling):
+    outputs = [tmp_path / "models" / f"{progress}.safetensors" for progress in (50, 100)]
+    arguments = f"train --run digits/edm/default/seed2 {spelling} --experiments {place}/experiments --data {place}/data"
+    assert main(arguments.format(*outputs).split()) == 0
+    assert all(path.is_file() for path in outputs)
+    assert (tmp_path / "models/samples.png").is_file()
+
+
+@pytest.mark.parametrize("outputs", ["a/50.safetensors b/100.safetensors", "a/0.safetensors", "a/last.safetensors"])
+def test_other_names_of_models_are_refused(place, capsys, outputs):
+    arguments = f"train --run digits/edm/default/seed2 --out {outputs} --experiments {place}/experiments --data d"
+    assert main(arguments.split()) == 2
+    assert "out must be files of one folder named by percentages of training" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(model, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run("sample", model=model, sampler="onestep", count=1, out=tmp_path / "file" / "a.npy") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"cm sample: error: {tmp_path}/file")
+    assert error.count("\n") == 1
+
+
+def test_schemas_are_written_by_the_configuration(tmp_path, monkeypatch):
+    folders = []
+    module = types.SimpleNamespace(write_schemas=folders.append)
+    monkeypatch.setitem(sys.modules, "cm.config.schema", module)
+    assert run("schema", out=tmp_path / "schemas") == 0
+    assert folders == [tmp_path / "schemas"]
+
+
+# ---- the settings of a data set are options ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Stripes(DataSet):
+    """Images of stripes, for which every kind of setting matters."""
+
+    resolution: ClassVar[int] = 4
+    channels: ClassVar[int] = 1
+    preprocessing: ClassVar[str] = "none"
+    images: Annotated[int, at_least(1)] = 2
+    line_width: Literal["thin", "thick"] = "thin"
+    contrast: Annotated[float, at_least(0.0)] = 1.0
+    inverted: bool = False
+    title: str | None = None
+    levels: tuple[int, ...] = (0, 255)
+
+    def open(self, source: Path | None, scratch: Path) -> Opened:
+        pixels = np.zeros((self.images, 4, 4, 1), np.uint8)
+        return Opened("stripes", {"train": InMemory(pixels, np.zeros(self.images, np.int64))}, stamp="", sha256="0")
+
+
+@pytest.fixture
+def stripes(monkeypatch):
+    registry.names("dataset")
+    monkeypatch.setitem(registry._components["dataset"], "stripes", Stripes)
+
+
+def test_settings_of_a_data_set_are_options(stripes, tmp_path):
+    options = {
+        "images": 5,
+        "line-width": "thick",
+        "contrast": "5e-1",
+        "inverted": "true",
+        "title": "1",
+        "levels": "0+9",
+    }
+    assert run("prepare", dataset="stripes", out=tmp_path, **options) == 0
+    expected = {"images": 5, "line_width": "thick", "contrast": 0.5, "inverted": True, "title": "1", "levels": [0, 9]}
+    assert files.read_json(tmp_path / "manifest.json")["settings"] == expected
+    assert files.read_images(tmp_path / "train/images.npy").shape == (5, 4, 4, 1)
+
+
+def test_settings_as_the_workflow_writes_them(stripes, tmp_path):
+    options = {"line_width": "thin", "inverted": "False", "levels": "[1, 2]", "images": 3}
+    assert run("prepare", dataset="stripes", out=tmp_path, **options) == 0
+    settings = files.read_json(tmp_path / "manifest.json")["settings"]
+    assert (settings["line_width"], settings["inverted"], settings["levels"]) == ("thin", False, [1, 2])
+
+
+def test_help_says_of_which_data_sets_a_setting_is(stripes, capsys):
+    assert main(["prepare", "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "a whole number, a setting of the data sets imagenet64, lsun_bedroom, lsun_cat, stripes" in words
+    assert "thin or thick, a setting of the data set stripes" in words
+    assert "--line-width" in words
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"dataset": "stripes", "resolution": 8},
+            "data set 'stripes': unknown setting 'resolution'; "
+            "known: contrast, images, inverted, levels, line_width, title",
+        ),
+        ({"dataset": "digits", "images": 8}, "data set 'digits': unknown setting 'images'; known: none"),
+        ({"dataset": "folder"}, "data set 'folder': 'resolution' is missing"),
+        ({"dataset": "stripes", "images": 0}, "data set 'stripes': images must be at least 1, not 0"),
+        ({"dataset": "stripes", "images": "many"}, "data set 'stripes': 'images' must be a whole number, not 'many'"),
+        ({"dataset": "stripes", "line-width": "wide"}, "unknown line_width 'wide'; known: thick, thin"),
+        ({"dataset": "stripes", "inverted": 3}, "data set 'stripes': 'inverted' must be true or false, not 3"),
+        ({"dataset": "stripes", "contrast": "[}"}, "data set 'stripes': 'contrast' must be a number, not '[}'"),
+    ],
+)
+def test_settings_that_a_data_set_does_not_have(stripes, tmp_path, capsys, options, message):
+    assert run("prepare", out=tmp_path / "data", **options) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+# ---- the model of a run ----
+
+
+def test_the_model_of_a_run_is_sampled(place, tmp_path):
+    how = {"run": "digits/edm/default/seed0", "experiments": place / "experiments", "results": place}
+    out = tmp_path / "a.npy"
+    assert run("sample", sampler="ode,solver~heun,steps~3", count=4, out=out, **how) == 0
+    about = files.read_json(tmp_path / "a.json")
+    assert (about["run"], about["seed"], about["quantization"], about["clamp"]) == (how["run"], 0, "truncate", False)
+
+
+@pytest.mark.parametrize("options", [{}, {"model": "m", "run": "digits/edm/default/seed0"}])
+def test_a_model_or_a_run(tmp_path, capsys, options):
+    assert run("sample", sampler="onestep", out=tmp_path / "a.npy", **options) == 2
+    assert "give either --model or --run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digits/edm/default/seed7", "digits/edm/default/seed7 has not been trained: there is no "),
+        ("digits/edm/default", "run 'digits/edm/default' is not of the form"),
+        ("digits/emd/default/seed0", "unknown method 'emd'"),
+    ],
+)
+def test_a_run_without_a_model(place, tmp_path, capsys, name, message):
+    how = {"experiments": place / "experiments", "results": place}
+    assert run("sample", run=name, sampler="onestep", out=tmp_path / "a.npy", **how) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

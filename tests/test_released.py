@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import yaml
 from conftest import FILES, TRAINING
 from goldens import recipe_weights
 
+import cm
 from cm import build
 from cm.checkpoints import native
 from cm.cli import main
@@ -124,3 +127,67 @@ def test_a_released_run_is_not_trained(experiments, tmp_path, capsys):
     arguments = ["--experiments", str(experiments), "--data", "d", "--out", str(tmp_path / "100.safetensors")]
     assert main(["train", "--run", RUN, *arguments]) == 2
     assert "use `cm convert`" in capsys.readouterr().err
+
+
+# ---- one line samples a published checkpoint ----
+
+PUBLISHED = "sample --run cifar10/cd/released~cd-lpips/seed0 --sampler onestep --count 64 --out samples.npy"
+
+
+@pytest.fixture
+def project(experiments, tmp_path, monkeypatch):
+    """A project whose `cifar10/cd` has a small network, with the published checkpoint in the cache."""
+    url = "https://example.invalid/cd-lpips/checkpoints/checkpoint_80"
+    cifar10 = tmp_path / "config/experiments/cifar10"
+    shutil.copytree(experiments / "digits", cifar10)
+    released = {"cd-lpips": {"url": url, "licence": "none"}}
+    document = FILES["cd"] | {"training": TRAINING, "network": NETWORK, "released": released}
+    (cifar10 / "cd.yaml").write_text(yaml.safe_dump(document))
+    evaluation = FILES["base"]["evaluation"] | {"clamp": True, "batch": 7, "precision": "bfloat16"}
+    (cifar10 / "base.yaml").write_text(yaml.safe_dump(FILES["base"] | {"evaluation": evaluation}))
+    shutil.copytree(Path("config/protocols"), tmp_path / "config/protocols")
+    (tmp_path / "cache").mkdir()
+    shutil.copyfile(tmp_path / "home.pt", tmp_path / "cache/cd-lpips")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_one_line_samples_a_published_checkpoint(project):
+    assert main(PUBLISHED.split()) == 0
+    assert files.read_images("samples.npy").shape == (64, 8, 8, 1)
+    about = files.read_json("samples.json")
+    assert (about["run"], about["progress"]) == ("cifar10/cd/released~cd-lpips/seed0", 100)
+    assert (about["quantization"], about["clamp"], about["seed"]) == ("truncate", True, 0)
+    description = native.description("results/models/cifar10/cd/released~cd-lpips/seed0/100.safetensors")
+    assert description["made_from"]["checkpoint"] == "cd-lpips"
+
+
+def test_a_published_checkpoint_is_converted_once(project):
+    assert main(PUBLISHED.split()) == 0
+    (project / "cache/cd-lpips").unlink()
+    first = files.read_array("samples.npy").copy()
+    assert main(PUBLISHED.split()) == 0
+    assert (files.read_array("samples.npy") == first).all()
+
+
+def test_options_take_precedence_over_the_settings_of_the_run(project):
+    changes = ["--no-clamp", "--quantization", "round", "--precision", "float32", "--batch", "64", "--seed", "3"]
+    assert main([*PUBLISHED.split(), *changes]) == 0
+    about = files.read_json("samples.json")
+    assert (about["quantization"], about["clamp"], about["seed"]) == ("round", False, 3)
+
+
+def test_the_python_interface_takes_the_settings_of_the_run(project):
+    model = cm.load("cifar10/cd/released~cd-lpips/seed0")
+    assert model.settings == cm.SamplingSettings("truncate", clamp=True, precision="bfloat16", batch=7)
+    assert main(PUBLISHED.split()) == 0
+    assert (model.sample("onestep", count=64) == files.read_images("samples.npy")).all()
+
+
+def test_a_checkpoint_that_cannot_be_fetched(project, capsys):
+    (project / "cache/cd-lpips").unlink()
+    assert main(PUBLISHED.split()) == 2
+    error = capsys.readouterr().err
+    assert f"put it at {project / 'cache/cd-lpips'}" in error
+    assert not Path("samples.npy").exists()
+    assert not Path("results").exists()

@@ -31,7 +31,7 @@ class CommandGroup(click.Group):
 )
 @click.version_option(__version__, message="%(version)s")
 def cli() -> None:
-    """Reproduce consistency models: prepare data, train, sample, score, and draw tables and figures."""
+    """Reproduce consistency models: prepare data, train, sample, score, draw."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

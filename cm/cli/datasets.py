@@ -18,7 +18,8 @@ class PrepareCommand(click.Command):
     """A command that has the settings of all data sets as options, besides its own."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        return [*super().get_params(ctx), *_dataset_options(tuple(registry.components("dataset").items()))]
+        *own, help_option = super().get_params(ctx)
+        return [*own, *_dataset_options(tuple(registry.components("dataset").items())), help_option]
 
 
 @functools.cache
@@ -90,7 +91,10 @@ def _is_number(text: str) -> bool:
 def prepare(
     dataset: str, source: str | None, out: Path, workers: int | None, allow_undecodable: float, **settings: str | None
 ) -> None:
-    """Write a data set in the layout that training and scoring read; an interrupted preparation is continued."""
+    """Prepare a data set for training and scoring.
+
+    Writes OUT/<split>/images.npy, labels.npy and OUT/manifest.json. An interrupted preparation is continued.
+    """
     from cm import data
 
     hints = hints_of(registry.get("dataset", dataset))

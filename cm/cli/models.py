@@ -87,7 +87,10 @@ input_options = group(
 @input_options
 @hardware_options
 def train(run: str, experiments: Path, data: Path, out: Sequence[Path], *, inputs: Inputs, hardware: Hardware) -> None:
-    """Train a run, from where an earlier start of it stopped, and write its models and a grid of samples."""
+    """Train a run, or continue its training.
+
+    Writes its models and, if its experiment file names a sampler, a picture of samples.
+    """
     spec = config.Experiments(experiments).run(run)
     if spec.released:
         raise UserError(f"{run} takes its weights from {spec.released.url}: use `cm convert`")
@@ -130,7 +133,11 @@ def _parse_outputs(out: Sequence[Path]) -> tuple[Path, list[int]]:
 def convert(
     run: str | None, checkpoint: Path | None, experiments: Path, *, model: Path | None, to: str | None, out: Path
 ) -> None:
-    """Convert a published checkpoint to a model file (--run), or a model file to another project's form (--model)."""
+    """Convert a checkpoint to a model file, or a model file for others.
+
+    With --run, a published checkpoint becomes the model file of that run. With --model and --to, a model file becomes a
+    checkpoint of another project.
+    """
     if (run is None) == (model is None) or (model is not None) != (to is not None):
         raise UserError("give --run, to read a checkpoint, or --model and --to, to write one")
     if run is not None:
@@ -165,7 +172,10 @@ def _import_checkpoint(run: str, checkpoint: Path | None, experiments: Path, out
     help="assumed speed of a GPU, 10^12 operations per second",
 )
 def describe(subject: str, experiments: Path, batch: int, teraflops: float) -> None:
-    """Print the parameters and the cost of a run, or of every run of a suite (its name, or its file)."""
+    """Print the parameters and the cost of a run or a suite.
+
+    CONFIG is a run, <dataset>/<method>/<variant>/seed<seed>, the name of a suite, or the file of one.
+    """
     from cm import cost
 
     print(cost.describe(subject, batch=batch, rate=teraflops * 1e12, experiments=config.Experiments(experiments)))

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cm import config
+from cm import api, config
 from cm.errors import UserError
 
 if TYPE_CHECKING:
-    from cm.api import Model, SamplingSettings
     from cm.evaluation.features import Compute
     from cm.evaluation.scoring import MakeExtractor
 
@@ -51,9 +50,10 @@ def group(parameter: str, cls: type, *options: Decorator) -> Decorator:
             values = {name: arguments.pop(name) for name in names}
             function(**arguments, **{parameter: cls(**values)})
 
+        command: Function = wrapper
         for option in reversed(options):
-            wrapper = option(wrapper)
-        return wrapper
+            command = option(command)
+        return command
 
     return decorate
 
@@ -72,11 +72,9 @@ def select_device(name: str | None, threads: int | None) -> str:
     """
     import torch
 
-    from cm import build
-
     if threads:
         torch.set_num_threads(threads)
-    return build.select_device(name)
+    return api.select_device(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,20 +103,18 @@ class ModelSource:
     threads: int | None
     device: str | None
 
-    def load(self) -> Model:
+    def load(self) -> api.Model:
         """The model.
 
         Raises UserError, before torch is imported, for an unknown run and if not exactly one of model and run is given.
         """
         if (self.model is None) == (self.run is None):
             raise UserError("give either --model or --run: the model file, or the run whose model is sampled")
-        run = config.Experiments(self.experiments).run(self.run) if self.run else None
+        if self.run is not None:
+            config.Experiments(self.experiments).run(self.run)
         device = select_device(self.device, self.threads)
-        from cm import api
-
-        return api.load(
-            run.name if run else self.model, device=device, experiments=self.experiments, results=self.results
-        )
+        subject = self.run or self.model or ""
+        return api.load(subject, device=device, experiments=self.experiments, results=self.results)
 
 
 model_options = group(
@@ -127,8 +123,8 @@ model_options = group(
     click.option("--model", type=FILE, help="model file"),
     click.option(
         "--run",
-        help="<dataset>/<method>/<variant>/seed<seed> in place of a model file: the model is that of RESULTS, a released "
-        "one is fetched, and the evaluation settings of the run are the defaults of the options below",
+        help="<dataset>/<method>/<variant>/seed<seed>: its model in the results, or the published checkpoint of a "
+        "released run, sampled by the evaluation settings of the run where the options below are not given",
     ),
     experiments_option,
     click.option("--results", type=FOLDER, default=Path("results"), show_default=True, help="folder of the results"),
@@ -146,7 +142,7 @@ class SamplingChanges:
     precision: str | None
     batch: int | None
 
-    def apply(self, settings: SamplingSettings) -> SamplingSettings:
+    def apply(self, settings: api.SamplingSettings) -> api.SamplingSettings:
         """The settings with the changes."""
         changes = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         return dataclasses.replace(settings, **changes)

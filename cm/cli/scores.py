@@ -26,7 +26,7 @@ from cm.utils import files
 @click.option("--source", type=FILE, help="file to read; by default it is fetched to $CM_CACHE")
 @click.option("--out", type=FILE, required=True, help="file to write")
 def weights(name: str, source: Path | None, out: Path) -> None:
-    """Write the weights of a pretrained network, Inception or LPIPS, in the form that scoring and training read."""
+    """Write pretrained weights of Inception, DINOv2 or LPIPS."""
     from cm.evaluation import pretrained
 
     pretrained.write_weights(name, out, source)
@@ -55,7 +55,9 @@ def featurize(
     compact: bool,
     extraction: ExtractionOptions,
 ) -> None:
-    """Summarize the features of real images for all scores that compare with them; continues where it stopped.
+    """Summarize the features of real images.
+
+    All scores by a protocol compare with this summary. An interrupted computation is continued.
 
     IMAGES is a folder, a zip, a .npz or a .npy of 8-bit images; arrays are [N, H, W, C].
     """
@@ -82,7 +84,9 @@ def featurize(
 @click.option("--out", type=FILE, required=True, help=".json file to write")
 @extraction_options
 def score(images: Path, reference: Path, scoring: Scoring, *, out: Path, extraction: ExtractionOptions) -> None:
-    """Score images by a protocol against real images: FID, KID, precision, recall, Inception Score.
+    """Score images against real images by a protocol.
+
+    Computes the metrics of the protocol: FID, KID, precision, recall, Inception Score.
 
     IMAGES is a folder, a zip, a .npz or a .npy of 8-bit images; arrays are [N, H, W, C].
     """
@@ -100,7 +104,7 @@ def score(images: Path, reference: Path, scoring: Scoring, *, out: Path, extract
 @click.option("--results", type=FOLDER, default=Path("results"), show_default=True, help="folder of the results")
 @click.option("--out", type=FOLDER, default=Path("reports"), show_default=True, help="folder to write")
 def draw(suite: Path, artefact: str, results: Path, out: Path) -> None:
-    """Draw a table or a figure of a suite from its score files."""
+    """Draw a table or a figure of a suite from its scores."""
     from cm import report
 
     report.draw(config.load_suite(suite), artefact, results, out)
@@ -109,7 +113,10 @@ def draw(suite: Path, artefact: str, results: Path, out: Path) -> None:
 @click.command()
 @click.option("--out", type=FOLDER, default=Path("workflow/schemas"), show_default=True, help="folder to write")
 def schema(out: Path) -> None:
-    """Write JSON Schemas of experiment, suite and protocol files, by which editors complete and check them."""
+    """Write JSON Schemas of the configuration files.
+
+    Editors complete and check experiment, suite and protocol files by them.
+    """
     from cm.config.schema import write_schemas
 
     write_schemas(out)

@@ -62,7 +62,8 @@ def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
         (experiments / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
     code = (
         "import dataclasses, sys; from cm import build, __main__; plan = build.plan_training;"
-        "build.plan_training = lambda *a, **k: dataclasses.replace(plan(*a, **k), save_seconds=0.0); sys.exit(__main__.main())"
+        "build.plan_training = lambda *a, **k: dataclasses.replace(plan(*a, **k), save_seconds=0.0);"
+        "sys.exit(__main__.main())"
     )
     out = {name: tmp_path / name for name in ("whole", "parts")}
     command = {
