@@ -43,7 +43,7 @@ class ArtefactFile:
 
     `kind`: how it is drawn. `seeds` and `progress` (percentages of training), by default the suite's seeds and the end
     of training. `protocol`: the protocol whose scores it shows, by default the first of each run. `published`: `table`
-    and `dataset` of the paper's numbers to show beside them. `options`: of the kind.
+    and `dataset` of the paper's numbers to show beside them. `options`: of the kind. `paper`: whether it is in the paper.
     """
 
     kind: Annotated[str, name_of("artefact")]
@@ -54,6 +54,7 @@ class ArtefactFile:
     protocol: str | None = None
     published: dict[str, str] = dataclasses.field(default_factory=dict)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    paper: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

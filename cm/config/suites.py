@@ -44,7 +44,7 @@ class Artefact:
     """A table or figure. `kind`: the function in cm.report that draws it. `progress`: percentages of training.
 
     `protocol`: the protocol whose scores it shows, None for the first of each run. `published`: for tables with the
-    paper's numbers, `table` and `dataset` of published.csv.
+    paper's numbers, `table` and `dataset` of published.csv. `paper`: whether it is in the paper.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Artefact:
     protocol: str | None
     published: dict[str, str]
     options: dict[str, Any]
+    paper: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +182,16 @@ def _artefact(name: str, file: ArtefactFile, suite: Suite, where: str) -> Artefa
             raise unknown("progress", percentage, suite.progress, where)
     seeds = tuple(suite.seeds if file.seeds is None else dict.fromkeys(file.seeds))
     artefact = Artefact(
-        name, file.kind, file.caption, file.entries, seeds, progress, file.protocol, file.published, file.options
+        name,
+        file.kind,
+        file.caption,
+        file.entries,
+        seeds,
+        progress,
+        file.protocol,
+        file.published,
+        file.options,
+        file.paper,
     )
     registry.get("artefact", file.kind).check(artefact)
     return artefact
