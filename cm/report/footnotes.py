@@ -117,7 +117,7 @@ def _warn_of_small_baselines(score: Score, baselines: Sequence[Score]) -> list[s
     ]
 
 
-# ---- provenance ---------------------------------------------------------------------------------------------------------
+# ---- provenance -----------------------------------------------------------------------------------------------------
 
 
 def _warn_of_mixtures(scores: Sequence[Score]) -> list[str]:

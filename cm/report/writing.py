@@ -98,9 +98,7 @@ def _format_column(frame: DataFrame, name: str) -> list[str]:
     return [_format_number(*values) for values in zip(frame[name], *parts, strict=True)]
 
 
-def _format_number(
-    value: Any, std: float | None = None, low: float | None = None, high: float | None = None
-) -> str:
+def _format_number(value: Any, std: float | None = None, low: float | None = None, high: float | None = None) -> str:
     """Three significant digits, as in the paper, and the deviation or the interval to the same decimal place."""
     if value is None:
         return DASH
