@@ -43,7 +43,7 @@ def ablation(found: Sequence[Score], notes: Sequence[str] = ()) -> Figure:
 
     Points of the default settings have a ring. `notes`: further footnotes.
     """
-    *others, last = unique(key for score in found for key in score.varied)
+    *others, last = _varied_settings(found)
     axis = _Axis([score.varied.get(last) for score in found])
     plot = Plot(found, axis.label(last))
     lines: Lines = {}
@@ -52,7 +52,8 @@ def ablation(found: Sequence[Score], notes: Sequence[str] = ()) -> Figure:
         line[axis.position(group[0].varied.get(last))] = group
     for label, points in lines.items():
         plot.add_error_bars(label, dict(sorted(points.items())), joined=axis.numeric or len(lines) > 1)
-    plot.add_rings([point for line in lines.values() for point in line.items() if point[1][0].variant == "default"])
+    for points in lines.values():
+        plot.add_rings({x: group for x, group in points.items() if group[0].variant == "default"})
     axis.scale(plot)
     baseline = plot.add_baseline()
     plot.set_ticks(*axis.ticks())
@@ -70,9 +71,11 @@ def place(score: Score) -> Hashable:
     return tuple((key, str(value)) for key, value in score.varied.items()), score.sampler
 
 
-def unique(values: Iterable[Any]) -> list[Any]:
-    """The values without repetitions, in order."""
-    return list(dict.fromkeys(values))
+def _varied_settings(found: Iterable[Score]) -> list[str]:
+    settings: dict[str, Any] = {}
+    for score in found:
+        settings |= score.varied
+    return list(settings)
 
 
 # ---- lines ----------------------------------------------------------------------------------------------------------

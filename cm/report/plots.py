@@ -65,12 +65,11 @@ class Plot:
         style["linestyle"] = style["linestyle"] if joined else "none"
         self.axes.errorbar(x, _means(points), yerr=bars, capsize=3, label=label or None, **style)
 
-    def add_rings(self, points: Sequence[tuple[float, Sequence[Score]]]) -> None:
+    def add_rings(self, points: Points) -> None:
         """A ring around each point of the default settings."""
         style: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": GREY, "markersize": 13}
         if points:
-            means = [_mean(group) for _, group in points]
-            self.axes.plot([x for x, _ in points], means, marker="o", linestyle="none", label=DEFAULT, **style)
+            self.axes.plot(list(points), _means(points), marker="o", linestyle="none", label=DEFAULT, **style)
 
     def add_baseline(self) -> Score | None:
         """A line at the distance between split halves of the reference; none if it would squeeze the other lines."""
