@@ -15,7 +15,7 @@ import pytest
 from cm import registry
 from cm.cli import main
 from cm.config.settings import at_least
-from cm.data.base import DataSet, InMemory, Opened
+from cm.data.base import ArrayImages, DataSet, Source
 from cm.utils import files
 
 
@@ -31,7 +31,10 @@ def run(command: str, **options) -> int:
 
 def test_sample(model, tmp_path):
     out, preview = tmp_path / "a.npy", tmp_path / "p.npy"
-    assert run("sample", model=model, sampler="ode,solver~ode,solver~heun,steps~3", count=40, out=out, preview=preview) == 0
+    assert (
+        run("sample", model=model, sampler="ode,solver~ode,solver~heun,steps~3", count=40, out=out, preview=preview)
+        == 0
+    )
     images, about = files.read_images(out), files.read_json(tmp_path / "a.json")
     assert images.shape == (40, 8, 8, 1)
     assert (about["nfe"], about["seed"], about["run"]) == (5, 0, "digits/edm/default/seed0")
@@ -44,7 +47,17 @@ def test_samples_in_lower_precision_differ_a_little(model, tmp_path):
     made = {}
     for precision in ("float32", "bfloat16", "float16"):
         out = tmp_path / f"{precision}.npy"
-        assert run("sample", model=model, sampler="ode,solver~ode,solver~heun,steps~3", count=8, out=out, precision=precision) == 0
+        assert (
+            run(
+                "sample",
+                model=model,
+                sampler="ode,solver~ode,solver~heun,steps~3",
+                count=8,
+                out=out,
+                precision=precision,
+            )
+            == 0
+        )
         made[precision] = files.read_images(out).astype(float)
     for precision in ("bfloat16", "float16"):
         assert 0 < np.abs(made[precision] - made["float32"]).mean() < 3
@@ -201,9 +214,9 @@ class Stripes(DataSet):
     title: str | None = None
     levels: tuple[int, ...] = (0, 255)
 
-    def open(self, source: Path | None, scratch: Path) -> Opened:
+    def open(self, source: Path | None, scratch: Path) -> Source:
         pixels = np.zeros((self.images, 4, 4, 1), np.uint8)
-        return Opened("stripes", {"train": InMemory(pixels, np.zeros(self.images, np.int64))}, stamp="", sha256="0")
+        return Source("stripes", {"train": ArrayImages(pixels, np.zeros(self.images, np.int64))}, stamp="", sha256="0")
 
 
 @pytest.fixture

@@ -1,24 +1,44 @@
-"""Tables and figures from score files. A kind of artefact is one function, in any module here:
+"""Tables and figures from score files. A kind of artefact is one function, in any module of this package:
 
     @report.kind("curves", form="figure", needs="scores")
     def curves(suite: Suite, artefact: Artefact, root: Path) -> Figure: ...
 
-It reads files below `root` (the `results` folder) and gives a `pandas.DataFrame`, a `matplotlib.figure.Figure`, or
-both, which `draw` writes. Every start of the workflow imports these modules: pandas, matplotlib and numpy wait for
-a call.
+It reads files below `root` (the `results` folder) and returns a `pandas.DataFrame`, a `matplotlib.figure.Figure`, or
+both, which `draw` writes. Every start of the workflow imports these modules, so pandas, matplotlib and numpy are
+imported only when a function needs them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from cm import registry
 from cm.errors import unknown
 
 if TYPE_CHECKING:
     from cm.config import Artefact, Suite
+
+Check = Callable[["Artefact"], object]
+
+
+class Kind(Protocol):
+    """A drawing function with the attributes that the workflow reads.
+
+    `form`: what it returns, `table`, `figure` or `both` (a table and a figure). `needs`: the files that it reads for
+    each cell, `scores`, `previews`, `benchmarks` or `nothing`. `baseline`: whether it also reads the score of real test
+    images. `check`: refuses an artefact that it could not draw, when the suite is read.
+    """
+
+    form: str
+    needs: str
+    baseline: bool
+    check: Check
+
+    def __call__(self, suite: Suite, artefact: Artefact, root: Path, /) -> Any:
+        """The table, the figure, or both, of an artefact from the results below `root`."""
+        ...
 
 
 def kind(
@@ -28,43 +48,51 @@ def kind(
     needs: str,
     baseline: bool = False,
     options: tuple[str, ...] = (),
-    check: Callable[[Artefact], Any] = lambda artefact: None,
-) -> Callable[[Callable], Callable]:
-    """A decorator that registers a drawing function as the artefact kind `name` and tells the workflow, as attributes:
+    check: Check = lambda artefact: None,
+) -> Callable[[Callable[..., Any]], Kind]:
+    """A decorator that registers a drawing function as the artefact kind `name`, with the attributes of `Kind`.
 
-    `form`: what it gives, `table`, `figure` or `both` (the pair of them); `needs`: the files it reads of each cell,
-    `scores`, `previews`, `benchmarks` or `nothing`; `baseline`: whether it also reads the score of real test images;
-    `check`: called with each artefact of the kind when a suite is read, to refuse what could not be drawn, such as
-    `options` that it does not know.
+    `options`: the options that an artefact of this kind may have. `check`: a further check of each artefact.
     """
 
-    def checked(artefact: Artefact) -> None:
+    def check_artefact(artefact: Artefact) -> None:
         for option in artefact.options:
             if option not in options:
                 raise unknown("option", option, options, f"artefact {artefact.name}")
         check(artefact)
 
-    def decorate(function: Callable) -> Callable:
-        function.form, function.needs, function.baseline, function.check = form, needs, baseline, checked
-        return registry.register("artefact", name)(function)
+    def decorate(function: Callable[..., Any]) -> Kind:
+        drawing = cast(Kind, function)
+        drawing.form, drawing.needs, drawing.baseline, drawing.check = form, needs, baseline, check_artefact
+        return cast(Kind, registry.register("artefact", name)(drawing))
 
     return decorate
 
 
 def draw(suite: Suite, name: str, root: Path, out: Path) -> None:
-    """Draw an artefact of a suite from the results below `root`: `<out>/tables/<name>.{csv,md,tex}` and, or,
-    `<out>/figures/<name>.{svg,png}`. UserError for a name that the suite has not, or files that do not do.
+    """Draw an artefact of a suite from the results below `root`.
+
+    Writes `<out>/tables/<name>.{csv,md,tex}`, `<out>/figures/<name>.{svg,png}`, or both. Raises UserError for a name
+    that the suite does not have, and for score files that are missing or do not belong together.
     """
     artefact = suite.find(name)
-    drawn = registry.get("artefact", artefact.kind)(suite, artefact, Path(root))
-    for piece in drawn if isinstance(drawn, tuple) else (drawn,):
-        _save(piece, name, artefact.caption, Path(out))
+    drawing: Kind = registry.get("artefact", artefact.kind)
+    result = drawing(suite, artefact, Path(root))
+    for part in result if isinstance(result, tuple) else (result,):
+        _save(part, name, caption(artefact), Path(out))
 
 
-def _save(piece: Any, name: str, caption: str, out: Path) -> None:
-    from cm.report import figures, writing
+def caption(artefact: Artefact) -> str:
+    """The caption of an artefact, which says so if the artefact is not one of the paper."""
+    from cm.report import footnotes
 
-    if hasattr(piece, "savefig"):
-        figures.save(piece, out / "figures" / name, caption)
+    return " ".join([artefact.caption, *footnotes.of_origin(artefact)])
+
+
+def _save(part: Any, name: str, words: str, out: Path) -> None:
+    from cm.report import plots, writing
+
+    if hasattr(part, "savefig"):
+        plots.save(part, out / "figures" / name, words)
     else:
-        writing.save(piece, out / "tables" / name, caption)
+        writing.save(part, out / "tables" / name, words)

@@ -1,95 +1,149 @@
-"""Footnotes: what must stand below numbers for them to be read right. Each function gives lines, or none."""
+"""Footnotes: what a reader must know to read the numbers above them. Each function returns sentences, or none."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from cm.report import scores
-from cm.report.scores import Score
+from cm.report.scores import Score, split_halves
 from cm.report.writing import DAGGER
 
-SPREAD = "± is the standard deviation over seeds (n - 1)."
-ROUNDED = {"truncate": "truncated", "round": "rounded"}
+if TYPE_CHECKING:
+    from cm.config import Artefact
+
+OVER_SEEDS = "± is the standard deviation over seeds (with n - 1)."
+OVER_SAMPLES = "[ ] is a 95 % bootstrap interval over the samples of one seed."
+OVER_REAL_IMAGES = "[ ] is a 95 % bootstrap interval over the real images."
+NOT_IN_THE_PAPER = "Not in the paper (Song et al. 2023)."
+BITS = {"truncate": "quantized to 8 bits by truncation", "round": "quantized to 8 bits by rounding"}
 
 
-def of_table(found: Sequence[Score], floors: Sequence[Score], *, limits: bool) -> list[str]:
-    """Below a table of scores, with rows of real images. `limits`: it has FIDs of infinitely many images."""
-    line = "; the column at infinity extrapolates to infinitely many" if limits else ""
+def of_table(scores: Sequence[Score], baselines: Sequence[Score], *, at_infinity: bool) -> list[str]:
+    """The footnotes of a table of scores with rows of real images.
+
+    `at_infinity`: whether the table has a column for infinitely many samples.
+    """
     return [
-        *_signs(found, floors),
-        *_fewer(found, DAGGER, line),
-        *_unavailable(found),
-        *_halved(scores.halves(found)),
-        *_no_bound(found, floors),
-        *_origin([*found, *floors]),
+        *_explain_signs(scores, baselines),
+        *_explain_dagger(scores[0], at_infinity),
+        *_explain_dashes(scores),
+        *_explain_split_halves(split_halves(scores)),
+        *_warn_of_small_baselines(scores[0], baselines),
+        *_warn_of_mixtures([*scores, *baselines]),
+        _describe_protocol(scores[0]),
     ]
 
 
-def of_figure(found: Sequence[Score], *, bars: bool, halves: Score | None) -> list[str]:
-    """Below a figure of scores. `bars`: it has intervals of single seeds. `halves`: the score drawn as a line."""
+def of_figure(scores: Sequence[Score], *, marks: str, intervals: bool, baseline: Score | None) -> list[str]:
+    """The footnotes of a figure of scores.
+
+    `marks`: what shows the uncertainty, `Bars` or `Bands`. `intervals`: whether they are intervals of single seeds, not
+    deviations over several. `baseline`: the split halves, if they are drawn as a line.
+    """
+    several = len({score.seed for score in scores}) > 1
     return [
-        *(["Bars are 95 % bootstrap intervals over the images of one seed."] if bars else []),
-        *_fewer(found, f"{found[0].samples} images,", ""),
-        *_halved(halves),
-        *_origin(found),
+        *([f"{marks} are 95 % bootstrap intervals over the samples of one seed."] if intervals else []),
+        *_warn_of_few_samples(scores[0]),
+        *_explain_split_halves(baseline),
+        *_warn_of_mixtures(scores),
+        _describe_protocol(scores[0]),
+        *([f"{marks} are one standard deviation over seeds to either side."] if several else []),
     ]
 
 
-def _signs(found: Sequence[Score], floors: Sequence[Score]) -> list[str]:
-    several = len({score.seed for score in found}) > 1
-    single = floors if several else [*found, *floors]
-    interval = "[ ] is a 95 % bootstrap interval over the images of one seed."
-    of_real = "[ ] is a 95 % bootstrap interval over the real images."
-    bracketed = [of_real if several else interval] if any(score.interval("fid") for score in single) else []
-    return [*([SPREAD] if several else []), *bracketed]
+def of_origin(artefact: Artefact) -> list[str]:
+    """A footnote that says that an artefact is not in the paper, if it is not."""
+    return [] if artefact.paper else [NOT_IN_THE_PAPER]
 
 
-def _fewer(found: Sequence[Score], which: str, line: str) -> list[str]:
-    if not found[0].short:
+# ---- signs ----------------------------------------------------------------------------------------------------------
+
+
+def _explain_signs(scores: Sequence[Score], baselines: Sequence[Score]) -> list[str]:
+    """What ± and [ ] are: models of several seeds have a deviation, those of one seed and real images an interval."""
+    if len({score.seed for score in scores}) > 1:
+        return [OVER_SEEDS, *([OVER_REAL_IMAGES] if _have_intervals(baselines) else [])]
+    return [OVER_SAMPLES] if _have_intervals([*scores, *baselines]) else []
+
+
+def _have_intervals(scores: Sequence[Score]) -> bool:
+    return any(score.interval("fid") for score in scores)
+
+
+def _explain_dagger(score: Score, at_infinity: bool) -> list[str]:
+    if not score.has_fewer_samples:
         return []
-    asked = found[0].protocol["samples"]
-    return [f"{which} fewer than the {asked} of the protocol: FID is biased upwards{line} (Chong and Forsyth 2020)."]
+    column = "; the column at infinity extrapolates to infinitely many" if at_infinity else ""
+    return [f"{DAGGER} fewer samples than the {_bias(score)}{column} (Chong and Forsyth 2020)."]
 
 
-def _unavailable(found: Sequence[Score]) -> list[str]:
-    """Reasons, each once with all the metrics that are not to be had for it."""
-    reasons: dict[str, dict[str, None]] = {}
-    for score in found:
+def _warn_of_few_samples(score: Score) -> list[str]:
+    if not score.has_fewer_samples:
+        return []
+    return [f"{score.samples} samples, fewer than the {_bias(score)} (Chong and Forsyth 2020)."]
+
+
+def _bias(score: Score) -> str:
+    return f"{score.protocol['samples']} of the protocol: {score.title('fid')} is biased upwards"
+
+
+def _explain_dashes(scores: Sequence[Score]) -> list[str]:
+    """The reasons for which metrics are unavailable, each once with all its metrics."""
+    metrics_of: dict[str, list[str]] = {}
+    for score in scores:
         for metric, reason in score.unavailable.items():
-            reasons.setdefault(reason, {})[scores.TITLES.get(metric, metric)] = None
-    return [f"No {', '.join(titles)}: {reason}." for reason, titles in reasons.items()]
+            titles = metrics_of.setdefault(reason, [])
+            if score.title(metric) not in titles:
+                titles.append(score.title(metric))
+    return [f"Unavailable: {', '.join(titles)} ({reason})." for reason, titles in metrics_of.items()]
 
 
-def _halved(halves: Score | None) -> list[str]:
-    if halves is None:
+# ---- real images ----------------------------------------------------------------------------------------------------
+
+
+def _explain_split_halves(baseline: Score | None) -> list[str]:
+    if baseline is None:
         return []
-    return [f"The {halves.split} halves are random halves of the {halves.split} split, one against the other."]
+    return [f"Split halves: one random half of the {baseline.split} split scored against the other half."]
 
 
-def _no_bound(found: Sequence[Score], floors: Sequence[Score]) -> list[str]:
-    fewer = [str(real.samples) for real in floors if real.samples < found[0].samples]
-    if not fewer:
+def _warn_of_small_baselines(score: Score, baselines: Sequence[Score]) -> list[str]:
+    smaller = [str(baseline.samples) for baseline in baselines if baseline.samples < score.samples]
+    if not smaller:
         return []
     return [
-        f"Rows of fewer real images ({' and '.join(fewer)}) than models have ({found[0].samples}) are no lower bounds: "
-        "FID falls with the number of images."
+        f"Baselines of fewer real images ({' and '.join(smaller)}) than the samples of a model ({score.samples}) are "
+        f"not lower bounds: {score.title('fid')} falls as the number of images grows."
     ]
 
 
-def _origin(found: Sequence[Score]) -> list[str]:
-    """Mixtures of commits or of package versions, and the protocol."""
-    notes = []
-    for text, part in (("commits of this code", "commit"), ("versions", "version")):
-        values = sorted({getattr(score, part) for score in found})
-        if len(values) > 1:
-            notes.append(f"Scores of different {text} are mixed: {'; '.join(values)}.")
-    return [*notes, _protocol(found[0])]
+# ---- provenance -----------------------------------------------------------------------------------------------------
 
 
-def _protocol(score: Score) -> str:
-    of = score.protocol
-    statistics = f" ({of['statistics']})" if of.get("statistics") else ""
-    return (
-        f"Protocol {of['name']}: {of['samples']} samples against the {of['reference']} split{statistics}, features of "
-        f"{of['extractor']}, resizer {of['resizer']}, {ROUNDED.get(of['quantization'], of['quantization'])} to 8 bits."
-    )
+def _warn_of_mixtures(scores: Sequence[Score]) -> list[str]:
+    """Warnings of scores that were computed by different commits of this code or with different packages."""
+    return [
+        *_warn_of_mixture("commits of this code", {score.commit for score in scores}),
+        *_warn_of_mixture("package versions", {score.version for score in scores}),
+    ]
+
+
+def _warn_of_mixture(what: str, values: set[str]) -> list[str]:
+    return [f"Scores of different {what} are mixed: {'; '.join(sorted(values))}."] if len(values) > 1 else []
+
+
+def _describe_protocol(score: Score) -> str:
+    protocol = score.protocol
+    parts = [
+        f"{protocol['samples']} samples against the {protocol['reference']} split{_describe_statistics(score)}",
+        f"features of {protocol['extractor']}",
+        f"resizer {protocol['resizer']}",
+        *([BITS[score.quantization]] if score.quantization in BITS else []),
+    ]
+    return f"Protocol {protocol['name']}: {', '.join(parts)}."
+
+
+def _describe_statistics(score: Score) -> str:
+    """The file with the mean and covariance of the reference features, if they were not computed here."""
+    file = score.reference.get("statistics", {}).get("file") or score.protocol.get("statistics")
+    return f" ({file})" if file else ""

@@ -1,4 +1,4 @@
-"""Pictures of samples, every pixel of theirs a whole number of the figure's."""
+"""Pictures of samples, in which every pixel of a sample is a whole number of the figure's pixels."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cm import report
-from cm.config.layout import Layout
 from cm.errors import UserError
-from cm.report.figures import DPI
+from cm.report import footnotes
+from cm.report.plots import DPI, GREY
+from cm.report.scores import layout_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,76 +18,83 @@ if TYPE_CHECKING:
 
     from cm.config import Artefact, Cell, Suite
 
-SMALL = 64
+SMALL = 64  # pixels to which smaller samples are enlarged
+LARGE = 128  # pixels at which larger samples are shown
+GAP = 4  # pixels between samples
+MARGIN = 0.1  # inches around the rows
+LETTER = 0.085  # inches of a letter of a row's name
+NOTE_HEIGHT = 0.14  # inches of a footnote
 WORDS = {1: "one step", 2: "two steps"}
+SAME_NOISE = "The samples of a column start from the same noise."
 
 
 @report.kind("samples", form="figure", needs="previews", options=("columns",))
 def samples(suite: Suite, artefact: Artefact, root: Path) -> Figure:
-    """Figure 5 of the paper: a row of images per model and sampler; those of a column start from the same noise."""
+    """Figure 5 of the paper: a row of samples for each model and sampler; a column starts from the same noise."""
     cells = [cell for cell in suite.cells(artefact) if cell.run.seed == artefact.seeds[0]]
     if not cells:
         raise UserError(f"artefact {artefact.name}: no entries, so nothing to draw")
     columns = artefact.options.get("columns", 12)
-    rows = [_preview(cell, root)[:columns] for cell in cells]
-    if len({row.shape[1:3] for row in rows}) > 1:
-        raise UserError(f"artefact {artefact.name}: images of {sorted({row.shape[1:3] for row in rows})} in one figure")
-    return _sheet(rows, _captions(cells))
+    rows = [_read_preview(cell, root)[:columns] for cell in cells]
+    shapes = {row.shape[1:3] for row in rows}
+    if len(shapes) > 1:
+        raise UserError(f"artefact {artefact.name}: images of {sorted(shapes)} in one figure")
+    several = len({cell.progress for cell in cells}) > 1
+    names = [_name_row(cell, with_progress=several) for cell in cells]
+    return _draw_rows(rows, names, [SAME_NOISE, *footnotes.of_origin(artefact)])
 
 
-def _preview(cell: Cell, root: Path) -> np.ndarray:
-    """The images kept of a cell, uint8 [n, H, W, C]."""
+def _read_preview(cell: Cell, root: Path) -> np.ndarray:
+    """The preview of a cell, uint8 [n, H, W, C]."""
     from cm.utils import files
 
-    path = Path(Layout(str(root)).preview(*cell.samples))
+    path = Path(layout_of(root).preview(*cell.samples))
     if not path.exists():
-        raise UserError(f"no samples {path}: run snakemake '{path}'")
+        raise UserError(f"no preview {path}: run snakemake '{path}'")
     return files.read_images(path)
 
 
-def _captions(cells: Sequence[Cell]) -> list[str]:
-    """`CT, one step`; with the percentage of training where there are several."""
-    several = len({cell.progress for cell in cells}) > 1
-    return [
-        ", ".join([cell.label, _steps(cell.sampler), *([f"{cell.progress}% of training"] if several else [])])
-        for cell in cells
-    ]
+def _name_row(cell: Cell, *, with_progress: bool) -> str:
+    """`CT, one step`, and the percentage of training where that differs between rows."""
+    progress = [f"{cell.progress} % of training"] if with_progress else []
+    return ", ".join([cell.label, _count_steps(cell.sampler), *progress])
 
 
-def _steps(name: str) -> str:
+def _count_steps(sampler: str) -> str:
     from cm.config import parse_sampler
 
-    call = parse_sampler(name)
-    count = getattr(call, "steps", call.evaluations)
+    parsed = parse_sampler(sampler)
+    count = getattr(parsed, "steps", parsed.evaluations)
     return WORDS.get(count, f"{count} steps")
 
 
-def _sheet(rows: Sequence[np.ndarray], names: Sequence[str], gap: int = 4, margin: float = 0.1) -> Figure:
-    """Rows of images [n, H, W, C], each with its name to the left, every pixel a whole number of the PNG's pixels."""
+def _draw_rows(rows: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Figure:
+    """Rows of images [n, H, W, C], each with its name to the left, and footnotes below them."""
     from matplotlib.figure import Figure
 
     size = rows[0].shape[1]
     zoom = max(1, SMALL // size)
-    shown = size * zoom if size <= 2 * SMALL else 2 * SMALL
-    height, width = (shown + gap) / DPI, max(map(len, rows)) * (shown + gap) / DPI
-    left = margin + 0.085 * max(map(len, names))
-    whole = (left + width + margin, len(rows) * height + 2 * margin)
-    figure = Figure(figsize=whole)
+    shown = size * zoom if size <= LARGE else LARGE
+    pitch, gap = (shown + GAP) / DPI, GAP * size * zoom // shown
+    left, below = MARGIN + LETTER * max(map(len, names)), MARGIN + NOTE_HEIGHT * len(notes)
+    width, height = left + max(map(len, rows)) * pitch + MARGIN, below + len(rows) * pitch + MARGIN
+    figure = Figure(figsize=(width, height))
     for index, (row, name) in enumerate(zip(rows, names, strict=True)):
-        bottom = margin + (len(rows) - 1 - index) * height
-        figure.text((left - margin) / whole[0], (bottom + height / 2) / whole[1], name, ha="right", va="center")
-        axes = figure.add_axes((left / whole[0], bottom / whole[1], len(row) * height / whole[0], height / whole[1]))
-        axes.imshow(_strip(row, zoom, gap * size * zoom // shown), interpolation="none" if zoom > 1 else "auto")
+        bottom = below + (len(rows) - 1 - index) * pitch
+        figure.text((left - MARGIN) / width, (bottom + pitch / 2) / height, name, ha="right", va="center")
+        axes = figure.add_axes((left / width, bottom / height, len(row) * pitch / width, pitch / height))
+        axes.imshow(_join(row, zoom, gap), interpolation="none" if zoom > 1 else "auto")
         axes.set_axis_off()
+    figure.text(left / width, MARGIN / 2 / height, "\n".join(notes), fontsize=7, color=GREY, va="bottom")
     return figure
 
 
-def _strip(images: np.ndarray, zoom: int, gap: int) -> np.ndarray:
+def _join(images: np.ndarray, zoom: int, gap: int) -> np.ndarray:
     """Images [n, H, W, C] side by side, enlarged and framed in white: [H zoom + gap, n (W zoom + gap), 3]."""
-    half = (gap // 2, gap - gap // 2)
     import numpy as np
 
+    frame = (gap // 2, gap - gap // 2)
     colour = np.broadcast_to(images, (*images.shape[:3], 3)) if images.shape[3] == 1 else images[..., :3]
     large = colour.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    framed = np.pad(large, ((0, 0), half, half, (0, 0)), constant_values=255)
+    framed = np.pad(large, ((0, 0), frame, frame, (0, 0)), constant_values=255)
     return np.concatenate(list(framed), axis=1)

@@ -1,14 +1,14 @@
-"""A table as a table: rows with notes, and its CSV in full precision, Markdown and LaTeX rounded.
+"""A table with footnotes, written as CSV in full precision, and as Markdown and LaTeX with rounded numbers.
 
-Columns `X, std` and `X, low`, `X, high` belong to the column `X`, and are printed behind its value there:
-`2.93 ± 0.10`, `2.93 [2.90, 2.97]`. Values are marked in print only.
+The columns `X, std` and `X, low`, `X, high` belong to the column `X`. In Markdown and LaTeX they stand behind its
+value: `2.93 ± 0.10`, `2.93 [2.90, 2.97]`. Only these two mark the best value and the values with a dagger.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,64 +18,88 @@ if TYPE_CHECKING:
 STD, LOW, HIGH = PARTS = (", std", ", low", ", high")
 DASH = "\u2013"
 DAGGER = "\u2020"
+WORDS = {"None": "none", "True": "yes", "False": "no"}
 
-Place = tuple[int, str]
+Place = tuple[int, str]  # row and column
+Cells = dict[str, list[str]]  # from a heading to the text of each cell below it
 
 
 def table(
-    rows: Sequence[Mapping[str, Any]], notes: list[str], *, best: Place | None = None, marked: Sequence[Place] = ()
+    rows: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+    *,
+    best: Place | None = None,
+    marked: Sequence[Place] = (),
 ) -> DataFrame:
-    """The rows as a table of Python objects, columns that belong to one behind it.
+    """The rows as a table of Python objects, in which columns that belong to another one follow it.
 
-    `attrs`: its `notes`, and row and column of its `best` value and of those `marked` with a dagger.
+    Its `attrs` hold the footnotes `notes`, the place of the `best` value, and the places `marked` with a dagger.
     """
     import pandas
 
-    known = dict.fromkeys(name for row in rows for name in row)
-    names = [name + part for name in known if not name.endswith(PARTS) for part in ("", *PARTS) if name + part in known]
-    made = pandas.DataFrame([[row.get(name) for name in names] for row in rows], columns=names, dtype=object)
-    made.attrs = {"notes": notes, "best": best, "marked": list(marked)}
-    return made
+    names = _order_columns(rows)
+    values = [_in_order(row, names) for row in rows]
+    frame = pandas.DataFrame(values, columns=names, dtype=object)
+    frame.attrs = {"notes": list(notes), "best": best, "marked": list(marked)}
+    return frame
 
 
-def text(value: Any) -> str:
-    """A setting as the YAML has it."""
-    return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
+def _order_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    known: dict[str, None] = {}
+    for row in rows:
+        known |= dict.fromkeys(row)
+    names: list[str] = []
+    for name in known:
+        if not name.endswith(PARTS):
+            names += [name, *(name + part for part in PARTS if name + part in known)]
+    return names
 
 
-def save(table: DataFrame, stem: Path, caption: str) -> None:
+def _in_order(row: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    return [row.get(name) for name in names]
+
+
+def format_setting(value: Any) -> str:
+    """A setting in words: `none`, `yes` and `no` instead of Python's None, True and False."""
+    return WORDS.get(str(value), str(value))
+
+
+def save(frame: DataFrame, stem: Path, caption: str) -> None:
     """Write `<stem>.csv`, `.md` and `.tex`."""
     from cm.utils.files import replace_file
 
-    cells = _printed(table)
+    cells, notes = _format_cells(frame), frame.attrs["notes"]
     texts = {
-        "csv": table.to_csv(index=False),
-        "md": _markdown(cells, caption, table.attrs["notes"]),
-        "tex": _latex(cells, caption, table.attrs["notes"], stem.name),
+        "csv": frame.to_csv(index=False),
+        "md": _write_markdown(cells, caption, notes),
+        "tex": _write_latex(cells, caption, notes, stem.name),
     }
-    for suffix, text in texts.items():
+    for suffix, content in texts.items():
         with replace_file(stem.parent / f"{stem.name}.{suffix}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8")
 
 
-def _printed(table: DataFrame) -> dict[str, list[str]]:
-    """Heading to cells as text, deviations and intervals behind their values, the best value in asterisks."""
-    cells = {name: _column(table, name) for name in table if not name.endswith(PARTS)}
-    for row, name in table.attrs["marked"]:
+# ---- cells ----------------------------------------------------------------------------------------------------------
+
+
+def _format_cells(frame: DataFrame) -> Cells:
+    """The cells as text, with deviations and intervals behind their values and the best value in asterisks."""
+    cells = {name: _format_column(frame, name) for name in frame if not name.endswith(PARTS)}
+    for row, name in frame.attrs["marked"]:
         cells[name][row] += DAGGER
-    if table.attrs["best"]:
-        row, name = table.attrs["best"]
+    if frame.attrs["best"]:
+        row, name = frame.attrs["best"]
         cells[name][row] = f"**{cells[name][row]}**"
     return cells
 
 
-def _column(table: DataFrame, name: str) -> list[str]:
-    parts = [table.get(name + part, [None] * len(table)) for part in PARTS]
-    return [_number(*values) for values in zip(table[name], *parts, strict=True)]
+def _format_column(frame: DataFrame, name: str) -> list[str]:
+    parts = [frame.get(name + part, [None] * len(frame)) for part in PARTS]
+    return [_format_number(*values) for values in zip(frame[name], *parts, strict=True)]
 
 
-def _number(value: Any, std: float | None = None, low: float | None = None, high: float | None = None) -> str:
-    """Three significant digits, as the paper prints, and the deviation or the interval to the same decimal."""
+def _format_number(value: Any, std: float | None = None, low: float | None = None, high: float | None = None) -> str:
+    """Three significant digits, as in the paper, and the deviation or the interval to the same decimal place."""
     if value is None:
         return DASH
     if not isinstance(value, float):
@@ -86,32 +110,44 @@ def _number(value: Any, std: float | None = None, low: float | None = None, high
     return f"{value:.{decimals}f}{deviation}{interval}"
 
 
-def _markdown(cells: Mapping[str, list[str]], caption: str, notes: Sequence[str]) -> str:
+def _align(cells: Cells) -> list[str]:
+    """Numbers to the right, text to the left."""
+    numeric = re.compile(rf"{DASH}|[*-]*\d.*")
+    return ["right" if all(map(numeric.fullmatch, column)) else "left" for column in cells.values()]
+
+
+# ---- Markdown -------------------------------------------------------------------------------------------------------
+
+
+def _write_markdown(cells: Cells, caption: str, notes: Sequence[str]) -> str:
     from tabulate import tabulate
 
-    safe = {_plain(name): [_plain(cell) for cell in column] for name, column in cells.items()}
-    text = tabulate(safe, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=_alignment(cells))
-    return "\n\n".join([caption, text, *notes]) + "\n"
+    escaped = {_escape_markdown(name): list(map(_escape_markdown, column)) for name, column in cells.items()}
+    body = tabulate(escaped, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=_align(cells))
+    return "\n\n".join([caption, body, *notes]) + "\n"
 
 
-def _plain(text: str) -> str:
-    """Text in which Markdown sees no column and nothing struck out."""
+def _escape_markdown(text: str) -> str:
+    """Text in which Markdown sees neither a column nor a deletion."""
     return re.sub(r"([|~])", r"\\\1", text)
 
 
-def _latex(cells: Mapping[str, list[str]], caption: str, notes: Sequence[str], name: str) -> str:
+# ---- LaTeX ----------------------------------------------------------------------------------------------------------
+
+
+def _write_latex(cells: Cells, caption: str, notes: Sequence[str], name: str) -> str:
     """A floating table no wider than the text."""
     from tabulate import tabulate
 
-    body = tabulate(cells, headers="keys", tablefmt="latex_booktabs", disable_numparse=True, colalign=_alignment(cells))
+    body = tabulate(cells, headers="keys", tablefmt="latex_booktabs", disable_numparse=True, colalign=_align(cells))
     return "\n".join(
         [
             "% \\usepackage{booktabs, adjustbox}",
             "\\begin{table}",
-            f"\\caption{{{_escaped(' '.join([caption, *notes]))}}}",
+            f"\\caption{{{_escape_latex(' '.join([caption, *notes]))}}}",
             f"\\label{{tab:{name}}}",
             "\\begin{adjustbox}{max width=\\textwidth, max totalheight=0.85\\textheight, center}",
-            _tex_signs(re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", body)),
+            _replace_signs(re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", body)),
             "\\end{adjustbox}",
             "\\end{table}",
             "",
@@ -119,15 +155,10 @@ def _latex(cells: Mapping[str, list[str]], caption: str, notes: Sequence[str], n
     )
 
 
-def _escaped(text: str) -> str:
-    signs = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-    return _tex_signs("".join(signs.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text))
+def _escape_latex(text: str) -> str:
+    names = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    return _replace_signs("".join(names.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text))
 
 
-def _tex_signs(text: str) -> str:
+def _replace_signs(text: str) -> str:
     return text.replace("±", "$\\pm$").replace(DASH, "--").replace(DAGGER, "$\\dagger$")
-
-
-def _alignment(cells: Mapping[str, list[str]]) -> list[str]:
-    numeric = re.compile(rf"{DASH}|[*-]*\d.*")
-    return ["right" if all(numeric.fullmatch(cell) for cell in column) else "left" for column in cells.values()]

@@ -173,7 +173,7 @@ def test_a_student_without_gradient_costs_one_pass():
             return super().loss(nets, batch)
 
     run = load("digits/edm/default")
-    run = dataclasses.replace(run, sections={**run.sections, "objective": Twice()})
+    run = dataclasses.replace(run, objective=Twice())
     assert evaluations(run) == Evaluations(student=1, frozen=1)
     (part,) = costs.parts(run, DIGITS)
     assert (part.evaluations, part.passes) == (2, 4)
@@ -246,17 +246,20 @@ def test_a_suite_costs_the_sum_of_its_runs(suite):
     assert re.search(rf"\n  sum +{re.escape(text.scientific(total))} ", page)
 
 
-def test_a_suite_has_its_teachers_judges_and_stages(suite):
+def test_a_suite_has_its_teachers_classifiers_and_stages(suite):
     names = {cost.name: cost.count for cost in costs.of_suite(suite)[0]}
-    assert names["digits/classifier/default"] == 2  # one judges, one is the backbone of the lpips distance
+    assert names["digits/classifier/default"] == 2  # one is the extractor, one the network of the lpips distance
     assert names["digits/pd/steps~2"] == names["digits/edm/default"] == 2
     assert names["digits/cd/solver~euler"] == 1
 
 
 def test_samples_cost_their_evaluations(suite):
     cells = {cell.samples: cell for one in suite.artefacts.values() for cell in suite.cells(one)}
-    some = [cells["digits/edm/default/seed0/100/ode,solver~heun,steps~4"], cells["digits/cd/default/seed0/50/onestep"]]
-    (sampling,) = costs.samplings(some)
+    some = [
+        cells["digits/edm/default/seed0", 100, "heun,steps~4"],
+        cells["digits/cd/default/seed0", 50, "onestep"],
+    ]
+    (sampling,) = costs.samplings(some, suite.experiments)
     assert (sampling.sets, sampling.images) == (2, 2 * 40)
     assert sampling.flops == 40 * (7 + 1) * counting.flops(load("digits/edm/default"))
 
@@ -322,7 +325,7 @@ def test_a_run_without_target_or_teacher_has_none(experiments):
         ("nowhere.yaml", "no file nowhere.yaml"),
     ],
 )
-def test_mistakes_are_told_in_a_line(subject, message, capsys):
+def test_mistakes_are_reported_in_a_line(subject, message, capsys):
     assert main(["describe", subject, "--experiments", str(FOLDER)]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error)
@@ -349,5 +352,5 @@ def test_one_step_of_a_training_is_measured():
     row = one_step.measure("digits/cd/distance~lpips/seed0", DIGITS, None, "float32")
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert len(cells) == len(one_step.COLUMNS)
-    assert cells[2:4] == ["student, average, target, teacher", "l2 (in place of lpips)"]
+    assert cells[2:4] == ["student, average, target, teacher", "l2 (instead of lpips)"]
     assert float(cells[4]) > 0

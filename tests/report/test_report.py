@@ -24,7 +24,7 @@ from cm.report import figures, scores, tables
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "config" / "suites" / "demo.yaml"
-FID = "FID, digits, classifier features"
+FD = "FD, digits, classifier features"
 IS = "IS, digits, classifier features"
 EXTRACTOR = {"name": "digits/classifier/default/seed0", "sha256": "e" * 64}
 PROTOCOL = {
@@ -43,7 +43,7 @@ NO_LOGITS = "the weights of the extractor have no logits"
 
 
 def content(fid: float, **more) -> dict:
-    """A score file with that FID, and the other metrics as functions of it."""
+    """A score file with that FD, and the other metrics as functions of it."""
     return {
         "metrics": {"fid": fid, "inception_score": 10 - fid / 10, "precision": 0.9, "recall": 0.5},
         "unavailable": {},
@@ -65,7 +65,7 @@ def write(path: Path, value: dict) -> None:
 
 
 def fid_of(cell: config.Cell) -> float:
-    """Some FID, of which the mean over seeds 0, 1, 2 is that of seed 1."""
+    """Some FD, of which the mean over seeds 0, 1, 2 is that of seed 1."""
     nfe = config.parse_sampler(cell.sampler).evaluations
     return (2 + len(cell.run.variant) / 10 + 100 / cell.progress) / math.sqrt(nfe) + 0.1 * cell.run.seed
 
@@ -152,34 +152,34 @@ def test_every_kind_is_drawn_in_its_form(suite, made):
     assert not [path for path in (made / "reports").rglob("*") if path.name.startswith(".")]
 
 
-def test_a_kind_tells_the_workflow_what_it_needs():
-    kinds = registry.components("artefact")
+def test_a_kind_says_what_it_needs():
+    kinds = registry.known("artefact")
     assert {name: kind.needs for name, kind in kinds.items() if kind.needs != "scores"} == {
         "recipes": "nothing",
         "runs": "nothing",
         "samples": "previews",
         "timings": "benchmarks",
     }
-    assert {name for name, kind in kinds.items() if kind.floor} == {"comparison", "ablation"}
+    assert {name for name, kind in kinds.items() if kind.baseline} == {"comparison", "ablation"}
 
 
 def test_means_and_deviations_over_seeds(made):
     rows = {(row["Method"], row["NFE"]): row for row in read(made, "table1")}
     values = [(2 + 0.7 + 1) / math.sqrt(2) + 0.1 * seed for seed in (0, 1, 2)]
     cd = rows["CD", "2"]
-    assert float(cd[FID]) == pytest.approx(sum(values) / 3, rel=1e-12)
-    assert float(cd[f"{FID}, std"]) == pytest.approx(statistics.stdev(values), rel=1e-12)
-    assert float(cd[f"{FID}, std"]) == pytest.approx(0.1)
+    assert float(cd[FD]) == pytest.approx(sum(values) / 3, rel=1e-12)
+    assert float(cd[f"{FD}, std"]) == pytest.approx(statistics.stdev(values), rel=1e-12)
+    assert float(cd[f"{FD}, std"]) == pytest.approx(0.1)
     assert float(cd["IS, digits, classifier features"]) == pytest.approx(10 - sum(values) / 30, rel=1e-12)
     assert (cd["seeds"], cd["samples"]) == ("3", "2000")
 
 
-def test_the_floor_comes_first_and_is_never_the_best(made):
+def test_the_baselines_come_first_and_are_never_the_best(made):
     first, second = read(made, "table1")[:2]
-    assert first["Method"] == "real images (test)"
-    assert (first[FID], first["samples"], first["NFE"], first["seeds"]) == ("0.31", "899", "", "")
-    assert second["Method"] == "real images (train halves)"
-    assert (second[FID], second["samples"], second["NFE"], second["seeds"]) == ("0.05", "449", "", "")
+    assert first["Method"] == "real images (test split)"
+    assert (first[FD], first["samples"], first["NFE"], first["seeds"]) == ("0.31", "899", "", "")
+    assert second["Method"] == "real images (split halves)"
+    assert (second[FD], second["samples"], second["NFE"], second["seeds"]) == ("0.05", "449", "", "")
     assert (second[IS], second["precision, digits, classifier features"]) == ("", "0.85")
     text = (made / "reports/tables/table1.md").read_text()
     assert re.findall(r"\*\*(.+?)\*\*", text) == ["0.725 ± 0.100"]
@@ -194,25 +194,25 @@ def test_published_numbers_stand_beside_the_measured_and_the_rest_below(made):
     assert found["CD", "2"] == "2.93"
     assert found["EDM", "35"] == "2.04"
     assert found["DDIM", "50"] == "4.67"
-    assert found["real images (test)", ""] == ""
-    assert [row["Method"] for row in rows if not row[FID]][:3] == ["DDIM"] * 3
+    assert found["real images (test split)", ""] == ""
+    assert [row["Method"] for row in rows if not row[FD]][:3] == ["DDIM"] * 3
     assert len(rows) == 2 + 36
     assert "published recall, CIFAR-10, Inception" not in rows[0]
     assert rows[-1]["group in the paper"] == "direct generation"
 
 
-def test_fid_is_never_alone(made):
+def test_a_metric_is_never_without_its_extractor(made):
     for path in (made / "reports/tables").glob("*.csv"):
         heads = path.read_text().splitlines()[0]
         for head in csv.reader([heads]).__next__():
-            measured = re.search(r"\b(FID|IS|precision|recall)\b", head)
+            measured = re.search(r"\b(FID|FD|IS|precision|recall)\b", head)
             assert not measured or re.search(r"digits, classifier features|CIFAR-10, Inception", head), head
 
 
 def test_figures_name_the_extractor(suite, made):
     for name in ("fig3a", "fig4"):
         kind = registry.get("artefact", suite.find(name).kind)
-        assert kind(suite, suite.find(name), made / "results").axes[0].get_ylabel() == FID
+        assert kind(suite, suite.find(name), made / "results").axes[0].get_ylabel() == FD
 
 
 def test_curves_and_steps_show_the_scores(suite, made):
@@ -238,9 +238,9 @@ def test_an_ablation_has_a_row_per_combination_and_knows_the_default(made):
         ("", ""),
     ]
     variants = ["solver~euler,steps~9", "solver~euler", "steps~9", "default"]
-    assert [row["variant"] for row in rows] == [*variants, "real images (test)", "real images (train halves)"]
-    assert float(rows[3][FID]) == pytest.approx(3.7 + 0.1)
-    assert [(row[FID], row["samples"], row["seeds"]) for row in rows[4:]] == [("0.31", "899", ""), ("0.05", "449", "")]
+    assert [row["variant"] for row in rows] == [*variants, "real images (test split)", "real images (split halves)"]
+    assert float(rows[3][FD]) == pytest.approx(3.7 + 0.1)
+    assert [(row[FD], row["samples"], row["seeds"]) for row in rows[4:]] == [("0.31", "899", ""), ("0.05", "449", "")]
     text = (made / "reports/tables/ablation_solver.md").read_text()
     assert re.findall(r"\*\*(.+?)\*\*", text) == ["3.80 ± 0.10"]
 
@@ -256,15 +256,15 @@ def test_an_ablation_figure_draws_lines_over_numbers_and_points_over_words(suite
 
 def test_recipes_leave_no_setting_out(suite, made):
     rows = {row["key"]: row for row in read(made, "table3")}
-    run = Experiments(suite.experiments).run("digits/ct/default/seed0")
+    run = suite.experiments.run("digits/ct/default/seed0")
     for section, settings in run.describe().items():
         for key in settings:
             assert rows[f"{section}.{key}"]["CT"] != "", (section, key)
     assert rows["training.lr"]["CT"] == str(run.settings["lr"])
     assert rows["network.dropout"]["CT"] == "0.0"
     assert rows["training.clip"]["CT"] == "none"
-    assert rows["objective.s1"]["CD"] == ""
-    assert rows["objective.s1"]["setting"] == "s1"
+    assert rows["objective.curriculum.s1"]["CD"] == ""
+    assert rows["objective.curriculum.s1"]["setting"] == "s1"
     assert rows["inputs.teacher"]["CD"] == "digits/edm/default"
     assert rows["inputs.teacher"]["PD, steps 2"].startswith("digits/pd/steps~4")
     assert list(rows)[:2] == ["objective.name", "run.variant"]
@@ -304,8 +304,8 @@ def test_a_score_knows_its_cell_and_its_numbers(suite, made):
     assert first.varied == {"solver": "euler", "steps": 9}
     assert (first.seed, first.nfe, first.extractor["name"]) == (0, 1, "digits/classifier/default/seed0")
     assert (first.metrics["fid"], first.interval("fid")) == (first["fid"], (first["fid"] - 0.2, first["fid"] + 0.3))
-    assert (first.interval("kid"), first.at_infinity("fid"), first.short) == (None, None, False)
-    assert first.halves == HALVES
+    assert (first.interval("kid"), first.at_infinity("fid"), first.has_fewer_samples) == (None, None, False)
+    assert first.split_halves == HALVES
 
 
 def test_one_seed_shows_its_interval(suite, own, tmp_path):
@@ -314,12 +314,12 @@ def test_one_seed_shows_its_interval(suite, own, tmp_path):
     value = (2 + 0.7 + 1) / math.sqrt(2)
     cd = next(row for row in rows if (row["Method"], row["NFE"]) == ("CD", "2"))
     heads = list(cd)
-    assert heads[heads.index(FID) :][:5] == [FID, f"{FID}, std", f"{FID}, low", f"{FID}, high", IS]
-    assert [float(cd[f"{FID}, {end}"]) for end in ("low", "high")] == pytest.approx([value - 0.2, value + 0.3])
+    assert heads[heads.index(FD) :][:5] == [FD, f"{FD}, std", f"{FD}, low", f"{FD}, high", IS]
+    assert [float(cd[f"{FD}, {end}"]) for end in ("low", "high")] == pytest.approx([value - 0.2, value + 0.3])
     assert f"{value:.2f} [{value - 0.2:.2f}, {value + 0.3:.2f}]" in latex
     assert f"| {value:.2f} [{value - 0.2:.2f}, {value + 0.3:.2f}] |" in re.sub(" +", " ", markdown)
     assert "0.310 [0.300, 0.330]" in markdown
-    note = "[ ] is a 95 % bootstrap interval over the images of one seed."
+    note = "[ ] is a 95 % bootstrap interval over the samples of one seed."
     assert note in markdown
     assert note.replace("%", "\\%") in latex
     assert "±" not in markdown
@@ -328,14 +328,16 @@ def test_one_seed_shows_its_interval(suite, own, tmp_path):
 
 def test_seeds_show_their_spread_and_only_real_images_an_interval(suite, made):
     rows = {(row["Method"], row["NFE"]): row for row in read(made, "table1")}
-    assert rows["real images (test)", ""][f"{FID}, high"] == "0.33"
-    assert {row[f"{FID}, high"] for key, row in rows.items() if key[1]} == {""}
+    assert rows["real images (test split)", ""][f"{FD}, high"] == "0.33"
+    assert {row[f"{FD}, high"] for key, row in rows.items() if key[1]} == {""}
     text = (made / "reports/tables/table1.md").read_text()
-    assert "± is the standard deviation over seeds (n - 1).\n\n[ ] is a 95 % bootstrap interval over the real" in text
+    assert (
+        "± is the standard deviation over seeds (with n - 1).\n\n[ ] is a 95 % bootstrap interval over the real" in text
+    )
 
 
 @pytest.mark.parametrize(("name", "only"), [("table1", ""), ("ablation_solver", ""), ("table1", "cd/default/seed1")])
-def test_an_absent_metric_is_a_dash_with_its_reason(suite, own, tmp_path, name, only):
+def test_an_unavailable_metric_is_a_dash_with_its_reason(suite, own, tmp_path, name, only):
     def without(score: dict) -> dict:
         if only not in score.get("run", ""):
             return {}
@@ -343,19 +345,19 @@ def test_an_absent_metric_is_a_dash_with_its_reason(suite, own, tmp_path, name, 
 
     alter(own, without)
     rows, markdown, latex = drawn(suite, name, own, tmp_path)
-    shown = {row.get("Method") or row["variant"]: bool(row[IS]) for row in rows if row["NFE"] and row[FID]}
+    shown = {row.get("Method") or row["variant"]: bool(row[IS]) for row in rows if row["NFE"] and row[FD]}
     assert not shown["CD" if name == "table1" else "default"]
     assert any(shown.values()) == bool(only)
     assert f"{IS}, std" in rows[0]
-    assert all(row[FID] for row in rows[:6])
+    assert all(row[FD] for row in rows[:6])
     if name == "table1":
         cd = next(row for row in rows if (row["Method"], row["NFE"]) == ("CD", "2"))
         assert cd["published IS, CIFAR-10, Inception"] == "9.75"
     for text in (markdown, latex):
-        assert text.count(f"No IS: {NO_LOGITS}.") == 1
+        assert text.count(f"Unavailable: IS ({NO_LOGITS}).") == 1
 
 
-def test_metrics_absent_for_one_reason_are_named_together(suite, own, tmp_path):
+def test_metrics_unavailable_for_one_reason_are_named_together(suite, own, tmp_path):
     reason = "the reference is a mean and a covariance"
     none = ("precision", "recall")
     alter(
@@ -365,10 +367,10 @@ def test_metrics_absent_for_one_reason_are_named_together(suite, own, tmp_path):
             "unavailable": dict.fromkeys(none, reason),
         },
     )
-    assert f"\n\nNo precision, recall: {reason}.\n" in drawn(suite, "table1", own, tmp_path)[1]
+    assert f"\n\nUnavailable: precision, recall ({reason}).\n" in drawn(suite, "table1", own, tmp_path)[1]
 
 
-def test_an_absent_metric_is_an_error_with_its_reason(suite, own):
+def test_an_unavailable_metric_is_an_error_with_its_reason(suite, own):
     path = one(suite, "fig3a", own)
     alter(own, lambda score: {"metrics": {**score["metrics"], "fid": None}, "unavailable": {"fid": "nobody looked"}})
     with pytest.raises(UserError, match=re.escape(f"{path} has no fid: nobody looked")):
@@ -393,12 +395,12 @@ def short(score: dict) -> dict:
 def test_fewer_images_than_the_protocols_are_marked_and_extrapolated(suite, own, tmp_path):
     alter(own, short)
     rows, markdown, latex = drawn(suite, "table1", own, tmp_path)
-    limit = f"{FID} at infinity"
+    limit = f"{FD} at infinity"
     table = {(row["Method"], row["NFE"]): row for row in rows}
     cd = table["CD", "1"]
-    assert list(cd).index(limit) == list(cd).index(f"{FID}, high") + 1
+    assert list(cd).index(limit) == list(cd).index(f"{FD}, high") + 1
     assert [head for head in cd if head.endswith("infinity")] == [limit]
-    assert float(cd[limit]) == pytest.approx(float(cd[FID]) - 0.5)
+    assert float(cd[limit]) == pytest.approx(float(cd[FD]) - 0.5)
     assert float(cd[f"{limit}, std"]) == pytest.approx(0.1)
     assert (table["CD", "2"][limit], table["CD", "2"][f"{limit}, std"]) == ("", "")
     assert [row[limit] for row in rows[:2]] == ["0.21", ""]
@@ -406,15 +408,18 @@ def test_fewer_images_than_the_protocols_are_marked_and_extrapolated(suite, own,
     plain = re.sub(" +", " ", markdown)
     assert [plain.count(f"| {count}† |") for count in (899, 449, 500)] == [1, 1, 7]
     assert [latex.count(f"{count}$\\dagger$") for count in (899, 449, 500)] == [1, 1, 7]
-    assert "\n† fewer than the 2000 of the protocol: FID is biased upwards; the column at infinity extrap" in markdown
+    assert (
+        "\n† fewer samples than the 2000 of the protocol: FD is biased upwards; the column at infinity extrap"
+        in markdown
+    )
     assert "† " not in latex
 
 
 def test_fewer_images_without_extrapolation_have_no_column(suite, own, tmp_path):
     alter(own, lambda score: {"samples": 500} if score["sampler"] else {})
     rows, markdown, _ = drawn(suite, "ablation_solver", own, tmp_path)
-    assert f"{FID} at infinity" not in rows[0]
-    assert "\n† fewer than the 2000 of the protocol: FID is biased upwards (Chong" in markdown
+    assert f"{FD} at infinity" not in rows[0]
+    assert "\n† fewer samples than the 2000 of the protocol: FD is biased upwards (Chong" in markdown
 
 
 def test_as_many_images_as_the_protocol_asks_have_no_mark(suite, own, tmp_path):
@@ -422,8 +427,10 @@ def test_as_many_images_as_the_protocol_asks_have_no_mark(suite, own, tmp_path):
     text = drawn(suite, "table1", own, tmp_path)[1]
     assert "†" not in text
     assert "at infinity" not in text
-    assert "The train halves are random halves of the train split, one against the other." in text
-    assert "Rows of fewer real images (899 and 449) than models have (2000) are no" in text
+    assert "Split halves: one random half of the train split scored against the other half." in text
+    assert (
+        "Baselines of fewer real images (899 and 449) than the samples of a model (2000) are not lower bounds" in text
+    )
 
 
 def test_no_word_of_fewer_real_images_where_they_are_not(suite, own, tmp_path):
@@ -434,14 +441,14 @@ def test_no_word_of_fewer_real_images_where_they_are_not(suite, own, tmp_path):
             "reference": {**score["reference"], "split_halves": {**HALVES, "images": 2000}},
         },
     )
-    assert "Rows of fewer" not in drawn(suite, "table1", own, tmp_path)[1]
+    assert "Baselines of fewer" not in drawn(suite, "table1", own, tmp_path)[1]
 
 
 @pytest.mark.parametrize("name", ["table1", "ablation_solver"])
 def test_imported_statistics_have_no_halves(suite, own, tmp_path, name):
     alter(own, lambda score: {"reference": {"form": "ADM", "sha256": "a" * 64}})
     rows, markdown, _ = drawn(suite, name, own, tmp_path)
-    assert "split_halves" not in markdown
+    assert "split halves" not in markdown.lower()
     assert sum("real images" in str(row.values()) for row in rows) == 1
 
 
@@ -450,10 +457,10 @@ def test_imported_statistics_have_no_halves(suite, own, tmp_path, name):
 )
 def test_tables_and_figures_state_the_protocol(suite, own, tmp_path, change):
     alter(own, lambda score: {"protocol": {**PROTOCOL, **change}})
-    given, bits = (" (VIRTUAL.npz)", "rounded") if change else ("", "truncated")
+    given, bits = (" (VIRTUAL.npz)", "rounding") if change else ("", "truncation")
     text = (
         f"Protocol offline: 2000 samples against the train split{given}, features of digits/classifier/default/seed0, "
-        f"resizer none, {bits} to 8 bits."
+        f"resizer none, quantized to 8 bits by {bits}."
     )
     assert text in drawn(suite, "table1", own, tmp_path)[1]
     assert text in footnotes_of(figures.curves(suite, suite.find("fig3a"), own))
@@ -464,30 +471,30 @@ def footnotes_of(figure) -> str:
 
 
 def halves_of(fid: float) -> Callable[[dict], dict]:
-    """A change of the FID of the halves of the reference."""
+    """A change of the FD between split halves of the reference."""
     halves = {**HALVES, "metrics": {**HALVES["metrics"], "fid": fid}}
     return lambda score: {"reference": {**score["reference"], "split_halves": halves}}
 
 
 @pytest.mark.parametrize("name", ["fig3a", "fig4", "ablation_solver"])
 @pytest.mark.parametrize(("times", "shown"), [(0.19, False), (0.21, True), (1.2, True)])
-def test_figures_show_the_floor_unless_it_is_far_below(suite, own, name, times, shown):
+def test_figures_show_the_baseline_unless_it_is_far_below(suite, own, name, times, shown):
     lowest = min(score["fid"] for score in scores.load(suite, suite.find(name), own))
     alter(own, halves_of(lowest * times))
     made = registry.get("artefact", suite.find(name).kind)(suite, suite.find(name), own)
     figure = made[1] if isinstance(made, tuple) else made
-    lines = [line for line in figure.axes[0].get_lines() if line.get_label() == "train halves"]
+    lines = [line for line in figure.axes[0].get_lines() if line.get_label() == "split halves"]
     assert [list(line.get_ydata()) for line in lines] == [[lowest * times] * 2] * shown
-    assert ("The train halves are random halves" in footnotes_of(figure)) == shown
+    assert ("Split halves: one random half" in footnotes_of(figure)) == shown
     if shown:
-        assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "train halves"
+        assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "split halves"
 
 
 def test_an_ablation_figure_has_the_intervals_of_one_seed_as_bars(suite, own, tmp_path):
     alone = demo(tmp_path / "s.yaml", lambda text: text.replace("seeds: [0, 1, 2]", "seeds: [0]"))
     found = scores.load(alone, alone.find("ablation_solver"), own)
     figure = figures.ablation(found)
-    assert footnotes_of(figure).startswith("Bars are 95 % bootstrap intervals over the images of one seed. Protocol")
+    assert footnotes_of(figure).startswith("Bars are 95 % bootstrap intervals over the samples of one seed. Protocol")
     bars = figure.axes[0].containers[1][2][0].get_segments()
     assert [list(bar[:, 1]) for bar in bars] == [
         pytest.approx([score["fid"] - 0.2, score["fid"] + 0.3]) for score in found if score.varied["solver"] == "heun"
@@ -515,7 +522,7 @@ def test_an_ablation_figure_over_seeds_has_deviations_as_bars(suite, made):
 def test_a_figure_of_fewer_images_says_so(suite, own):
     alter(own, short)
     notes = footnotes_of(figures.curves(suite, suite.find("fig3a"), own))
-    assert notes.startswith("500 images, fewer than the 2000 of the protocol: FID is biased upwards (Chong")
+    assert notes.startswith("500 samples, fewer than the 2000 of the protocol: FD is biased upwards (Chong")
 
 
 def test_a_second_drawing_has_the_same_bytes(suite, made, tmp_path):
@@ -568,7 +575,7 @@ def test_scores_that_cannot_be_compared_are_refused(suite, own, tmp_path, change
 def test_halves_need_not_be_the_same_to_the_last_digit(suite, own, tmp_path):
     path = one(suite, "table1", own)
     write(path, {**json.loads(path.read_text()), **halves_of(0.0500001)(content(0.3))})
-    assert drawn(suite, "table1", own, tmp_path)[0][1][FID] == "0.05"
+    assert drawn(suite, "table1", own, tmp_path)[0][1][FD] == "0.05"
 
 
 @pytest.mark.parametrize("name", ["table1", "ablation_solver"])
@@ -580,14 +587,14 @@ def test_halves_need_not_be_the_same_to_the_last_digit(suite, own, tmp_path):
         ("protocol", {**PROTOCOL, "name": "clean"}),
     ],
 )
-def test_a_floor_of_another_kind_is_refused(suite, own, tmp_path, name, part, value):
-    write(own / "scores/digits/real/test.json", content(0.3, **{part: value}))
-    with pytest.raises(UserError, match=f"the floor: scores of different {part}"):
+def test_a_baseline_of_another_kind_is_refused(suite, own, tmp_path, name, part, value):
+    write(own / "scores/digits/real/test/offline.json", content(0.3, **{part: value}))
+    with pytest.raises(UserError, match=f"the real-data baseline: scores of different {part}"):
         report.draw(suite, name, own, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_a_damaged_score_is_told_in_one_line(suite, own, text):
+def test_a_damaged_score_is_reported_in_one_line(suite, own, text):
     path = one(suite, "fig3a", own)
     path.write_text(text)
     with pytest.raises(UserError, match=re.escape(str(path))) as error:
@@ -595,15 +602,15 @@ def test_a_damaged_score_is_told_in_one_line(suite, own, text):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "what"), [("fig3a", "scores"), ("fig5", "samples"), ("timings", "benchmarks")])
-def test_a_missing_file_is_told_in_one_line(suite, own, tmp_path, name, what):
+@pytest.mark.parametrize(("name", "what"), [("fig3a", "scores"), ("fig5", "previews"), ("timings", "benchmarks")])
+def test_a_missing_file_is_reported_in_one_line(suite, own, tmp_path, name, what):
     shutil.rmtree(own / what)
     with pytest.raises(UserError, match=rf"^no {what.removesuffix('s')}s? .*{what}.*snakemake") as error:
         report.draw(suite, name, own, tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_mixed_commits_are_told_in_a_footnote(suite, own, tmp_path):
+def test_mixed_commits_have_a_footnote(suite, own, tmp_path):
     path = one(suite, "table1", own)
     write(path, {**json.loads(path.read_text()), "commit": "def456"})
     report.draw(suite, "table1", own, tmp_path)
@@ -611,8 +618,8 @@ def test_mixed_commits_are_told_in_a_footnote(suite, own, tmp_path):
         assert "different commits" in (tmp_path / f"tables/table1.{suffix}").read_text()
 
 
-def test_a_floor_of_another_commit_is_told_in_a_footnote(suite, own, tmp_path):
-    write(own / "scores/digits/real/test.json", content(0.3, commit="def456"))
+def test_a_baseline_of_another_commit_has_a_footnote(suite, own, tmp_path):
+    write(own / "scores/digits/real/test/offline.json", content(0.3, commit="def456"))
     assert "different commits of this code are mixed: abc123; def456." in drawn(suite, "table1", own, tmp_path)[1]
 
 

@@ -1,0 +1,76 @@
+"""Published numbers, to stand beside measured ones: those of the paper, and of the papers of its successors.
+
+`published.csv` holds them as printed. Its column `table` is the paper's `table1` or `table2`, or `successors`.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cm.errors import UserError, unknown
+from cm.report import headings
+
+if TYPE_CHECKING:
+    from cm.config import Artefact
+
+FILE = Path(__file__).with_name("published.csv")
+SUCCESSORS = "successors"  # numbers of later papers
+
+Row = dict[str, str | None]
+
+
+def published(artefact: Artefact) -> dict[tuple[str, int], Row]:
+    """The published rows that an artefact names: from method and NFE to heading to number as printed.
+
+    Empty if it names none. Raises UserError for an unknown table or data set.
+    """
+    wanted = artefact.published
+    if not wanted:
+        return {}
+    with open(FILE, newline="") as file:
+        every = list(csv.DictReader(file))
+    for key in ("table", "dataset"):
+        known = {row[key] for row in every}
+        if wanted.get(key) not in known:
+            raise unknown(key, wanted.get(key), known, f"artefact {artefact.name}, published")
+    rows = [row for row in every if row["table"] == wanted["table"] and row["dataset"] == wanted["dataset"]]
+    if not rows:
+        raise UserError(f"artefact {artefact.name}: {wanted['table']} has no published numbers of {wanted['dataset']}")
+    titles = {key: title for key, title in _titles(wanted).items() if _any_filled(rows, key)}
+    return {(row["method"], int(row["nfe"])): _with_titles(row, titles) for row in rows}
+
+
+def _any_filled(rows: list[dict[str, str]], key: str) -> bool:
+    return any(row.get(key) for row in rows)
+
+
+def _with_titles(row: dict[str, str], titles: dict[str, str]) -> Row:
+    return {title: row[key] or None for key, title in titles.items()}
+
+
+def _titles(wanted: dict[str, str]) -> dict[str, str]:
+    """From a column of published.csv to the heading of the table."""
+    where = f"{headings.dataset_title(wanted['dataset'])}, {headings.extractor_title('inception')}"
+    titles = {metric: f"published {title}, {where}" for metric, title in headings.TITLES.items()}
+    if wanted["table"] == SUCCESSORS:
+        return {**titles, "group": "group", "note": "source of the published numbers"}
+    return {**titles, "group": "group in the paper", "note": "note in the paper"}
+
+
+def describe_origin(artefact: Artefact, dataset: str, extractor: str) -> list[str]:
+    """A footnote on whose numbers the published ones are, and how measured ones of `dataset` and `extractor` differ.
+
+    `dataset`: the registered data set.
+    """
+    if not artefact.published:
+        return []
+    successors = artefact.published["table"] == SUCCESSORS
+    authors = "the successors' papers as listed" if successors else "the paper (Song et al. 2023)"
+    differences = [
+        *([] if dataset == artefact.published["dataset"] else ["other data"]),
+        *([] if extractor == "inception" else ["another extractor"]),
+    ]
+    apart = f", for {' and '.join(differences)}" if differences else ""
+    return [f"Published numbers are those of {authors}{apart}."]

@@ -1,0 +1,144 @@
+"""One score file: read, checked, and with the words for its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cm.errors import UserError
+from cm.report import headings
+
+REQUIRED = ("metrics", "samples", "protocol", "extractor", "reference", "versions", "commit")
+REQUIRED_OF_PROTOCOL = ("name", "samples", "reference", "extractor", "resizer", "quantization")
+COPIED = ("metrics", "samples", "protocol", "extractor", "commit")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score file, and the run and sampler that it is of.
+
+    `metrics`: None for an unavailable one, whose reason is in `unavailable`. `uncertainty`: from a metric to `low`,
+    `high` and `at_infinity`, as far as they were computed. `split_halves`: the metrics of one random half of the
+    reference against the other. `version`: of this package and of those that it uses. `varied`: from setting to value,
+    as the artefact's entry varies them. In a baseline, a score of real images, the fields from `method` on are empty.
+    """
+
+    path: Path
+    dataset: str
+    label: str
+    metrics: Mapping[str, float | None]
+    unavailable: Mapping[str, str]
+    uncertainty: Mapping[str, Mapping[str, float]]
+    samples: int
+    protocol: Mapping[str, Any]
+    quantization: str | None
+    extractor: Mapping[str, str]
+    reference: Mapping[str, Any]
+    split_halves: Mapping[str, Any] | None
+    seconds: Mapping[str, float]
+    commit: str
+    version: str
+    method: str = ""
+    variant: str = ""
+    varied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    seed: int = 0
+    progress: int = 0
+    sampler: str = ""
+    nfe: int = 0
+
+    def __getitem__(self, metric: str) -> float:
+        """The value of a metric; UserError, with the reason, if the file does not have it."""
+        if metric not in self.metrics:
+            raise UserError(f"{self.path} has no {metric}, only {', '.join(self.metrics)}")
+        value = self.metrics[metric]
+        if value is None:
+            raise UserError(f"{self.path} has no {metric}: {self.unavailable[metric]}")
+        return value
+
+    def title(self, metric: str) -> str:
+        """`FD`, or `FID` for Inception's features."""
+        return headings.metric_title(metric, self.extractor["name"])
+
+    def heading(self, metric: str) -> str:
+        """`FD, digits, classifier features`."""
+        return headings.heading(metric, self.dataset, self.extractor["name"])
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """Low and high end of the bootstrap interval of a metric, None if there is no interval."""
+        ends = self.uncertainty.get(metric, {})
+        return (ends["low"], ends["high"]) if {"low", "high"} <= set(ends) else None
+
+    def at_infinity(self, metric: str) -> float | None:
+        """The metric extrapolated to infinitely many samples, None if it was not extrapolated."""
+        return self.uncertainty.get(metric, {}).get("at_infinity")
+
+    @property
+    def has_fewer_samples(self) -> bool:
+        """Whether it is of fewer samples than the protocol asks for."""
+        return self.samples < self.protocol["samples"]
+
+    @property
+    def split(self) -> str:
+        """The real images that the samples are compared with."""
+        return self.reference.get("split", "reference")
+
+
+def read_score(path: Path, dataset: str, label: str) -> Score:
+    """The score in a file, without the fields that say which run it is of.
+
+    Raises UserError for a file that is missing, is not a score, or has a number that is not finite.
+    """
+    content = _read_content(path)
+    _check_keys(path, content, REQUIRED, "it")
+    _check_keys(path, content["protocol"], REQUIRED_OF_PROTOCOL, "its protocol")
+    unavailable, uncertainty = content.get("unavailable", {}), content.get("uncertainty", {})
+    reference = dict(content["reference"])
+    halves = reference.pop("split_halves", None)
+    _check_numbers(path, content["metrics"], unavailable)
+    for metric, ends in uncertainty.items():
+        _check_numbers(path, {f"{end} of {metric}": value for end, value in ends.items()})
+    if halves:
+        _check_numbers(path, halves["metrics"], halves["metrics"])
+    return Score(
+        path=path,
+        dataset=dataset,
+        label=label,
+        unavailable=unavailable,
+        uncertainty=uncertainty,
+        quantization=content.get("quantization") or content["protocol"]["quantization"],
+        reference=reference,
+        split_halves=halves,
+        seconds=content.get("seconds", {}),
+        nfe=content.get("nfe") or 0,
+        version=", ".join(f"{name} {number}" for name, number in content["versions"].items()),
+        **{key: content[key] for key in COPIED},
+    )
+
+
+def _read_content(path: Path) -> dict[str, Any]:
+    from cm.utils import files
+
+    if not path.exists():
+        raise UserError(f"no score {path}: run snakemake '{path}'")
+    content = files.read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a score: expected a JSON object")
+    return content
+
+
+def _check_keys(path: Path, content: Mapping[str, Any], required: Iterable[str], what: str) -> None:
+    for key in required:
+        if key not in content:
+            raise UserError(f"{path} is not a score: {what} has no '{key}'")
+
+
+def _check_numbers(path: Path, values: Mapping[str, Any], unavailable: Iterable[str] = ()) -> None:
+    for name, value in values.items():
+        if value is None and name in unavailable:
+            continue
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{path}: {name} is {value}, not a finite number")
