@@ -20,8 +20,8 @@ def adm(data: bytes, size: int) -> np.ndarray:
 
     The image is halved with a box filter while its short side is at least twice `size`, scaled with a bicubic filter
     until the short side is `size`, and cropped in the centre. Source: Dhariwal and Nichol (2021); the consistency
-    models of ImageNet use it too. It differs from the "downsampled ImageNet" of Chrabaszcz et al. (2017), which squeezes
-    the whole image into the square.
+    models of ImageNet use it too. It differs from the "downsampled ImageNet" of Chrabaszcz et al. (2017), which
+    squeezes the whole image into the square.
     """
     from PIL.Image import Resampling
 

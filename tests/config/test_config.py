@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "config" / "experiments"
 SUITES = sorted((ROOT / "config" / "suites").glob("*.yaml"))
 
-SINGLE_STEP = [name for name, solver in registry.known("solver").items() if not solver.history]
+SINGLE_STEP = [name for name, solver in registry.components("solver").items() if not solver.history]
 KNOWN = {kind: ", ".join(registry.names(kind)) for kind in registry.HOMES}
 CHANGES = [
     ("cd", {}),
