@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Array(Images):
         if self.member is None:
             return files.sha256_of(self.path)
         with _one_line_errors(self.path), open_zip(self.path).open(self.member) as stream:
-            return hashlib.file_digest(cast(BinaryIO, stream), "sha256").hexdigest()
+            return hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Header:
 
     def map_array(self, file: Any, offset: int = 0) -> np.ndarray:
         """The array of a path or an open file in which the .npy file begins at `offset`."""
-        order = "F" if self.fortran else "C"
+        order: Literal["F", "C"] = "F" if self.fortran else "C"
         return np.memmap(file, np.uint8, "r", offset + self.length, self.shape, order)
 
 

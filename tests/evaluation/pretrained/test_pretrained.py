@@ -102,11 +102,11 @@ def test_a_package_has_the_weights_that_were_checked(packed, name):
 def test_inception_gives_the_features_that_fid_is_published_with(packed):
     """Values of a run that gave the published FID of CIFAR-10's halves; see benchmarks/scoring.md."""
     extractor = pretrained.load_extractor(packed("inception"))
-    found_features, logits = of(extractor, images())
-    assert (extractor.name, extractor.width, logits, found_features.shape) == ("inception", 2048, None, (2, 2048))
+    found, logits = of(extractor, images())
+    assert (extractor.name, extractor.width, logits, found.shape) == ("inception", 2048, None, (2, 2048))
     frozen = [[0.51772, 0.03072, 0.00958, 0.01456, 20.80679], [0.3124, 0.0, 0.0, 0.01529, 15.00148]]
     torch.testing.assert_close(
-        torch.cat([found_features[:, ::512], found_features.norm(dim=1, keepdim=True)], 1),
+        torch.cat([found[:, ::512], found.norm(dim=1, keepdim=True)], 1),
         torch.tensor(frozen),
         atol=1e-4,
         rtol=0,
