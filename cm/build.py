@@ -132,7 +132,7 @@ def image_shape(description: Mapping[str, Any]) -> tuple[int, int, int]:
     return network["image_channels"], network["resolution"], network["resolution"]
 
 
-def load_classifier(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[nn.Module, str]:
+def load_classifier(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[Any, str]:
     """The classifier in a file, whose features and feature maps compare images, and the name of its run.
 
     Raises UserError for any other model, and for a classifier of images of another shape than `shape` (C, H, W).
@@ -174,7 +174,7 @@ def _classifier_extractor(path: Path, shape: tuple[int, int, int], resizer: str)
 class ClassifierFeatures(nn.Module):
     """The features and logits of a classifier, for images [B, C, H, W] with values in 0..255."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 

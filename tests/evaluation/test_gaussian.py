@@ -54,7 +54,7 @@ def test_frechet_distance_is_clean_fids():
     assert gaussian.frechet_distance(*moments) == pytest.approx(frechet_distance(*moments), rel=1e-6)
 
 
-def test_moments_that_are_no_gaussians_are_refused():
+def test_moments_that_are_not_a_gaussian_are_refused():
     mean, cov = REFERENCE.moments()
     with pytest.raises(UserError, match="not finite"):
         gaussian.frechet_distance(mean, cov, mean, np.where(np.eye(16) > 0, np.nan, cov))

@@ -97,10 +97,10 @@ def test_without_logits_there_is_no_inception_score():
     assert set(metrics.unavailable(known, logits=False, single_images=True)) == {"inception_score"}
 
 
-def test_a_mean_and_a_covariance_give_fid_alone():
+def test_a_mean_and_a_covariance_are_enough_for_fid_alone():
     known = registry.names("metric")
-    given = Features(np.empty((0, 16), np.float32), fitted=REFERENCE.moments())
-    found = metrics.compute_metrics(SAMPLES, given, known)
+    moments_only = Features(np.empty((0, 16), np.float32), fitted=REFERENCE.moments())
+    found = metrics.compute_metrics(SAMPLES, moments_only, known)
     assert found["fid"] == metrics.fid(SAMPLES, REFERENCE)
     assert {name for name, value in found.items() if value is None} == {"kid", "precision", "recall"}
     assert set(metrics.unavailable(known, logits=True, single_images=False)) == {"kid", "precision", "recall"}

@@ -40,7 +40,7 @@ def test_moments_of_parts_pool_to_those_of_all(sizes):
 
 
 @pytest.mark.parametrize("stop", [0, 1, 1500, 2048, 2500])
-def test_moments_go_on_from_their_state(stop):
+def test_moments_continue_from_their_state(stop):
     points = features(3, count=3000).features
     whole, first = RunningMoments(), RunningMoments()
     whole.add(points)

