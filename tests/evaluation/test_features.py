@@ -1,4 +1,4 @@
-"""From images to features: memory, order and the state of an interrupted summary; test_scoring.py tests the commands."""
+"""From images to features: memory, order, and the state of a summary. test_scoring.py tests the commands."""
 
 from __future__ import annotations
 

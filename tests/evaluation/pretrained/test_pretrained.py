@@ -41,7 +41,10 @@ PUBLISHERS = {  # SHA-256 of the files as they lie in the packages
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory):
-    """A function from a name to the file with the weights of a package; without a registry the tests are expected to fail."""
+    """A function from a name to a file with the weights of a package.
+
+    Without a registry, tests that use it are expected to fail.
+    """
     folder, written = tmp_path_factory.mktemp("weights"), {}
 
     def get(name):
