@@ -41,14 +41,17 @@ class Array(Images):
         return len(self.pixels)
 
     def batches(self, batch: int, workers: int, start: int = 0) -> Iterator[np.ndarray]:
+        """See `Images`. The memory that a batch was mapped to is released before the next one."""
         for place in range(start, len(self), batch):
             yield np.array(self.pixels[place : place + batch], order="C")
             _release_pages(self.pixels)
 
     def subset(self, places: np.ndarray | slice) -> Array:
+        """See `Images`. A slice stays mapped into memory; other places are loaded."""
         return dataclasses.replace(self, pixels=self.pixels[places])
 
     def sha256(self) -> str:
+        """See `Images`."""
         if self.member is None:
             return files.sha256_of(self.path)
         with _one_line_errors(self.path), open_zip(self.path).open(self.member) as stream:
@@ -66,6 +69,7 @@ class Header:
 
     @property
     def array_bytes(self) -> int:
+        """The size of the array in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def map_array(self, file: Any, offset: int = 0) -> np.ndarray:
