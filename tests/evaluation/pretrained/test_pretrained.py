@@ -239,7 +239,7 @@ def _formula(tensors, window, *pair):
 
 def test_lpips_of_alexnet_has_gradients_to_images_only(packed):
     """The value is that of the weights that gave 0.722 and 0.138, as published, for the example of `lpips`."""
-    distance = LPIPS(pretrained.load_lpips(packed("lpips-alexnet")), size=64)
+    distance = LPIPS(size=64).with_network(pretrained.load_lpips(packed("lpips-alexnet")))
     x = (torch.from_numpy(images(3)).float() / 127.5 - 1).requires_grad_()
     got = distance(x, x.detach().roll(1, 0))
     got.sum().backward()
