@@ -278,7 +278,7 @@ def test_an_added_protocol_scores_again_and_trains_nothing(place):
     snakemake(place, "all", suite="several.yaml")
     base.write_text(text)
     score = json.loads((place / LAYOUT.score("digits/cd/default/seed0", 100, "onestep", "fewer")).read_text())
-    assert (score["protocol"]["name"], score["samples"]) == ("fewer", 40)
+    assert (score["protocol"]["name"], score["samples"]) == ("fewer", 30)
     assert "Protocol fewer:" in (place / "reports/tables/fewer.md").read_text()
     assert not list((place / "results/samples").rglob("*.npy"))
 
