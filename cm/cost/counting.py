@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cm import build
 from cm.config import Run
+from cm.config.checking import plain_component
 from cm.networks.base import set_activation_checkpointing
 
 
@@ -55,9 +56,10 @@ def activations(run: Run, *, batch: int = 1, precision: str = "float32", checkpo
 
 def _key(run: Run) -> str:
     """What a network is built from, as text. All preconditionings cost the same, so one represents them."""
-    described, denoises = run.describe(), run.objective.preconditioning is not None
+    sections = {kind: plain_component(kind, getattr(run, kind)) for kind in ("network", "noise")}
+    denoises = run.objective.preconditioning is not None
     about = {"preconditioning": "edm" if denoises else None, "run": "network"}
-    return json.dumps(about | {section: described[section] for section in ("network", "noise")}, sort_keys=True)
+    return json.dumps(about | sections, sort_keys=True)
 
 
 def _without_dropout(run: Run) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from cm import config as settings
-from cm import registry
+from cm import registry, report
 from cm.config.layout import Layout, check_layout
 from cm.errors import UserError, unknown
 
@@ -279,7 +279,7 @@ def artefact_settings(wildcards):
 
 def caption(wildcards):
     """The sentence below an artefact."""
-    return ARTEFACTS[wildcards.name].caption
+    return report.caption(ARTEFACTS[wildcards.name])
 
 
 wildcard_constraints:
