@@ -12,7 +12,7 @@ from cm.errors import UserError
 from cm.methods.cd import ConsistencyDistillation
 from cm.methods.ct import ConsistencyTraining
 
-SOLVERS = registry.known("solver")
+SOLVERS = registry.components("solver")
 DEVIATION = 0.5
 
 
