@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm import config
-from cm.config.layout import Layout
+from cm.config.layout import Layout, check_layout
 from cm.config.sections import Precision, Quantization
 from cm.errors import UserError
 
@@ -161,8 +161,9 @@ def select_device(name: str | None = None) -> str:
 def find_model(run: config.Run, layout: Layout) -> Path:
     """The model file of a run at the end of its training; that of a released run is made if it is missing.
 
-    Raises UserError for a run that has not been trained.
+    Raises UserError for a run that has not been trained, and for results of an earlier version.
     """
+    check_layout(layout)
     path = Path(layout.model(run.name, 100))
     if path.is_file():
         return path

@@ -94,6 +94,12 @@ def test_a_run_without_a_model(place, tmp_path):
         cm.load(RUN, experiments=place / "experiments", results=tmp_path)
 
 
+def test_results_of_an_earlier_version(place, tmp_path):
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match="was written by an earlier version"):
+        cm.load(RUN, experiments=place / "experiments", results=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("subject", "message"),
     [

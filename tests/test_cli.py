@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -31,10 +30,7 @@ def run(command: str, **options) -> int:
 
 def test_sample(model, tmp_path):
     out, preview = tmp_path / "a.npy", tmp_path / "p.npy"
-    assert (
-        run("sample", model=model, sampler="ode,solver~ode,solver~heun,steps~3", count=40, out=out, preview=preview)
-        == 0
-    )
+    assert run("sample", model=model, sampler="ode,solver~heun,steps~3", count=40, out=out, preview=preview) == 0
     images, about = files.read_images(out), files.read_json(tmp_path / "a.json")
     assert images.shape == (40, 8, 8, 1)
     assert (about["nfe"], about["seed"], about["run"]) == (5, 0, "digits/edm/default/seed0")
@@ -47,17 +43,8 @@ def test_samples_in_lower_precision_differ_a_little(model, tmp_path):
     made = {}
     for precision in ("float32", "bfloat16", "float16"):
         out = tmp_path / f"{precision}.npy"
-        assert (
-            run(
-                "sample",
-                model=model,
-                sampler="ode,solver~ode,solver~heun,steps~3",
-                count=8,
-                out=out,
-                precision=precision,
-            )
-            == 0
-        )
+        options = {"model": model, "sampler": "ode,solver~heun,steps~3", "count": 8, "precision": precision}
+        assert run("sample", out=out, **options) == 0
         made[precision] = files.read_images(out).astype(float)
     for precision in ("bfloat16", "float16"):
         assert 0 < np.abs(made[precision] - made["float32"]).mean() < 3
@@ -101,7 +88,8 @@ def test_a_mistake_is_told_before_torch_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0
-    assert done.stderr.strip() == "cm train: error: digits/cd, solver: unknown solver 'hune'; known: euler, heun"
+    known = ", ".join(registry.names("solver"))
+    assert done.stderr.strip() == f"cm train: error: digits/cd, solver: unknown solver 'hune'; known: {known}"
 
 
 # ---- usage ----
@@ -111,7 +99,7 @@ def test_a_mistake_is_told_before_torch_is_imported():
     ("arguments", "error"),
     [
         ("", "cm: error: missing command"),
-        ("sampel", "cm: error: unknown command 'sampel'; known: convert, describe, draw, featurize, prepare, "),
+        ("sampel", "cm: error: unknown command 'sampel'; known: convert, describe, draw, evaluate, "),
         ("train --run x --dta y", "cm train: error: unknown option '--dta'; known: --data, --device, "),
         ("train --run x --o y", "cm train: error: unknown option '--o'"),
         ("train", "cm train: error: missing option '--run'"),
@@ -189,12 +177,19 @@ def test_a_folder_that_cannot_be_written_is_one_line(model, tmp_path, capsys):
     assert error.count("\n") == 1
 
 
-def test_schemas_are_written_by_the_configuration(tmp_path, monkeypatch):
-    folders = []
-    module = types.SimpleNamespace(write_schemas=folders.append)
-    monkeypatch.setitem(sys.modules, "cm.config.schema", module)
-    assert run("schema", out=tmp_path / "schemas") == 0
-    assert folders == [tmp_path / "schemas"]
+def test_schemas_of_the_configuration(tmp_path):
+    assert run("schema", out=tmp_path) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"experiment.json", "protocol.json", "suite.json"}
+
+
+def test_samples_and_their_score_in_one_command(place, model, judge, tmp_path):
+    out, score = tmp_path / "a.npy", tmp_path / "score.json"
+    how = {"reference": place / "data/train/images.npy", "protocol": "offline", "extractor": judge}
+    assert run("evaluate", model=model, sampler="onestep", count=40, out=out, score=score, **how) == 0
+    assert files.read_images(out).shape == (40, 8, 8, 1)
+    result = files.read_json(score)
+    assert (result["sampler"], result["samples"], result["seed"]) == ("onestep", 40, 0)
+    assert result["metrics"]["fid"] > 0
 
 
 # ---- the settings of a data set are options ----
@@ -202,7 +197,7 @@ def test_schemas_are_written_by_the_configuration(tmp_path, monkeypatch):
 
 @dataclasses.dataclass(frozen=True)
 class Stripes(DataSet):
-    """Images of stripes, for which every kind of setting matters."""
+    """Images of stripes, for which every kind of setting matters. `line_width`: of the lines."""
 
     resolution: ClassVar[int] = 4
     channels: ClassVar[int] = 1
@@ -216,7 +211,9 @@ class Stripes(DataSet):
 
     def open(self, source: Path | None, scratch: Path) -> Source:
         pixels = np.zeros((self.images, 4, 4, 1), np.uint8)
-        return Source("stripes", {"train": ArrayImages(pixels, np.zeros(self.images, np.int64))}, stamp="", sha256="0")
+        return Source(
+            "stripes", {"train": ArrayImages(pixels, np.zeros(self.images, np.int64))}, fingerprint="", sha256="0"
+        )
 
 
 @pytest.fixture
@@ -250,8 +247,8 @@ def test_settings_as_the_workflow_writes_them(stripes, tmp_path):
 def test_help_says_of_which_data_sets_a_setting_is(stripes, capsys):
     assert main(["prepare", "--help"]) == 0
     words = " ".join(capsys.readouterr().out.split())
-    assert "a whole number, a setting of the data sets imagenet64, lsun_bedroom, lsun_cat, stripes" in words
-    assert "thin or thick, a setting of the data set stripes" in words
+    assert "a whole number; of imagenet64, lsun_bedroom, lsun_cat, stripes" in words
+    assert "of the lines, thin or thick; of stripes" in words
     assert "--line-width" in words
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cm.checkpoints.fitting import block_widths
 from cm.diffusion.noise import KarrasNoise
 from cm.errors import UserError
 from cm.networks.adm import ADM
@@ -18,20 +16,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-VERSION = "0.42.1"  # the release this is tested with
-FREE = ("dropout", "_diffusers_version", "down_block_types", "up_block_types")
-UNSAID = {"attn_norm_num_groups": None}  # then the names of the tensors tell whether there is such a layer
+VERSION = "0.42.1"  # the release that the tests use
+IGNORED_KEYS = ("dropout", "_diffusers_version", "down_block_types", "up_block_types")
+OPTIONAL_KEYS = {"attn_norm_num_groups": None}  # if it is None, the names of the tensors show whether the layer exists
 
 
-def read(path: Path, net: ADM) -> dict[str, Tensor]:
-    """Tensors of the `UNet2DModel` in a folder; UserError for damage or another configuration than `net`."""
+def read(path: Path, network: ADM) -> dict[str, Tensor]:
+    """Read the tensors of the `UNet2DModel` in a folder, by the names of diffusers.
+
+    Raises UserError for a damaged folder, or if its configuration is not that of `network`.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     unet = path / "unet" if (path / "unet").is_dir() else path
     if not (unet / "config.json").is_file():
         raise UserError(f"{path} is a folder without unet/config.json: not one of diffusers")
-    _check_config(unet / "config.json", net)
+    _check_config(unet / "config.json", network)
     if not (unet / WEIGHTS).is_file():
         raise UserError(f"no file {unet / WEIGHTS}")
     try:
@@ -40,27 +41,31 @@ def read(path: Path, net: ADM) -> dict[str, Tensor]:
         raise UserError(f"{unet / WEIGHTS} is not a whole safetensors file: {error}") from None
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], *, net: ADM, noise: KarrasNoise, steps: int) -> None:
-    """A folder for `ConsistencyModelPipeline.from_pretrained`, whole or not at all. `tensors`: of the `UNet2DModel`."""
+def write(path: Path, tensors: Mapping[str, Tensor], *, network: ADM, noise: KarrasNoise, steps: int) -> None:
+    """Write a folder that `ConsistencyModelPipeline.from_pretrained` loads, whole or not at all.
+
+    `tensors`: those of the `UNet2DModel`. `steps`: the number of times on the noise grid. Raises UserError if no
+    `UNet2DModel` computes what `network` computes.
+    """
     from safetensors.torch import save_file
 
     parts = {"scheduler": ["diffusers", "CMStochasticIterativeScheduler"], "unet": ["diffusers", "UNet2DModel"]}
-    config = unet_config(net)
-    with _folder(path) as temporary:
-        files.write_json(temporary / "model_index.json", _about("ConsistencyModelPipeline") | parts)
-        files.write_json(temporary / "scheduler" / "scheduler_config.json", _scheduler(noise, steps))
+    config = unet_config(network)
+    with files.create_folder(path) as temporary:
+        files.write_json(temporary / "model_index.json", _header("ConsistencyModelPipeline") | parts)
+        files.write_json(temporary / "scheduler" / "scheduler_config.json", _scheduler_config(noise, steps))
         files.write_json(temporary / "unet" / "config.json", config)
         save_file(dict(tensors), temporary / "unet" / WEIGHTS, metadata={"format": "pt"})
 
 
 def unet_config(net: ADM) -> dict[str, Any]:
-    """The `UNet2DModel` that computes what `net` does; UserError if there is none."""
-    problem = _obstacle(net)
+    """The configuration of the `UNet2DModel` that computes what `net` computes. Raises UserError if there is none."""
+    problem = _find_obstacle(net)
     if problem:
         raise UserError(f"no UNet2DModel of diffusers computes this network: {problem}")
     attends = [net.resolution >> level in net.attention for level in range(len(net.multipliers))]
     groups = net.groups(net.channels)
-    return _about("UNet2DModel") | {
+    return _header("UNet2DModel") | {
         "sample_size": net.resolution,
         "in_channels": net.image_channels,
         "out_channels": net.image_channels,
@@ -85,30 +90,31 @@ def unet_config(net: ADM) -> dict[str, Any]:
     }
 
 
-def _obstacle(net: ADM) -> str:
-    groups = {net.groups(width) for _, block in net.all_blocks() for width in (block.width_in, block.width)}
+def _find_obstacle(net: ADM) -> str:
+    """Why no `UNet2DModel` computes what a network computes; empty if one does."""
+    groups = {net.groups(width) for width in block_widths(net)}
     if len(groups) > 1:
-        return f"its normalisations have {', '.join(map(str, sorted(groups)))} groups, theirs all the same"
+        return f"its normalisations have {', '.join(map(str, sorted(groups)))} groups, those of diffusers all the same"
     if net.noise_factor != 1000:
-        return f"its noise labels are multiplied with {net.noise_factor:g}, theirs with 1000"
+        return f"its noise labels are multiplied by {net.noise_factor:g}, those of diffusers by 1000"
     if net.multipliers[0] != 1:
-        return f"its first multiplier is {net.multipliers[0]}, theirs is 1"
+        return f"its first multiplier is {net.multipliers[0]}, that of diffusers is 1"
     if net.augment_dim:
         return "it has augmentation labels"
     return ""
 
 
 def _check_config(path: Path, net: ADM) -> None:
-    found, wanted = files.read_json(path), unet_config(net)
+    found, expected = files.read_json(path), unet_config(net)
     if not isinstance(found, dict):
         raise UserError(f"{path} is no configuration of a UNet2DModel")
-    for key, value in wanted.items():
-        if key not in FREE and found.get(key, value) not in (value, UNSAID.get(key, value)):
+    for key, value in expected.items():
+        if key not in IGNORED_KEYS and found.get(key, value) not in (value, OPTIONAL_KEYS.get(key, value)):
             raise UserError(f"{path} describes another network: its {key} is {found[key]}, not {value}")
 
 
-def _scheduler(noise: KarrasNoise, steps: int) -> dict[str, Any]:
-    return _about("CMStochasticIterativeScheduler") | {
+def _scheduler_config(noise: KarrasNoise, steps: int) -> dict[str, Any]:
+    return _header("CMStochasticIterativeScheduler") | {
         "num_train_timesteps": steps,
         "sigma_min": noise.sigma_min,
         "sigma_max": noise.sigma_max,
@@ -119,17 +125,5 @@ def _scheduler(noise: KarrasNoise, steps: int) -> dict[str, Any]:
     }
 
 
-def _about(name: str) -> dict[str, str]:
+def _header(name: str) -> dict[str, str]:
     return {"_class_name": name, "_diffusers_version": VERSION}
-
-
-@contextlib.contextmanager
-def _folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends well, and is removed if it does not."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        os.rename(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,7 +1,8 @@
-"""Weights of ADM under the names and in the layouts of diffusers' `UNet2DModel`.
+"""The weights of ADM by our names and in our layouts, and by those of diffusers' `UNet2DModel`.
 
-Ours are those of EDM: `dec.8x8_in0` is `mid_block.resnets.0` and, for its attention, `mid_block.attentions.0`. Query,
-key and value are three layers there and one here, whose channels 3c, 3c + 1 and 3c + 2 they are.
+Our names are those of EDM: `dec.8x8_in0` is `mid_block.resnets.0` and, for its attention, `mid_block.attentions.0`.
+Query, key and value are three layers in diffusers. Here they are one layer, with query c, key c and value c in the
+channels 3c, 3c + 1 and 3c + 2.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from cm.networks.adm import ADM
-from cm.networks.plan import Block
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,65 +20,77 @@ QKV = ("to_q", "to_k", "to_v")
 
 
 def adm_state_dict(theirs: Mapping[str, Tensor], net: ADM) -> dict[str, Tensor]:
-    """The state dict of `net.build()`, from that of the `UNet2DModel`. KeyError for a tensor that is missing."""
+    """Convert the state dict of the `UNet2DModel` to that of `net.build()`, into which it loads strictly.
+
+    Tensors that have no place in it are kept under their names. Raises KeyError for a tensor that is missing.
+    """
     import torch
 
     from cm.networks.modules.layers import filters
 
-    left = dict(theirs)
-    ours = {our: left.pop(their) for our, their in _same(net)}
+    rest = dict(theirs)
+    ours = {our: rest.pop(their) for our, their in _equal_tensors(net)}
     for block, attention in _attentions(net):
-        parts = [[left.pop(f"{attention}.{part}.{leaf}") for part in QKV] for leaf in ("weight", "bias")]
-        weight, bias = (torch.stack(part, dim=1).flatten(0, 1) for part in parts)
-        ours |= {f"{block}.qkv.weight": weight[..., None, None], f"{block}.qkv.bias": bias}
-        ours[f"{block}.proj.weight"] = left.pop(f"{attention}.to_out.0.weight")[..., None, None]
+        for leaf in ("weight", "bias"):
+            parts = [rest.pop(f"{attention}.{part}.{leaf}") for part in QKV]
+            ours[f"{block}.qkv.{leaf}"] = torch.stack(parts, dim=1).flatten(0, 1)
+        ours[f"{block}.qkv.weight"] = _to_convolution(ours[f"{block}.qkv.weight"])
+        ours[f"{block}.proj.weight"] = _to_convolution(rest.pop(f"{attention}.to_out.0.weight"))
     if net.classes:
-        ours["map_label.weight"] = left.pop("class_embedding.weight").T
-    return ours | left | filters(net)
+        ours["map_label.weight"] = rest.pop("class_embedding.weight").T
+    return ours | rest | filters(net)
 
 
 def unet_state_dict(ours: Mapping[str, Tensor], net: ADM) -> dict[str, Tensor]:
-    """The state dict of the `UNet2DModel`, from that of `net.build()`; the inverse of `adm_state_dict`."""
-    theirs = {their: ours[our] for our, their in _same(net)}
+    """Convert the state dict of `net.build()` to that of the `UNet2DModel`: the inverse of `adm_state_dict`."""
+    theirs = {their: ours[our] for our, their in _equal_tensors(net)}
     for block, attention in _attentions(net):
         for leaf in ("weight", "bias"):
             qkv = ours[f"{block}.qkv.{leaf}"].unflatten(0, (-1, 3)).unbind(1)
-            theirs |= {f"{attention}.{part}.{leaf}": _flat(each) for part, each in zip(QKV, qkv, strict=True)}
-        theirs[f"{attention}.to_out.0.weight"] = _flat(ours[f"{block}.proj.weight"])
+            theirs |= {f"{attention}.{part}.{leaf}": _to_matrix(tensor) for part, tensor in zip(QKV, qkv, strict=True)}
+        theirs[f"{attention}.to_out.0.weight"] = _to_matrix(ours[f"{block}.proj.weight"])
     if net.classes:
         theirs["class_embedding.weight"] = ours["map_label.weight"].T
     return {name: tensor.contiguous() for name, tensor in theirs.items()}
 
 
-def _same(net: ADM) -> Iterator[tuple[str, str]]:
-    """Our name and theirs of every tensor that has one layout."""
+def _equal_tensors(net: ADM) -> Iterator[tuple[str, str]]:
+    """Our name and that of diffusers for every tensor that has the same layout in both."""
     for ours, theirs in _layers(net):
-        yield from ((f"{ours}.{leaf}", f"{theirs}.{leaf}") for leaf in ("weight", "bias"))
+        yield f"{ours}.weight", f"{theirs}.weight"
+        yield f"{ours}.bias", f"{theirs}.bias"
     for block, attention in _attentions(net):
         yield f"{block}.proj.bias", f"{attention}.to_out.0.bias"
 
 
 def _layers(net: ADM) -> Iterator[tuple[str, str]]:
-    yield from {"map_layer0": "time_embedding.linear_1", "map_layer1": "time_embedding.linear_2"}.items()
-    yield from {f"enc.{net.size(0)}_conv": "conv_in", "out_norm": "conv_norm_out", "out_conv": "conv_out"}.items()
+    """Our name and that of diffusers for every layer whose tensors have the same layout in both."""
+    yield "map_layer0", "time_embedding.linear_1"
+    yield "map_layer1", "time_embedding.linear_2"
+    yield f"enc.{net.size(0)}_conv", "conv_in"
+    yield "out_norm", "conv_norm_out"
+    yield "out_conv", "conv_out"
     for name, block in net.all_blocks():
-        theirs = _place(name, net)
+        theirs = _diffusers_block(name, net)
         parts = RESNET | ({"skip": "conv_shortcut"} if net.projects(block) else {})
         yield from ((f"{name}.{ours}", f"{theirs}.{part}") for ours, part in parts.items())
-    for block, attention in _attentions(net):
-        yield f"{block}.norm2", f"{attention}.group_norm"
+    for name, attention in _attentions(net):
+        yield f"{name}.norm2", f"{attention}.group_norm"
 
 
 def _attentions(net: ADM) -> Iterator[tuple[str, str]]:
-    attending: list[tuple[str, Block]] = [(name, block) for name, block in net.all_blocks() if block.attention]
-    return ((name, _place(name, net).replace("resnets", "attentions")) for name, _ in attending)
+    """Our name of every block with attention, and the name of the attention in diffusers."""
+    for name, block in net.all_blocks():
+        if block.attention:
+            yield name, _diffusers_block(name, net).replace("resnets", "attentions")
 
 
-def _place(name: str, net: ADM) -> str:
-    """Where they have a block: `enc.32x32_down` is the downsampler at the end of the level above 32x32."""
+def _diffusers_block(name: str, net: ADM) -> str:
+    """The name of a block in diffusers: `enc.32x32_down` is the downsampler at the end of the level above 32x32."""
     part, _, rest = name.partition(".")
     size, _, kind = rest.partition("_")
-    level = [net.size(index) for index in range(len(net.multipliers))].index(size)
+    sizes = [net.size(index) for index in range(len(net.multipliers))]
+    level = sizes.index(size)
     if kind.startswith("in"):
         return f"mid_block.resnets.{kind[2:]}"
     if kind == "down":
@@ -90,6 +102,11 @@ def _place(name: str, net: ADM) -> str:
     return f"{side}.resnets.{kind.removeprefix('block')}"
 
 
-def _flat(weight: Tensor) -> Tensor:
-    """A convolution of one pixel as a matrix; a bias stays."""
-    return weight.flatten(1) if weight.ndim > 1 else weight
+def _to_convolution(matrix: Tensor) -> Tensor:
+    """A matrix [out, in] as the weight of a 1x1 convolution."""
+    return matrix[..., None, None]
+
+
+def _to_matrix(tensor: Tensor) -> Tensor:
+    """The weight of a 1x1 convolution as a matrix [out, in]; a bias stays as it is."""
+    return tensor.flatten(1) if tensor.ndim > 1 else tensor

@@ -1,4 +1,4 @@
-"""Whether tensors are the weights of a network."""
+"""Checks that tensors are the weights of a network, and that the network computes what their project computes."""
 
 from __future__ import annotations
 
@@ -12,41 +12,51 @@ from cm.networks.adm import ADM
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-# The factor of the noise labels and the fewest channels of a group, which no name or shape of a tensor tells.
+# Two settings of ADM that no name or shape of a tensor reveals: `noise_factor` and `group_channels`.
 CONVENTIONS = {"openai": (1000, 1), "edm": (1, 4)}
 
 
-def fitted(tensors: Mapping[str, Tensor], network: Any, source: object) -> dict[str, Tensor]:
-    """The tensors in float32 and in the order of `network.build().state_dict()`, into which they load strictly.
+def fit_weights(tensors: Mapping[str, Tensor], network: Any, source: object) -> dict[str, Tensor]:
+    """Return the tensors in float32, in the order of `network.build().state_dict()`, into which they load strictly.
 
-    UserError that names `source` and the first tensor that is missing, of another shape, or left over.
+    Raises UserError that names `source` and the first tensor that is missing, of another shape or type, or superfluous.
     """
     import torch
 
     with torch.device("meta"):
-        own = network.build().state_dict()
-    native.compare(own, tensors, source)
-    wrong = [name for name in own if not tensors[name].is_floating_point()]
-    if wrong:
-        raise UserError(f"{source}: {wrong[0]} is {tensors[wrong[0]].dtype}, which is no type of weights")
-    return {name: tensors[name].detach().to(torch.float32) for name in own}
+        expected = network.build().state_dict()
+    native.compare(expected, tensors, source)
+    for name in expected:
+        if not tensors[name].is_floating_point():
+            raise UserError(f"{source}: {name} is {tensors[name].dtype}, which is no type of weights")
+    return {name: tensors[name].detach().to(torch.float32) for name in expected}
 
 
-def check_conventions(network: Any, form: str, source: object) -> None:
-    """UserError if an ADM computes otherwise than the project whose form its weights have."""
-    if not isinstance(network, ADM) or form not in CONVENTIONS:
+def check_network(network: Any, expected: type, source: object, description: str) -> None:
+    """Raise UserError unless a network is of the class that the checkpoint `source` holds.
+
+    `description`: what the checkpoint is, in words.
+    """
+    if not isinstance(network, expected):
+        names = f"a network '{expected.__name__.lower()}', not '{type(network).__name__.lower()}'"
+        raise UserError(f"{source} is {description}, which holds {names}")
+
+
+def check_conventions(network: Any, format_name: str, source: object) -> None:
+    """Raise UserError if an ADM has other noise labels or normalisation groups than the project of a format."""
+    if not isinstance(network, ADM) or format_name not in CONVENTIONS:
         return
-    factor, least = CONVENTIONS[form]
-    widths = {width for _, block in network.all_blocks() for width in (block.width_in, block.width)}
-    groups = all(network.groups(width) == min(32, width // least) for width in widths)
-    if network.noise_factor != factor or not groups:
-        meant, got = f"noise_factor {factor} and group_channels {least}", f"{network.noise_factor:g} and"
-        raise UserError(f"{source}: the form '{form}' means {meant}, not {got} {network.group_channels}")
+    factor, group_channels = CONVENTIONS[format_name]
+    same_groups = all(network.groups(width) == min(32, width // group_channels) for width in block_widths(network))
+    if network.noise_factor != factor or not same_groups:
+        expected = f"noise_factor {factor} and group_channels {group_channels}"
+        found = f"{network.noise_factor:g} and {network.group_channels}"
+        raise UserError(f"{source}: the format '{format_name}' means {expected}, not {found}")
 
 
-def network_is(network: Any, kind: type, source: object, form: str) -> None:
-    """UserError unless the described network is of the kind that a form has."""
-    if not isinstance(network, kind):
-        wanted = f"a network '{kind.__name__.lower()}'"
-        raise UserError(f"{source} is {form}, which holds {wanted}, not '{type(network).__name__.lower()}'")
+def block_widths(network: ADM) -> set[int]:
+    """The numbers of channels that enter and leave the residual blocks of a network."""
+    widths: set[int] = set()
+    for _, block in network.all_blocks():
+        widths |= {block.width_in, block.width}
+    return widths

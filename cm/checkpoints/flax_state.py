@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,54 +14,73 @@ from cm.errors import UserError
 FIELDS = {"ema": "params_ema", "online": "params", "target": "target_params"}
 ARRAY = 1
 CHUNKED = "__msgpack_chunked_array__"
-DAMAGE = (msgpack.UnpackException, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+READ_ERRORS = (
+    msgpack.UnpackException,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 def read(path: Path, weights: str = "ema") -> dict[str, np.ndarray]:
-    """Arrays by '/'-joined path below the field of `weights`; UserError for a damaged file or one without the field."""
+    """Read the arrays of one set of weights by their paths, joined with '/'.
+
+    `weights`: `ema`, `online` or `target`. Raises UserError for a damaged file, or one without these weights.
+    """
     try:
-        fields, tree = _field(path, FIELDS[weights])
-        arrays = {} if tree is None else dict(_arrays(tree))
-    except DAMAGE as error:
+        names, tree = _read_field(path, FIELDS[weights])
+        arrays = {} if tree is None else dict(_flatten(tree))
+    except READ_ERRORS as error:
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is not a whole flax msgpack: {problem}") from None
     if not arrays:
-        known = ", ".join(map(repr, fields[:12])) or "nothing"
+        known = ", ".join(map(repr, names[:12])) or "nothing"
         raise UserError(f"{path} has no {FIELDS[weights]}, where jcm keeps '{weights}' weights; it has {known}")
     return arrays
 
 
-def _field(path: Path, wanted: str) -> tuple[list[object], Any]:
-    """Names of the fields of a state, and the wanted one; the others, three quarters of the file, are skipped."""
+def _read_field(path: Path, field: str) -> tuple[list[object], Any]:
+    """The names of all fields, and the value of one; the others, three quarters of the file, are skipped."""
     with open(path, "rb") as file:
         unpacker = msgpack.Unpacker(file, max_buffer_size=0)
-        names, found = [], None
+        names, value = [], None
         for _ in range(unpacker.read_map_header()):
             names.append(unpacker.unpack())
-            if names[-1] == wanted:
-                found = unpacker.unpack()
+            if names[-1] == field:
+                value = unpacker.unpack()
             else:
                 unpacker.skip()
         if unpacker.tell() != path.stat().st_size:
             raise ValueError("there are bytes left over")
-    return names, found
+    return names, value
 
 
-def _arrays(tree: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    if isinstance(tree, dict) and CHUNKED not in tree:
-        for name, branch in tree.items():
-            yield from _arrays(branch, f"{path}/{name}" if path else name)
+def _flatten(tree: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Yield path and array of every leaf of nested maps."""
+    if not isinstance(tree, dict):
+        yield path, _parse_array(tree)
+    elif CHUNKED in tree:
+        yield path, _join_chunks(tree)
     else:
-        yield path, _joined(tree) if isinstance(tree, dict) else _array(tree)
+        for name, branch in tree.items():
+            yield from _flatten(branch, f"{path}/{name}" if path else name)
 
 
-def _joined(tree: dict) -> np.ndarray:
-    """An array that flax cut into pieces because it was larger than 1 GiB."""
-    chunks, shape = ([tree[key][str(i)] for i in range(len(tree[key]))] for key in ("chunks", "shape"))
-    return np.concatenate([_array(chunk) for chunk in chunks]).reshape(shape)
+def _join_chunks(tree: Mapping[str, Any]) -> np.ndarray:
+    """An array that flax has split because it is larger than 1 GiB."""
+    chunks = [_parse_array(chunk) for chunk in _list_values(tree["chunks"])]
+    return np.concatenate(chunks).reshape(_list_values(tree["shape"]))
 
 
-def _array(leaf: Any) -> np.ndarray:
+def _list_values(numbered: Mapping[str, Any]) -> list[Any]:
+    """The values of a map with the keys "0", "1", ..., as flax stores lists."""
+    return [numbered[str(index)] for index in range(len(numbered))]
+
+
+def _parse_array(leaf: Any) -> np.ndarray:
     if not isinstance(leaf, msgpack.ExtType) or leaf.code != ARRAY:
         raise TypeError(f"a {type(leaf).__name__} stands in place of an array")
     shape, name, data = msgpack.unpackb(leaf.data, raw=True)

@@ -1,4 +1,4 @@
-"""Which form a checkpoint has, from its first bytes."""
+"""Recognition of the format of a checkpoint by its first bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cm.errors import UserError
 
-KNOWN = {
+FORMATS = {
     "openai": "a state dict of torch.save",
     "jcm": "a flax msgpack of jcm",
     "edm": "a pickle of NVIDIA's EDM",
@@ -18,25 +18,34 @@ KNOWN = {
 TORCH_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 
 
-def form_of(path: Path) -> str:
-    """`openai`, `jcm`, `edm` or `diffusers`; UserError for anything else, a model file of this suite among it."""
+def recognize_format(path: Path) -> str:
+    """Return the format of a checkpoint: `openai`, `jcm`, `edm` or `diffusers`.
+
+    Raises UserError for anything else, including a model file of this suite.
+    """
     if path.is_dir():
         return "diffusers"
-    head = _head(path)
+    head = _read_head(path)
     if head.startswith(b"PK"):
-        return _archive(path)
+        _check_torch_archive(path)
+        return "openai"
     if head.startswith(TORCH_MAGIC):
         return "openai"
     if head[8:9] == b"{":
         _refuse_safetensors(path)
     if head[0] == pickle.PROTO[0] and head[1:2] <= b"\x05":
         return "edm"
-    if 0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF):
+    if _starts_msgpack_map(head[0]):
         return "jcm"
-    raise UserError(f"{path} is no checkpoint of a known form; known: {', '.join(KNOWN.values())}")
+    raise UserError(f"{path} is no checkpoint of a known format; known: {', '.join(FORMATS.values())}")
 
 
-def _head(path: Path) -> bytes:
+def _starts_msgpack_map(byte: int) -> bool:
+    """Whether a msgpack map of 1 to 15 entries, or one with a length of 16 or 32 bits, starts with this byte."""
+    return 0x81 <= byte <= 0x8F or byte in (0xDE, 0xDF)
+
+
+def _read_head(path: Path) -> bytes:
     if not path.is_file():
         raise UserError(f"no file {path}")
     with open(path, "rb") as file:
@@ -46,7 +55,7 @@ def _head(path: Path) -> bytes:
     return head
 
 
-def _archive(path: Path) -> str:
+def _check_torch_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -54,10 +63,10 @@ def _archive(path: Path) -> str:
         raise UserError(f"{path} is not a whole zip archive: {error}") from None
     if not any(name.endswith("/data.pkl") for name in names):
         raise UserError(f"{path} is a zip archive, but not one of torch.save: it has no data.pkl")
-    return "openai"
 
 
 def _refuse_safetensors(path: Path) -> None:
+    """Raise UserError if the file is a safetensors file, which is either ours or only a part of a diffusers folder."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length < path.stat().st_size else b""

@@ -1,4 +1,4 @@
-"""State dicts of `torch.save`, zipped or of the time before torch 1.6, read by torch's restricted unpickler."""
+"""State dicts of `torch.save`, of torch 1.6 (a zip archive) and before, read by torch's restricted unpickler."""
 
 from __future__ import annotations
 
@@ -18,39 +18,45 @@ if TYPE_CHECKING:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, memory-mapped where the file allows it; UserError for anything but a whole state dict."""
+    """Read the tensors of a state dict by name, memory-mapped if the file is a zip archive.
+
+    Raises UserError for a file that is damaged, holds anything else, or asks for code to be executed.
+    """
     import torch
 
     try:
-        found = restricted(path, mmap=zipfile.is_zipfile(path))
+        state = load_restricted(path, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle can raise almost anything
-        raise UserError(f"{path} is not a whole state dict of torch.save: {reason(error)}") from None
-    if not isinstance(found, Mapping) or not found:
-        raise UserError(f"{path} holds a {type(found).__name__} in place of a state dict")
-    for name, value in found.items():
+        raise UserError(f"{path} is not a whole state dict of torch.save: {describe_error(error)}") from None
+    if not isinstance(state, Mapping) or not state:
+        raise UserError(f"{path} holds a {type(state).__name__} in place of a state dict")
+    for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise UserError(f"{path} is no state dict: its {name!r} is a {type(value).__name__}, not a tensor")
-    return dict(found)
+    return dict(state)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A state dict, whole or not at all."""
+    """Write a state dict, whole or not at all."""
     import torch
 
     with files.replace_file(path) as temporary:
         torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
 
-def restricted(file: Path | BytesIO, *, mmap: bool = False) -> Any:
-    """What torch's restricted unpickler makes of a file; it knows tensors and plain containers, and nothing else."""
+def load_restricted(file: Path | BytesIO, *, mmap: bool = False) -> Any:
+    """Read a file with torch's restricted unpickler, which knows only tensors and plain containers.
+
+    Raises UnpicklingError for anything else; a damaged file can raise almost any exception.
+    """
     import torch
 
     with warnings.catch_warnings(action="ignore"):
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
 
 
-def reason(error: Exception) -> str:
-    """One line of an unpickler's error: the global that it refused, if it did, and none of torch's advice."""
+def describe_error(error: Exception) -> str:
+    """One line about an error of an unpickler: the name that it refused, or the message without torch's advice."""
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused:
         return f"it asks for {refused[1]!r}, which is refused"

@@ -9,7 +9,8 @@ import click
 
 from cm import __version__
 from cm.cli.datasets import prepare
-from cm.cli.models import convert, describe, evaluate, sample, train
+from cm.cli.models import convert, describe, train
+from cm.cli.sampling import evaluate, sample
 from cm.cli.scores import draw, featurize, schema, score, weights
 from cm.errors import UserError, unknown
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -25,21 +26,31 @@ class PrepareCommand(click.Command):
 @functools.cache
 def _dataset_options(datasets: tuple[tuple[str, type], ...]) -> list[click.Option]:
     """An option for each setting of the data sets; its value stays text until the data set is known."""
-    owners: dict[str, list[str]] = {}
-    hints: dict[str, Any] = {}
-    for name, dataset in datasets:
-        for setting, hint in hints_of(dataset).items():
-            owners.setdefault(setting, []).append(name)
-            hints[setting] = hint
-    return [_make_option(setting, hints[setting], names) for setting, names in sorted(owners.items())]
+    owners: dict[str, dict[str, type]] = {}
+    for name, dataset in sorted(datasets):
+        for setting in hints_of(dataset):
+            owners.setdefault(setting, {})[name] = dataset
+    return [_make_option(setting, owners[setting]) for setting in sorted(owners)]
 
 
-def _make_option(setting: str, hint: Any, datasets: list[str]) -> click.Option:
+def _make_option(setting: str, datasets: Mapping[str, type]) -> click.Option:
+    """The option of a setting that these data sets have; what it means is taken from the first of them."""
+    from cm.config.schema import describe_settings
+
+    dataset = next(iter(datasets.values()))
+    meaning = describe_settings(dataset).get(setting, "").partition(": ")[2].rstrip(".")
+    value = _name_values(hints_of(dataset)[setting])
+    words = ", ".join(filter(None, [meaning, value]))
     spellings = dict.fromkeys([f"--{setting.replace('_', '-')}", f"--{setting}"])
+    return click.Option([*spellings, setting], help=f"{words}; of {', '.join(datasets)}", metavar="VALUE")
+
+
+def _name_values(hint: Any) -> str:
+    """The values that a type hint admits, in words."""
     plain = _without_marks(hint)
-    words = " or ".join(map(str, get_args(plain))) if get_origin(plain) is Literal else WORDS.get(plain, "a value")
-    help_text = f"{words}, a setting of the data set{'s' * (len(datasets) > 1)} {', '.join(sorted(datasets))}"
-    return click.Option([*spellings, setting], help=help_text, metavar="VALUE")
+    if get_origin(plain) is Literal:
+        return " or ".join(map(str, get_args(plain)))
+    return "values joined by +" if get_origin(plain) is tuple else WORDS.get(plain, "")
 
 
 def _without_marks(hint: Any) -> Any:

@@ -1,10 +1,9 @@
-"""The commands about models: `train`, `convert`, `describe`, `sample` and `evaluate`."""
+"""The commands about models: `train`, `convert` and `describe`."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,17 +15,10 @@ from cm.cli.options import (
     FILE_OR_FOLDER,
     FOLDER,
     Hardware,
-    ModelSource,
-    SamplingChanges,
-    Scoring,
     WholeNumber,
     experiments_option,
     group,
     hardware_options,
-    model_options,
-    reference_option,
-    sampling_options,
-    scoring_options,
 )
 from cm.config.layout import PREVIEW_COUNT
 from cm.errors import UserError
@@ -133,7 +125,7 @@ def _parse_outputs(out: Sequence[Path]) -> tuple[Path, list[int]]:
 def convert(
     run: str | None, checkpoint: Path | None, experiments: Path, *, model: Path | None, to: str | None, out: Path
 ) -> None:
-    """Convert a checkpoint to a model file, or a model file for others.
+    """Convert a checkpoint to a model file, or back.
 
     With --run, a published checkpoint becomes the model file of that run. With --model and --to, a model file becomes a
     checkpoint of another project.
@@ -179,113 +171,3 @@ def describe(subject: str, experiments: Path, batch: int, teraflops: float) -> N
     from cm import cost
 
     print(cost.describe(subject, batch=batch, rate=teraflops * 1e12, experiments=config.Experiments(experiments)))
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleFiles:
-    """The files that `sample` writes."""
-
-    out: Path
-    preview: Path | None
-
-    def check(self) -> None:
-        """UserError for a name that is not that of a .npy file."""
-        for path in filter(None, (self.out, self.preview)):
-            if path.suffix != ".npy":
-                raise UserError(f"{path} must end in .npy: other files are written beside it")
-
-
-output_options = group(
-    "outputs",
-    SampleFiles,
-    click.option("--out", type=FILE, required=True, help=".npy file to write; its description is written beside it"),
-    click.option("--preview", type=FILE, help=f".npy file for the first {PREVIEW_COUNT}; a .png is written beside it"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleRequest:
-    """Which samples of a model are made."""
-
-    sampler: str
-    count: int
-    seed: int | None
-
-
-request_options = group(
-    "request",
-    SampleRequest,
-    click.option("--sampler", required=True, help="onestep, multistep,times~0.8 or ode,solver~heun,steps~18, ..."),
-    click.option("--count", type=WholeNumber(1), default=64, show_default=True, help="number of samples"),
-    click.option("--seed", type=WholeNumber(0, config.MAX_SEED), help="of the noise; by default the run's"),
-)
-
-
-@click.command()
-@model_options
-@request_options
-@output_options
-@sampling_options
-def sample(source: ModelSource, request: SampleRequest, *, outputs: SampleFiles, changes: SamplingChanges) -> None:
-    """Sample a model file (--model) or the model of a run (--run).
-
-    Writes uint8 images to OUT.npy, and how they were made to OUT.json.
-    """
-    _write_samples(source, request, outputs, changes)
-
-
-@click.command()
-@model_options
-@request_options
-@output_options
-@sampling_options
-@scoring_options
-@reference_option
-@click.option("--score", type=FILE, required=True, help=".json file to write: the score of the samples")
-def evaluate(
-    source: ModelSource,
-    request: SampleRequest,
-    *,
-    outputs: SampleFiles,
-    changes: SamplingChanges,
-    scoring: Scoring,
-    reference: Path,
-    score: Path,
-) -> None:
-    """Sample a model and score the samples: `cm sample` and `cm score` in one process, which starts torch once."""
-    protocol = scoring.read()
-    device = _write_samples(source, request, outputs, changes)
-    from cm.evaluation.features import Compute
-    from cm.evaluation.scoring import score_images
-
-    make_extractor, compute = scoring.make_extractor(protocol), Compute(devices=(device,))
-    result = score_images(outputs.out, reference, protocol=protocol, make_extractor=make_extractor, compute=compute)
-    files.write_json(score, result)
-
-
-def _write_samples(source: ModelSource, request: SampleRequest, outputs: SampleFiles, changes: SamplingChanges) -> str:
-    """Write samples, their description and a preview; returns the device that the model is on."""
-    sampler = config.parse_sampler(request.sampler)
-    outputs.check()
-    model = source.load()
-    settings = changes.apply(model.settings)
-    started = time.monotonic()
-    with files.create_array(outputs.out, (request.count, *model.image_shape)) as images:
-        model.sample(request.sampler, count=request.count, seed=request.seed, settings=settings, out=images)
-    description = {
-        "run": model.run,
-        "progress": model.description["progress"],
-        "sampler": request.sampler,
-        "seed": model.seed if request.seed is None else request.seed,
-        "quantization": settings.quantization,
-        "clamp": settings.clamp,
-        "nfe": sampler.evaluations,
-        "seconds": {"sampling": round(time.monotonic() - started, 3)},
-        "model_sha256": files.sha256_of(model.path),
-        "trained_at": model.description["commit"],
-    }
-    files.write_json(outputs.out.with_suffix(".json"), description)
-    if outputs.preview:
-        files.write_array(outputs.preview, images[:PREVIEW_COUNT])
-        files.write_grid(outputs.preview.with_suffix(".png"), images[:PREVIEW_COUNT])
-    return str(next(model.module.parameters()).device)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cm import api, config
-from cm.errors import UserError
 
 if TYPE_CHECKING:
     from cm.evaluation.features import Compute
@@ -31,6 +30,7 @@ class WholeNumber(click.IntRange):
     """A whole number within bounds; the error names the option and the bound that is not respected."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number that the text of an option stands for."""
         number = int(click.INT.convert(value, param, ctx))
         name = param.name if param else "the value"
         if self.min is not None and number < self.min:
@@ -93,78 +93,6 @@ hardware_options = group("hardware", Hardware, threads_option, device_option)
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelSource:
-    """Where `sample` takes its model from: a file, or a run."""
-
-    model: Path | None
-    run: str | None
-    experiments: Path
-    results: Path
-    threads: int | None
-    device: str | None
-
-    def load(self) -> api.Model:
-        """The model.
-
-        Raises UserError, before torch is imported, for an unknown run and if not exactly one of model and run is given.
-        """
-        if (self.model is None) == (self.run is None):
-            raise UserError("give either --model or --run: the model file, or the run whose model is sampled")
-        if self.run is not None:
-            config.Experiments(self.experiments).run(self.run)
-        device = select_device(self.device, self.threads)
-        subject = self.run or self.model or ""
-        return api.load(subject, device=device, experiments=self.experiments, results=self.results)
-
-
-model_options = group(
-    "source",
-    ModelSource,
-    click.option("--model", type=FILE, help="model file"),
-    click.option(
-        "--run",
-        help="<dataset>/<method>/<variant>/seed<seed>: its model in the results, or the published checkpoint of a "
-        "released run, sampled by the evaluation settings of the run where the options below are not given",
-    ),
-    experiments_option,
-    click.option("--results", type=FOLDER, default=Path("results"), show_default=True, help="folder of the results"),
-    threads_option,
-    device_option,
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingChanges:
-    """Settings of sampling that replace those of the model; None for those that do not."""
-
-    quantization: str | None
-    clamp: bool | None
-    precision: str | None
-    batch: int | None
-
-    def apply(self, settings: api.SamplingSettings) -> api.SamplingSettings:
-        """The settings with the changes."""
-        changes = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        return dataclasses.replace(settings, **changes)
-
-
-sampling_options = group(
-    "changes",
-    SamplingChanges,
-    click.option(
-        "--quantization", type=click.Choice(["round", "truncate"]), help="of pixels to 8 bits  [default: truncate]"
-    ),
-    click.option("--clamp/--no-clamp", default=None, help="clamp every estimate of the denoiser to [-1, 1]"),
-    click.option(
-        "--precision",
-        type=click.Choice(["bfloat16", "float16", "float32"]),
-        help="of the network  [default: float32]",
-    ),
-    click.option("--batch", type=WholeNumber(1), help="images sampled at a time  [default: 256]"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
 class Scoring:
     """How images are scored."""
 
@@ -182,14 +110,27 @@ class Scoring:
         return functools.partial(build.load_extractor, protocol, self.extractor)
 
 
-scoring_options = group(
-    "scoring",
-    Scoring,
+@dataclasses.dataclass(frozen=True)
+class Comparison(Scoring):
+    """How images are scored, and what they are compared with."""
+
+    reference: Path
+
+
+_scoring = (
     click.option("--protocol", required=True, help=f"how to score: a name in {config.PROTOCOLS}, or a .yaml file"),
     click.option(
         "--extractor", type=FILE, help="file of the protocol's extractor; by default pretrained weights, fetched"
     ),
 )
+_reference = click.option(
+    "--reference",
+    type=FILE_OR_FOLDER,
+    required=True,
+    help="real images, their summary (`cm featurize`), or published statistics",
+)
+scoring_options = group("scoring", Scoring, *_scoring)
+comparison_options = group("comparison", Comparison, *_scoring, _reference)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,11 +160,4 @@ extraction_options = group(
     ),
     threads_option,
     click.option("--device", help="cpu, cuda, or several: cuda:0,cuda:1; by default a GPU if there is one"),
-)
-
-reference_option = click.option(
-    "--reference",
-    type=FILE_OR_FOLDER,
-    required=True,
-    help="real images, their summary (`cm featurize`), or published statistics",
 )

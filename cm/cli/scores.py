@@ -12,10 +12,11 @@ from cm.cli.options import (
     FILE,
     FILE_OR_FOLDER,
     FOLDER,
+    Comparison,
     ExtractionOptions,
     Scoring,
+    comparison_options,
     extraction_options,
-    reference_option,
     scoring_options,
 )
 from cm.utils import files
@@ -79,22 +80,23 @@ def featurize(
 
 @click.command()
 @images_argument
-@reference_option
-@scoring_options
+@comparison_options
 @click.option("--out", type=FILE, required=True, help=".json file to write")
 @extraction_options
-def score(images: Path, reference: Path, scoring: Scoring, *, out: Path, extraction: ExtractionOptions) -> None:
+def score(images: Path, comparison: Comparison, *, out: Path, extraction: ExtractionOptions) -> None:
     """Score images against real images by a protocol.
 
     Computes the metrics of the protocol: FID, KID, precision, recall, Inception Score.
 
     IMAGES is a folder, a zip, a .npz or a .npy of 8-bit images; arrays are [N, H, W, C].
     """
-    protocol = scoring.read()
-    compute, make_extractor = extraction.select(), scoring.make_extractor(protocol)
+    protocol = comparison.read()
+    compute, make_extractor = extraction.select(), comparison.make_extractor(protocol)
     from cm.evaluation.scoring import score_images
 
-    result = score_images(images, reference, protocol=protocol, make_extractor=make_extractor, compute=compute)
+    result = score_images(
+        images, comparison.reference, protocol=protocol, make_extractor=make_extractor, compute=compute
+    )
     files.write_json(out, result)
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from cm.errors import unknown
 
+Layer = tuple[int, int, int, int]  # width, kernel, stride and padding of a convolution; a width of 0 is a pool
+
 _POOL, _WIDE_POOL = (0, 2, 2, 0), (0, 3, 2, 0)
 _VGG16 = [*[(64, 3, 1, 1)] * 2, _POOL, *[(128, 3, 1, 1)] * 2, _POOL, *[(256, 3, 1, 1)] * 3, _POOL]
 _VGG16 += [*[(512, 3, 1, 1)] * 3, _POOL, *[(512, 3, 1, 1)] * 3]
 _ALEXNET = [(64, 11, 4, 2), _WIDE_POOL, (192, 5, 1, 2), _WIDE_POOL, (384, 3, 1, 1), *[(256, 3, 1, 1)] * 2]
-# Width, kernel, stride and padding of each convolution; a width of 0 is a pool.
-LAYERS = {"lpips-vgg16": _VGG16, "lpips-alexnet": _ALEXNET}
+LAYERS: dict[str, list[Layer]] = {"lpips-vgg16": _VGG16, "lpips-alexnet": _ALEXNET}
 
 
 def flops(name: str, size: int) -> int:
-    """FLOPs of the convolutions for one RGB image of `size` pixels; UserError for another network than these."""
+    """FLOPs of the convolutions of a network for one RGB image of `size` x `size` pixels.
+
+    A convolution of kernel k from C to D channels costs 2 k^2 C D per pixel of its result. Raises UserError for an
+    unknown network.
+    """
     if name not in LAYERS:
         raise unknown("network of a perceptual distance", name, LAYERS)
     total, channels = 0, 3

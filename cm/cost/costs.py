@@ -1,4 +1,9 @@
-"""What a training, and the samples of a suite, cost in images and FLOPs."""
+"""What trainings and samples cost: images and FLOPs.
+
+    FLOPs of a training = total steps x batch x sum over its networks of (forward passes x FLOPs of a forward pass)
+
+A backward pass counts as two forward passes, and recomputed activations as one more.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +13,18 @@ from collections.abc import Iterable, Sequence
 from cm import registry
 from cm.config import Cell, Experiments, Run, Suite, Weights, parse_sampler
 from cm.cost import backbones, counting
-from cm.cost.evaluations import evaluations
+from cm.cost.evaluations import count_evaluations
 
 BACKWARD = 2  # the gradients to a layer's input and to its weights each cost what its forward pass does
-LPIPS_SIZE = 224  # smaller images than 256 pixels are compared at this size
+LPIPS_SIZE = 224  # images smaller than 256 pixels are compared at this size
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A network in an iteration: its `evaluations`, which cost `passes` times a forward pass of `flops` an image."""
+    """A network in a training step: its `evaluations` cost as much as `passes` forward passes, each of `flops`.
+
+    All numbers are per image.
+    """
 
     role: str
     evaluations: int
@@ -25,35 +33,31 @@ class Part:
 
     @property
     def total(self) -> int:
-        """FLOPs an image."""
+        """FLOPs per image."""
         return self.passes * self.flops
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """`count` trainings that differ in their seed, each of so many `images` and FLOPs an image."""
+    """The cost of `count` trainings that differ in their seed, each on `images` images."""
 
     name: str
+    dataset: str
     count: int
     parameters: int
     images: int
-    per_image: int
+    flops_per_image: int
     released: bool
 
     @property
-    def dataset(self) -> str:
-        """The first part of the name."""
-        return self.name.partition("/")[0]
-
-    @property
     def flops(self) -> int:
-        """Of all of them."""
-        return self.count * self.images * self.per_image
+        """FLOPs of all these trainings together."""
+        return self.count * self.images * self.flops_per_image
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """`sets` of samples, of so many `images` and FLOPs in all."""
+    """The cost of `sets` of samples, `images` and `flops` of all sets together."""
 
     dataset: str
     sets: int
@@ -61,23 +65,26 @@ class Sampling:
     flops: int
 
 
-def parts(run: Run, experiments: Experiments) -> list[Part]:
-    """What one image of an iteration evaluates; empty for a run that is released, and so not trained."""
+def training_parts(run: Run, experiments: Experiments) -> list[Part]:
+    """The networks that a training step evaluates; none for a released run, which is not trained."""
     if run.released:
         return []
-    counts, others = evaluations(run), experiments.inputs(run)
-    own, again = counting.flops(run), int(run.training.checkpointing)
-    student = counts.student * (1 + again + BACKWARD) + counts.frozen
-    found = [Part("student", counts.student + counts.frozen, student, own), Part("target", *[counts.target] * 2, own)]
-    if counts.teacher:
-        found.append(Part("teacher", *[counts.teacher] * 2, counting.flops(others["teacher"])))
-    if "perceptual" in others:
-        found.append(_distance(counts.distance, run, others["perceptual"]))
-    return [part for part in found if part.evaluations]
+    counts, teacher = count_evaluations(run), experiments.teacher(run)
+    own, recomputed = counting.flops(run), int(run.training.checkpointing)
+    passes = counts.student * (1 + recomputed + BACKWARD) + counts.frozen
+    parts = [
+        Part("student", counts.student + counts.frozen, passes, own),
+        Part("target", counts.target, counts.target, own),
+    ]
+    if teacher and counts.teacher:
+        parts.append(Part("teacher", counts.teacher, counts.teacher, counting.flops(teacher)))
+    if perceptual := experiments.perceptual(run):
+        parts.append(_distance_part(counts.distance, run, perceptual))
+    return [part for part in parts if part.evaluations]
 
 
-def _distance(calls: int, run: Run, network: Run | Weights) -> Part:
-    """Features of two images, and the gradient to one of them: the network itself is not trained."""
+def _distance_part(calls: int, run: Run, network: Run | Weights) -> Part:
+    """Features of two images, and the gradient to one of them; the network itself is not trained."""
     if isinstance(network, Weights):
         size = run.network.resolution
         flops = backbones.flops(network.name, LPIPS_SIZE if size < 256 else size)
@@ -86,49 +93,57 @@ def _distance(calls: int, run: Run, network: Run | Weights) -> Part:
     return Part("distance", 2 * calls, 3 * calls, flops)
 
 
-def trainings(runs: Iterable[Run], experiments: Experiments) -> list[Cost]:
-    """The cost of each training, those that differ in the seed only together; by data set and method."""
+def training_costs(runs: Iterable[Run], experiments: Experiments) -> list[Cost]:
+    """The cost of each training, by data set and method; trainings that differ only in the seed count together."""
     groups: dict[str, list[Run]] = {}
-    for run in _ordered(list(runs)):
-        groups.setdefault(run.name.rpartition("/")[0], []).append(run)
-    return [_cost(name, group, experiments) for name, group in groups.items()]
+    for run in _sort_runs(list(runs)):
+        groups.setdefault(run.identity.without_seed, []).append(run)
+    return [_training_cost(name, group, experiments) for name, group in groups.items()]
 
 
-def _ordered(runs: Sequence[Run]) -> list[Run]:
-    """By data set, then method, both in the order in which they first come."""
+def _sort_runs(runs: Sequence[Run]) -> list[Run]:
+    """Runs by data set, then by method, both in the order in which they first occur."""
     datasets = list(dict.fromkeys(run.dataset for run in runs))
     methods = list(dict.fromkeys(run.method for run in runs))
     return sorted(runs, key=lambda run: (datasets.index(run.dataset), methods.index(run.method)))
 
 
-def _cost(name: str, runs: list[Run], experiments: Experiments) -> Cost:
-    training = runs[0].training
-    images = 0 if runs[0].released else training.total_steps * training.batch
-    per_image = sum(part.total for part in parts(runs[0], experiments))
-    return Cost(name, len(runs), counting.parameters(runs[0]), images, per_image, runs[0].released is not None)
+def _training_cost(name: str, runs: Sequence[Run], experiments: Experiments) -> Cost:
+    first = runs[0]
+    return Cost(
+        name=name,
+        dataset=first.dataset,
+        count=len(runs),
+        parameters=counting.parameters(first),
+        images=0 if first.released else first.training.total_steps * first.training.batch,
+        flops_per_image=sum(part.total for part in training_parts(first, experiments)),
+        released=first.released is not None,
+    )
 
 
-def of_suite(suite: Suite) -> tuple[list[Cost], list[Sampling]]:
-    """Every training and every set of samples that drawing all artefacts of a suite needs."""
-    cells = _needed(suite)
-    extractors = (suite.experiments.run_or_weights(cell.protocol.extractor) for cell in cells)
-    runs = [*(cell.run for cell in cells), *(one for one in extractors if isinstance(one, Run))]
-    return trainings(suite.experiments.with_inputs(runs), suite.experiments), samplings(cells, suite.experiments)
+def suite_costs(suite: Suite) -> tuple[list[Cost], list[Sampling]]:
+    """The costs of every training and of every set of samples that drawing all artefacts of a suite needs."""
+    cells, experiments = _required_cells(suite), suite.experiments
+    extractors = [experiments.run_or_weights(cell.protocol.extractor) for cell in cells]
+    runs = [cell.run for cell in cells] + [model for model in extractors if isinstance(model, Run)]
+    return training_costs(experiments.with_inputs(runs), experiments), sampling_costs(cells, experiments)
 
 
-def _needed(suite: Suite) -> list[Cell]:
-    """The cells that artefacts read files of, each model and sampler once."""
-    drawn = [one for one in suite.all_artefacts.values() if registry.get("artefact", one.kind).needs != "nothing"]
-    cells = [cell for one in drawn for cell in suite.cells(one)]
-    return list({cell.samples: cell for cell in cells}.values())
+def _required_cells(suite: Suite) -> list[Cell]:
+    """The cells whose files the artefacts read, one for each set of samples."""
+    cells: dict[tuple[str, int, str], Cell] = {}
+    for artefact in suite.all_artefacts.values():
+        if registry.get("artefact", artefact.kind).needs != "nothing":
+            cells |= {cell.samples: cell for cell in suite.cells(artefact)}
+    return list(cells.values())
 
 
-def samplings(cells: Iterable[Cell], experiments: Experiments) -> list[Sampling]:
-    """The samples of these cells by data set."""
+def sampling_costs(cells: Iterable[Cell], experiments: Experiments) -> list[Sampling]:
+    """The cost of the samples of these cells, by data set."""
     found: dict[str, Sampling] = {}
     for cell in cells:
         images = experiments.sample_count(cell.run)
         flops = images * parse_sampler(cell.sampler).evaluations * counting.flops(cell.run)
-        old = found.get(cell.run.dataset, Sampling(cell.run.dataset, 0, 0, 0))
-        found[old.dataset] = Sampling(old.dataset, old.sets + 1, old.images + images, old.flops + flops)
+        before = found.get(cell.run.dataset, Sampling(cell.run.dataset, 0, 0, 0))
+        found[before.dataset] = Sampling(before.dataset, before.sets + 1, before.images + images, before.flops + flops)
     return list(found.values())

@@ -1,7 +1,8 @@
-"""Networks counted without memory or arithmetic: parameters, FLOPs of an evaluation, bytes kept for the backward pass.
+"""Parameters, FLOPs and activations of networks, counted without memory or arithmetic.
 
-A network is built on torch's meta device and runs on fake tensors: these know shape, precision and the device they
-pretend to be on, so autocast and fused attention do what they would do. A multiply-add counts as two FLOPs.
+A network is built on torch's meta device and evaluated on fake tensors. These have a shape, a precision and a device,
+but no values, so that autocast and fused attention behave as they would on real ones. A multiply-add counts as two
+FLOPs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,32 +36,32 @@ def flops(run: Run) -> int:
 
 
 def output_shape(run: Run) -> tuple[int, ...]:
-    """The shape of what the network of a run gives for one image."""
+    """The shape of the output of the network of a run for one image."""
     return _evaluation(_without_dropout(run))[1]
 
 
 def maps_flops(run: Run) -> int:
-    """FLOPs of the feature maps of one image, of a classifier that a perceptual distance compares with."""
+    """FLOPs of the feature maps of one image, for the run of a classifier, which a perceptual distance compares."""
     return _maps_flops(_without_dropout(run))
 
 
 def activations(run: Run, *, batch: int = 1, precision: str = "float32", checkpointed: bool = False) -> int:
-    """Bytes that the forward pass of a training step keeps for the backward pass, each storage counted once.
+    """Bytes that the forward pass of a training step saves for the backward pass, each storage counted once.
 
-    Neither weights nor autocast's copies of them count; those copies add two bytes a weight.
+    Neither weights nor the copies of them that autocast makes are counted; the copies add two bytes per weight.
     """
     return _activations(_key(run), batch, precision, checkpointed)
 
 
 def _key(run: Run) -> str:
-    """What a network is built from, as text; all preconditionings count the same, so one stands for them."""
+    """What a network is built from, as text. All preconditionings cost the same, so one represents them."""
     described, denoises = run.describe(), run.objective.preconditioning is not None
     about = {"preconditioning": "edm" if denoises else None, "run": "network"}
-    return json.dumps(about | {part: described[part] for part in ("network", "noise")}, sort_keys=True)
+    return json.dumps(about | {section: described[section] for section in ("network", "noise")}, sort_keys=True)
 
 
 def _without_dropout(run: Run) -> str:
-    """`_key`, the same for networks that differ in their dropout only, which has no FLOPs."""
+    """`_key` without the dropout, which has no FLOPs, so that networks that differ in it are counted once."""
     about = json.loads(_key(run))
     if "dropout" in about["network"]:
         about["network"]["dropout"] = 0.0
@@ -69,7 +70,7 @@ def _without_dropout(run: Run) -> str:
 
 @functools.cache
 def _parameters(key: str) -> int:
-    return sum(parameter.numel() for parameter in _on_meta(key).parameters())
+    return sum(parameter.numel() for parameter in _build_on_meta(key).parameters())
 
 
 @functools.cache
@@ -84,7 +85,7 @@ def _evaluation(key: str) -> tuple[int, tuple[int, ...]]:
 def _maps_flops(key: str) -> int:
     mode, module = _network(key)
     with mode, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module.maps(torch.empty(1, *build.image_shape(json.loads(key))))
+        cast(_HasMaps, module).maps(torch.empty(1, *build.image_shape(json.loads(key))))
     return counter.get_total_flops()
 
 
@@ -92,26 +93,33 @@ def _maps_flops(key: str) -> int:
 def _activations(key: str, batch: int, precision: str, checkpointed: bool) -> int:
     mode, module = _network(key)
     set_activation_checkpointing(module, checkpointed)
-    with mode, _Kept(module) as kept, _autocast(precision):
+    saved = _SavedTensors(module)
+    with mode, saved_tensors_hooks(saved.pack, saved.unpack), _autocast(precision):
         module(*_arguments(json.loads(key), batch))
-    return kept.bytes()
+    return saved.bytes()
 
 
-def _on_meta(key: str) -> nn.Module:
+class _HasMaps(Protocol):
+    """A network with feature maps."""
+
+    def maps(self, x: Tensor) -> list[Tensor]: ...
+
+
+def _build_on_meta(key: str) -> nn.Module:
     with torch.device("meta"):
         return build.build_model(json.loads(key))
 
 
 @functools.cache
 def _network(key: str) -> tuple[FakeTensorMode, nn.Module]:
-    """The network in training, with fake weights, and the mode to use them in."""
-    module, mode = _on_meta(key), FakeTensorMode(allow_non_fake_inputs=True)
+    """The network in train mode with fake weights, and the context in which they can be used."""
+    module, mode = _build_on_meta(key), FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         return mode, module.to_empty(device="cpu").train()
 
 
 def _arguments(about: Mapping[str, Any], batch: int) -> Sequence[Tensor | None]:
-    """Images, and for a denoiser times and labels."""
+    """The arguments of a network: images, and for a denoiser also times and labels."""
     x = torch.empty(batch, *build.image_shape(about))
     if about["preconditioning"] is None:
         return (x,)
@@ -119,31 +127,32 @@ def _arguments(about: Mapping[str, Any], batch: int) -> Sequence[Tensor | None]:
     return x, torch.ones(batch), torch.zeros(batch, dtype=torch.int64) if classes else None
 
 
-class _Kept(saved_tensors_hooks):
-    """Within this context, everything that is saved for a backward pass through `module`, but for its weights."""
+class _SavedTensors:
+    """The tensors that autograd saves for the backward pass through `module`, without its weights."""
 
     def __init__(self, module: nn.Module) -> None:
-        super().__init__(self._pack, lambda tensor: tensor)
         self._weights = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}
         self._tensors: dict[int, Tensor] = {}
 
-    def __enter__(self) -> _Kept:
-        super().__enter__()
-        return self
-
     def bytes(self) -> int:
-        """The size of all storages together."""
+        """The size of all their storages together."""
         return sum(tensor.untyped_storage().nbytes() for tensor in self._tensors.values())
 
-    def _pack(self, tensor: Tensor) -> Tensor:
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Record a tensor that autograd saves."""
         storage = tensor.untyped_storage()._cdata
         if storage not in self._weights and not _is_weight(tensor):
             self._tensors[storage] = tensor
         return tensor
 
+    @staticmethod
+    def unpack(tensor: Tensor) -> Tensor:
+        """The tensor that `pack` returned."""
+        return tensor
+
 
 def _is_weight(tensor: Tensor) -> bool:
-    """Whether a tensor is a weight in another precision or layout: computed from a leaf of the graph alone."""
+    """Whether a tensor is a weight in another precision or layout, that is, computed from one leaf of the graph."""
     node = tensor.grad_fn
     while node is not None and len(node.next_functions) == 1:
         node = node.next_functions[0][0]
@@ -152,16 +161,16 @@ def _is_weight(tensor: Tensor) -> bool:
 
 @contextmanager
 def _autocast(precision: str) -> Iterator[None]:
-    """Autocast as GPUs have it."""
+    """Autocast with the rules of GPUs."""
     if precision == "float32":
         yield
         return
-    with torch.autocast("cpu", getattr(torch, precision)), _LikeGPU():
+    with torch.autocast("cpu", getattr(torch, precision)), _GroupNormOfGPUs():
         yield
 
 
-class _LikeGPU(TorchFunctionMode):
-    """Autocast computes GroupNorm in float32 on GPUs, and in the lower precision on processors."""
+class _GroupNormOfGPUs(TorchFunctionMode):
+    """Autocast computes GroupNorm in float32 on GPUs, but in the lower precision on CPUs."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is nn.functional.group_norm and torch.is_autocast_enabled("cpu"):

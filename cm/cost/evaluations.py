@@ -1,4 +1,4 @@
-"""How often an iteration evaluates its networks: the objective is run once with stand-ins that count their calls."""
+"""How often a training step evaluates its networks: its loss is computed once with stand-ins that count their calls."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cm.cost import counting
 from cm.diffusion.distances import l2
 from cm.methods.base import Batch, Networks, Objective
 
-SIZE = 8  # of the image in pixels; any does
+SIZE = 8  # pixels of the image that the loss is computed of; the number of calls does not depend on it
 
 
 @dataclasses.dataclass
 class Evaluations:
-    """Calls in one iteration; of the student, `student` are with a gradient and `frozen` without."""
+    """Calls in one training step; those of the student are `student` with a gradient and `frozen` without."""
 
     student: int = 0
     frozen: int = 0
@@ -27,19 +27,23 @@ class Evaluations:
     teacher: int = 0
     distance: int = 0
 
+    def add(self, name: str) -> None:
+        """Count a call."""
+        setattr(self, name, getattr(self, name) + 1)
 
-def evaluations(run: Run) -> Evaluations:
-    """The evaluations of one iteration of a run, which its N does not change: the first iteration is looked at."""
+
+def count_evaluations(run: Run) -> Evaluations:
+    """The evaluations of one training step of a run. The first step is counted: N(k) does not change their number."""
     counts = Evaluations()
-    students, targets, teachers = (_StandIn(role, counts, run) for role in ("student", "target", "teacher"))
+    student, target, teacher = (_StandIn(role, counts, run) for role in ("student", "target", "teacher"))
     x, labels = torch.zeros(1, run.network.image_channels, SIZE, SIZE), torch.zeros(1, dtype=torch.int64)
     batch = Batch(x, labels, run.noise, 0, run.training.total_steps, np.zeros(1, np.int64))
-    _objective(run, counts).loss(Networks(students, targets, teachers), batch)
+    _counting_objective(run, counts).loss(Networks(student, target, teacher), batch)
     return counts
 
 
 class _StandIn:
-    """Counts its calls in place of a network, and gives zeros of the shape that the network would give."""
+    """Counts its calls in place of a network, and returns zeros of the shape that the network would return."""
 
     def __init__(self, role: str, counts: Evaluations, run: Run) -> None:
         self._role, self._counts = role, counts
@@ -48,21 +52,17 @@ class _StandIn:
 
     def __call__(self, x: Tensor, *_: Any) -> Tensor:
         frozen = self._role == "student" and not torch.is_grad_enabled()
-        _count(self._counts, "frozen" if frozen else self._role)
+        self._counts.add("frozen" if frozen else self._role)
         return x.new_zeros(len(x), *(self._shape or x.shape[1:]))
 
 
-def _objective(run: Run, counts: Evaluations) -> Objective:
-    """The objective of a run with a distance that counts its calls and needs no weights."""
+def _counting_objective(run: Run, counts: Evaluations) -> Objective:
+    """The objective of a run, with a distance that counts its calls and needs no weights."""
     if not hasattr(run.objective, "distance"):
         return run.objective
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        _count(counts, "distance")
+        counts.add("distance")
         return l2(a, b)
 
     return dataclasses.replace(run.objective, distance=distance)
-
-
-def _count(counts: Evaluations, name: str) -> None:
-    setattr(counts, name, getattr(counts, name) + 1)

@@ -16,12 +16,12 @@ LSUN = "RGB; one box filter until the short side is {size}, cropped in the centr
 
 
 def adm(data: bytes, size: int) -> np.ndarray:
-    """Decode an image and return ADM's centre crop, uint8 [size, size, 3].
+    """Decode `data` and return ADM's centre crop, uint8 [size, size, 3].
 
     The image is halved with a box filter while its short side is at least twice `size`, scaled with a bicubic filter
     until the short side is `size`, and cropped in the centre. Source: Dhariwal and Nichol (2021); the consistency
-    models of ImageNet use it too. It differs from the "downsampled ImageNet" of Chrabaszcz et al. (2017), which squeezes
-    the whole image into the square.
+    models of ImageNet use it too. It differs from the "downsampled ImageNet" of Chrabaszcz et al. (2017), whose images
+    are squeezed into the square.
     """
     from PIL.Image import Resampling
 
@@ -32,7 +32,7 @@ def adm(data: bytes, size: int) -> np.ndarray:
 
 
 def lsun(data: bytes, size: int) -> np.ndarray:
-    """Decode an image and return the centre crop that OpenAI's code makes of LSUN, uint8 [size, size, 3].
+    """Decode `data` and return the centre crop that OpenAI's code makes of LSUN, uint8 [size, size, 3].
 
     The image is scaled with one box filter until its short side is `size`, and cropped in the centre. ADM's crop,
     which the training code applies afterwards, leaves the result unchanged, because its short side is `size` already.

@@ -173,6 +173,7 @@ class _RunningHalves:
         return arrays
 
     def result(self, which: int) -> Features:
+        """The moments and the kept features of the half `which`, 0 or 1."""
         half = self._halves[which]
         return Features(np.concatenate(half.kept), fitted=half.moments.result())
 

@@ -2,7 +2,7 @@
 
 Samples and reference images pass through the same extractor, and the metrics of the protocol compare their features. A
 score file records everything that the numbers depend on: the protocol, the digests of the extractor and the reference,
-how the samples were made, and the versions of the software.
+how the samples were generated, and the versions of the software.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def score_images(
 ) -> dict[str, Any]:
     """The content of the score file of samples.
 
-    `samples`: a set of images. If `cm sample` made it and it has more images than the protocol asks for, the first
+    `samples`: a set of images. If `cm sample` wrote it and it has more images than the protocol asks for, the first
     `protocol.samples` are scored. `reference`: real images, their summary (`cm featurize`), or published statistics.
     `make_extractor`: builds the extractor for images of a shape (C, H, W). Raises UserError, before anything is
     computed, for images, a reference or an extractor that do not fit each other or the protocol.
     """
     started = time.monotonic()
     description = _read_description(samples, protocol)
-    images = _open_samples(samples, protocol, made_here=bool(description))
+    images = _open_samples(samples, protocol, sampled_here=bool(description))
     real = None if reference_files.is_statistics(reference) else imagesets.open_images(reference)
     if real is not None and images.shape != real.shape:
         raise UserError(f"{samples} has images of {list(images.shape)}, {reference} of {list(real.shape)}")
@@ -111,9 +111,9 @@ def _read_description(samples: Path, protocol: Protocol) -> About:
     return description
 
 
-def _open_samples(path: Path, protocol: Protocol, *, made_here: bool) -> Images:
+def _open_samples(path: Path, protocol: Protocol, *, sampled_here: bool) -> Images:
     images = imagesets.open_images(path)
-    if made_here and len(images) > protocol.samples:
+    if sampled_here and len(images) > protocol.samples:
         images = images.subset(slice(protocol.samples))
     metrics.check_enough_images(len(images), str(path), protocol.metrics)
     return images
@@ -125,7 +125,7 @@ def _channels_first(images: Images) -> tuple[int, int, int]:
 
 
 def _name_run(description: Mapping[str, Any]) -> dict[str, str | None]:
-    """The parts of the name of the run that made the samples; a sampler of None where `cm sample` did not."""
+    """The parts of the name of the run that was sampled; only a sampler of None for other images."""
     if "run" not in description:
         return {"sampler": None}
     run = RunName.parse(description["run"])
@@ -170,15 +170,15 @@ def _read_moments(path: Path, about: Mapping[str, Any]) -> tuple[Any, About]:
 
     Raises UserError if the file says that it is of another extractor or of other images.
     """
-    given = reference_files.read(path)
-    _check_comparable(about, given.about, path)
-    theirs, ours = given.about.get("reference", {}), about["reference"]
+    found = reference_files.read(path)
+    _check_comparable(about, found.about, path)
+    theirs, ours = found.about.get("reference", {}), about["reference"]
     if theirs.get("sha256", ours["sha256"]) != ours["sha256"]:
         raise UserError(f"{path} has statistics of other images than {ours['images']} of the {ours['split']} split")
     added: About = {"statistics": {"file": path.name, "sha256": files.sha256_of(path)}}
     if "split_halves" in theirs:
         added["split_halves"] = theirs["split_halves"]
-    return (given.mean, given.covariance), added
+    return (found.mean, found.covariance), added
 
 
 def _read_reference(path: Path, setup: _Setup) -> tuple[Features, About]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 OVER_SEEDS = "± is the standard deviation over seeds (with n - 1)."
 OVER_SAMPLES = "[ ] is a 95 % bootstrap interval over the samples of one seed."
 OVER_REAL_IMAGES = "[ ] is a 95 % bootstrap interval over the real images."
+BIAS = "Chong and Forsyth 2020"
 NOT_IN_THE_PAPER = "Not in the paper (Song et al. 2023)."
 BITS = {"truncate": "quantized to 8 bits by truncation", "round": "quantized to 8 bits by rounding"}
 
@@ -74,17 +75,16 @@ def _explain_dagger(score: Score, at_infinity: bool) -> list[str]:
     if not score.has_fewer_samples:
         return []
     column = "; the column at infinity extrapolates to infinitely many" if at_infinity else ""
-    return [f"{DAGGER} fewer samples than the {_bias(score)}{column} (Chong and Forsyth 2020)."]
+    return [f"{DAGGER} marks {_describe_bias(score)}{column}."]
 
 
 def _warn_of_few_samples(score: Score) -> list[str]:
-    if not score.has_fewer_samples:
-        return []
-    return [f"{score.samples} samples, fewer than the {_bias(score)} (Chong and Forsyth 2020)."]
+    return [f"There are {score.samples} samples, {_describe_bias(score)}."] if score.has_fewer_samples else []
 
 
-def _bias(score: Score) -> str:
-    return f"{score.protocol['samples']} of the protocol: {score.title('fid')} is biased upwards"
+def _describe_bias(score: Score) -> str:
+    required, title = score.protocol["samples"], score.title("fid")
+    return f"fewer than the {required} that the protocol asks for, so that {title} is biased upwards ({BIAS})"
 
 
 def _explain_dashes(scores: Sequence[Score]) -> list[str]:
@@ -104,7 +104,7 @@ def _explain_dashes(scores: Sequence[Score]) -> list[str]:
 def _explain_split_halves(baseline: Score | None) -> list[str]:
     if baseline is None:
         return []
-    return [f"Split halves: one random half of the {baseline.split} split scored against the other half."]
+    return [f"Split halves: one random half of the {baseline.split} split is scored against the other half."]
 
 
 def _warn_of_small_baselines(score: Score, baselines: Sequence[Score]) -> list[str]:

@@ -69,7 +69,8 @@ class Plot:
         """A ring around each point of the default settings."""
         style: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": GREY, "markersize": 13}
         if points:
-            self.axes.plot(list(points), _means(points), marker="o", linestyle="none", label=DEFAULT, **style)
+            label = None if DEFAULT in self.axes.get_legend_handles_labels()[1] else DEFAULT
+            self.axes.plot(list(points), _means(points), marker="o", linestyle="none", label=label, **style)
 
     def add_baseline(self) -> Score | None:
         """A line at the distance between split halves of the reference; none if it would squeeze the other lines."""
@@ -100,13 +101,11 @@ class Plot:
         return {**style, "linestyle": DASHES[index // wheel % len(DASHES)], "linewidth": 1.6}
 
     def _add_legend(self) -> None:
-        """In the plot for a single entry, beside it for several."""
+        """Beside the plot, where it hides nothing."""
         handles, labels = self.axes.get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda index: labels[index] in (DEFAULT, SPLIT_HALVES))
         entries = [handles[index] for index in order], [labels[index] for index in order]
-        if len(order) == 1:
-            self.axes.legend(*entries, frameon=False, fontsize=9)
-        elif order:
+        if order:
             self.figure.legend(*entries, loc="outside right upper", frameon=False, fontsize=9)
 
 

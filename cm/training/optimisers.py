@@ -23,7 +23,10 @@ def build_scaler(training: Training, device: str) -> torch.amp.GradScaler:
 
 
 def learning_rate(training: Training, step: int) -> float:
-    """The learning rate of a step: a linear rise from 0 over `warmup` steps, times 1 or a linear fall to 0 at the end."""
+    """The learning rate of a step.
+
+    A linear rise from 0 over `warmup` steps, times 1 or a linear fall to 0 at the end.
+    """
     rise = min(1.0, step / training.warmup) if training.warmup else 1.0
     fall = 1.0 - step / training.total_steps if training.lr_decay == "linear" else 1.0
     return training.lr * rise * fall

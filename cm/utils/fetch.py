@@ -128,10 +128,7 @@ def _run_client(command: Sequence[str], *, package: str, path: Path) -> None:
 
 
 def _download(url: str, partial: Path) -> None:
-    """Write `url` to the file `partial`, resuming an earlier attempt if the server can.
-
-    OSError if it is interrupted.
-    """
+    """Write `url` to the file `partial`, resuming an earlier attempt if the server can. Raises OSError if it fails."""
     import http.client
 
     try:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import tokenize
 import zipfile
 import zlib
@@ -49,6 +50,21 @@ def replace_file(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def create_folder(path: Path) -> Iterator[Path]:
+    """A context with a temporary folder beside `path`, which it becomes when the block succeeds.
+
+    If the block raises an exception, the temporary folder is removed.
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def default_mode() -> int:

@@ -103,7 +103,7 @@ def test_a_hostile_snapshot_runs_nothing(tmp_path, marker, evil, place):
 def test_the_reader_itself_runs_nothing_in_any_protocol(marker, evil, protocol):
     value, said = marker.evils()[evil]
     with pytest.raises(UserError) as caught:
-        edm_pickle.Reader(io.BytesIO(pickle.dumps(value, protocol))).load()
+        edm_pickle.SnapshotUnpickler(io.BytesIO(pickle.dumps(value, protocol))).load()
     old_bytes = protocol < 3 and "_codecs.encode" in str(caught.value)
     assert (old_bytes or said.rpartition(".")[2] in str(caught.value)) and "\n" not in str(caught.value)
 
@@ -111,7 +111,7 @@ def test_the_reader_itself_runs_nothing_in_any_protocol(marker, evil, protocol):
 @pytest.mark.parametrize("protocol", range(6))
 def test_a_hostile_pickle_in_an_old_protocol_runs_nothing(tmp_path, marker, protocol):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(Evil(os.system, marker.shell), protocol))
-    assert ("posix.system" if protocol > 1 else "no checkpoint of a known form") in refusal(tmp_path / "x.pkl")
+    assert ("posix.system" if protocol > 1 else "no checkpoint of a known format") in refusal(tmp_path / "x.pkl")
 
 
 def test_source_code_in_a_snapshot_stays_text(tmp_path, marker):
@@ -166,10 +166,10 @@ def test_a_pickle_cannot_change_the_stand_ins(thing):
     slots = b"N}" + text("name") + text("changed") + b"s\x86"
     for state in (slots, b"}" + text("name") + text("changed") + b"s"):
         try:
-            edm_pickle.Reader(io.BytesIO(b"\x80\x04" + thing + state + b"b.")).load()
+            edm_pickle.SnapshotUnpickler(io.BytesIO(b"\x80\x04" + thing + state + b"b.")).load()
         except TypeError:
             continue
-    assert edm_pickle.Held.name == "" and not hasattr(edm_pickle._parameter, "name")
+    assert edm_pickle.Placeholder.name == "" and not hasattr(edm_pickle._rebuild_parameter, "name")
 
 
 def whole_files(folder: Path) -> dict[str, tuple[Path, Net]]:
@@ -211,14 +211,14 @@ def test_damaged_bytes_give_one_line_or_a_network(tmp_path, name):
     [
         (b"", "is empty"),
         (b"hello, world\n", "known: a state dict of torch.save, a flax msgpack of jcm, a pickle"),
-        (b"<!DOCTYPE html><html>404</html>", "no checkpoint of a known form"),
+        (b"<!DOCTYPE html><html>404</html>", "no checkpoint of a known format"),
         (b"PK\x03\x04 and then nothing", "is not a whole zip archive"),
-        (b"\x00" * 100, "no checkpoint of a known form"),
+        (b"\x00" * 100, "no checkpoint of a known format"),
         (b"\x80", "is not a whole network snapshot"),
         (b"\x81\xa1a\x01", "has no params_ema"),
         (b"\x80\x04", "is not a whole network snapshot"),
         (struct.pack("<Q", 2) + b"{}", "is a bare safetensors file"),
-        (struct.pack("<Q", 10**9) + b"{", "no checkpoint of a known form"),
+        (struct.pack("<Q", 10**9) + b"{", "no checkpoint of a known format"),
     ],
 )
 def test_files_of_no_form(tmp_path, content, said):

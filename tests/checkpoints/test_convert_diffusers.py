@@ -15,7 +15,7 @@ from goldens import recipe_weights
 from nets import on_meta
 from torch import nn
 
-from cm import build
+from cm import build, config
 from cm.checkpoints import diffusers_folder, diffusers_names, export_checkpoint, import_checkpoint, writing
 from cm.diffusion.samplers import Multistep, OneStep
 from cm.errors import UserError
@@ -102,10 +102,22 @@ def test_the_scheduler_has_the_grid_of_the_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("objective", "steps"),
-    [({"steps": 18}, 18), ({"steps": None, "s1": 150}, 151), ({"steps": 120, "s1": 150}, 120), ({"q": 2.0}, 40)],
+    [
+        ({"curriculum": {"name": "fixed", "steps": 18, "target_mu": 0.0}}, 18),
+        ({"curriculum": {"name": "adaptive", "s1": 150}}, 151),
+        ({"curriculum": "adaptive"}, 151),
+        ({"steps": 120}, 120),
+        ({"q": 2.0}, 40),
+    ],
 )
 def test_steps_of_the_scheduler(objective, steps):
-    assert writing.steps_of(objective) == steps
+    assert writing.final_steps(objective, "digits/ct/default/seed0") == steps
+
+
+@pytest.mark.parametrize(("run", "steps"), [("imagenet64/cd/default/seed0", 40), ("digits/cd/steps~9/seed0", 9)])
+def test_the_scheduler_has_the_steps_of_a_run(run, steps):
+    about = config.Experiments().run(run).describe()
+    assert writing.final_steps(about["objective"], run) == steps
 
 
 @pytest.mark.parametrize(
@@ -113,11 +125,11 @@ def test_steps_of_the_scheduler(objective, steps):
     [
         (TINY, {"preconditioning": "edm"}, "diffusers", "preconditioning 'edm'"),
         (TINY, {"preconditioning": None}, "diffusers", "preconditioning 'None'"),
-        (SMALL_JCM, {}, "diffusers", "is a network 'ncsnpp'; the form 'diffusers' holds 'adm' only"),
+        (SMALL_JCM, {}, "diffusers", "is a network 'ncsnpp'; the format 'diffusers' holds 'adm' only"),
         (SMALL_JCM, {}, "openai", "is a network 'ncsnpp'"),
-        (TINY, {}, "onnx", "unknown form 'onnx'; known: diffusers, openai"),
-        (dataclasses.replace(TINY, noise_factor=1.0), {}, "diffusers", "multiplied with 1, theirs with 1000"),
-        (dataclasses.replace(TINY, group_channels=4), {}, "diffusers", "groups, theirs all the same"),
+        (TINY, {}, "onnx", "unknown format 'onnx'; known: diffusers, openai"),
+        (dataclasses.replace(TINY, noise_factor=1.0), {}, "diffusers", "multiplied by 1, those of diffusers by 1000"),
+        (dataclasses.replace(TINY, group_channels=4), {}, "diffusers", "groups, those of diffusers all the same"),
         (dataclasses.replace(TINY, multipliers=[2, 4]), {}, "diffusers", "its first multiplier is 2"),
         (dataclasses.replace(TINY, augment_dim=9), {}, "diffusers", "augmentation labels"),
         (dataclasses.replace(TINY, augment_dim=9), {}, "openai", "augment"),

@@ -17,7 +17,7 @@ from cm import build, config, cost
 from cm.cli import main
 from cm.config import Experiments
 from cm.cost import backbones, costs, counting, pages, text
-from cm.cost.evaluations import Evaluations, evaluations
+from cm.cost.evaluations import Evaluations, count_evaluations
 from cm.errors import UserError
 from cm.methods.edm import ScoreMatching
 
@@ -161,7 +161,7 @@ def test_backbones_that_nobody_knows_are_refused():
     ],
 )
 def test_evaluations_of_an_iteration(name, expected):
-    assert evaluations(load(f"digits/{name}")) == expected
+    assert count_evaluations(load(f"digits/{name}")) == expected
 
 
 def test_a_student_without_gradient_costs_one_pass():
@@ -174,8 +174,8 @@ def test_a_student_without_gradient_costs_one_pass():
 
     run = load("digits/edm/default")
     run = dataclasses.replace(run, objective=Twice())
-    assert evaluations(run) == Evaluations(student=1, frozen=1)
-    (part,) = costs.parts(run, DIGITS)
+    assert count_evaluations(run) == Evaluations(student=1, frozen=1)
+    (part,) = costs.training_parts(run, DIGITS)
     assert (part.evaluations, part.passes) == (2, 4)
 
 
@@ -192,12 +192,12 @@ def test_a_student_without_gradient_costs_one_pass():
 )
 def test_passes_of_an_iteration(experiments, dataset, method, passes):
     run = load(f"{dataset}/{method}/default", experiments)
-    assert sum(part.total for part in costs.parts(run, experiments)) == passes * counting.flops(run)
+    assert sum(part.total for part in costs.training_parts(run, experiments)) == passes * counting.flops(run)
 
 
 def test_a_perceptual_distance_costs_three_passes_of_its_network():
     plain, learned = (load(f"digits/cd/{variant}") for variant in ("default", "distance~lpips"))
-    extra = [sum(part.total for part in costs.parts(run, DIGITS)) for run in (plain, learned)]
+    extra = [sum(part.total for part in costs.training_parts(run, DIGITS)) for run in (plain, learned)]
     assert extra[1] - extra[0] == 3 * counting.maps_flops(load("digits/classifier/default"))
 
 
@@ -206,7 +206,7 @@ def test_published_networks_compare_at_their_own_size():
     sizes = {"cifar10": 224, "lsun_cat": 256}
     for dataset, size in sizes.items():
         run = load(f"{dataset}/ct/default", folder)
-        distance = next(part for part in costs.parts(run, folder) if part.role == "distance")
+        distance = next(part for part in costs.training_parts(run, folder) if part.role == "distance")
         assert (distance.passes, distance.flops) == (3, backbones.flops("lpips-vgg16", size))
 
 
@@ -215,13 +215,13 @@ def test_published_networks_compare_at_their_own_size():
 
 def test_a_run_costs_its_iterations_times_its_batch():
     run = load("digits/cd/default")
-    (cost,) = costs.trainings([run], DIGITS)
-    assert (cost.images, cost.per_image) == (20 * 16, 6 * counting.flops(run))
+    (cost,) = costs.training_costs([run], DIGITS)
+    assert (cost.images, cost.flops_per_image) == (20 * 16, 6 * counting.flops(run))
     assert cost.flops == 20 * 16 * 6 * counting.flops(run)
 
 
 def test_released_weights_cost_nothing(experiments):
-    (priced,) = costs.trainings([load("digits/edm/released~theirs", experiments)], experiments)
+    (priced,) = costs.training_costs([load("digits/edm/released~theirs", experiments)], experiments)
     assert (priced.released, priced.images, priced.flops) == (True, 0, 0)
     page = cost.describe("digits/edm/released~theirs/seed0", experiments=experiments)
     assert "released: https://example.org/theirs.pt" in page
@@ -234,20 +234,20 @@ def suite():
 
 
 def test_a_suite_costs_the_sum_of_its_runs(suite):
-    trainings, samplings = costs.of_suite(suite)
+    trainings, samplings = costs.suite_costs(suite)
     runs = [DIGITS.run(f"{cost.name}/seed{seed}") for cost in trainings for seed in range(cost.count)]
-    alone = sum(cost.flops for run in runs for cost in costs.trainings([run], DIGITS))
+    alone = sum(cost.flops for run in runs for cost in costs.training_costs([run], DIGITS))
     assert sum(cost.flops for cost in trainings) == alone > 0
     drawn = [one for one in (*suite.artefacts.values(), *suite.ablations.values()) if one.name != "table3"]
     assert sum(one.sets for one in samplings) == len({cell.samples for one in drawn for cell in suite.cells(one)})
-    page = pages.of_suite(suite, rate=1e14)
+    page = pages.describe_suite(suite, rate=1e14)
     total = alone + sum(one.flops for one in samplings)
     assert page.startswith(f"suite micro: {len(runs)} trainings, 0 released checkpoints\n")
     assert re.search(rf"\n  sum +{re.escape(text.scientific(total))} ", page)
 
 
 def test_a_suite_has_its_teachers_classifiers_and_stages(suite):
-    names = {cost.name: cost.count for cost in costs.of_suite(suite)[0]}
+    names = {cost.name: cost.count for cost in costs.suite_costs(suite)[0]}
     assert names["digits/classifier/default"] == 2  # one is the extractor, one the network of the lpips distance
     assert names["digits/pd/steps~2"] == names["digits/edm/default"] == 2
     assert names["digits/cd/solver~euler"] == 1
@@ -259,7 +259,7 @@ def test_samples_cost_their_evaluations(suite):
         cells["digits/edm/default/seed0", 100, "heun,steps~4"],
         cells["digits/cd/default/seed0", 50, "onestep"],
     ]
-    (sampling,) = costs.samplings(some, suite.experiments)
+    (sampling,) = costs.sampling_costs(some, suite.experiments)
     assert (sampling.sets, sampling.images) == (2, 2 * 40)
     assert sampling.flops == 40 * (7 + 1) * counting.flops(load("digits/edm/default"))
 
@@ -268,7 +268,7 @@ def test_tables_without_samples_ask_for_no_training(tmp_path):
     document = {"dataset": "digits", "experiments": str(FOLDER), "artefacts": {}}
     document["artefacts"]["a"] = {"kind": "recipes", "caption": "A.", "entries": [{"method": "edm"}]}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(document))
-    assert costs.of_suite(config.load_suite(tmp_path / "s.yaml")) == ([], [])
+    assert costs.suite_costs(config.load_suite(tmp_path / "s.yaml")) == ([], [])
     assert "suite s: 0 trainings" in cost.describe(str(tmp_path / "s.yaml"))
 
 

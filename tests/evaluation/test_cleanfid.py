@@ -73,7 +73,7 @@ def own(folders, published):
             extractor = pretrained.load_extractor(path, resizer=resizer)
             with torch.inference_mode():
                 parts = {name: extractor.network(extractor.preprocess(pixels_of(folders / name))) for name in SHAPES}
-            found[resizer] = {name: Features(units.numpy(), logits.numpy()) for name, (units, logits) in parts.items()}
+            found[resizer] = {name: Features(*(part.numpy() for part in parts[name])) for name in SHAPES}
         return found[resizer]
 
     return get
@@ -88,7 +88,7 @@ def mixed(found: Features) -> Features:
 
 
 class TorchScript(nn.Module):
-    """What clean-fid loads from NVIDIA's file: layers, and a resize of its own as TensorFlow's, by a grid."""
+    """What clean-fid loads from NVIDIA's file: layers, behind a resize that imitates TensorFlow's with a grid."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def theirs(published, monkeypatch):
 
     monkeypatch.setattr(clean, "build_feature_extractor", built)
     how = {"device": torch.device("cpu"), "num_workers": 0, "verbose": False}
-    return lambda verb, *folders, **mode: verb(*map(str, folders), **how, **mode)
+    return lambda function, *folders, **mode: function(*map(str, folders), **how, **mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -142,7 +142,7 @@ def test_scores_are_clean_fids(folders, own, theirs, mode):
 
 
 def test_the_modes_differ(own):
-    """By more than they are compared to."""
+    """By more than the tolerance of the comparison."""
     values = [metrics.fid(*(mixed(own(mode)[name]) for name in SHAPES)) for mode in MODES]
     assert all(abs(a - b) > 1e-3 * a for index, a in enumerate(values) for b in values[:index])
 
@@ -220,7 +220,7 @@ def test_grey_is_repeated_and_values_are_of_the_pixels(name, size):
 
 
 def test_pillows_warning_of_modes_does_not_come_through(monkeypatch):
-    """Even where warnings are errors; Pillow 11.3 has it, others not."""
+    """Even where warnings are errors; only Pillow 11.3 has it."""
     from_array = Image.fromarray
 
     def warning(*arguments, **named):

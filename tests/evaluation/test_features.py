@@ -1,4 +1,4 @@
-"""The door from images to features: memory, order, states. What the verbs make of it is in test_scoring.py."""
+"""From images to features: memory, order, and the state of a summary. test_scoring.py tests the commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cm.evaluation.imagesets import Images
 
 
 class Endless(Images):
-    """So many images that are made when they are asked for; the first pixel of each is its place."""
+    """`count` images that are created when they are read; the first pixel of each encodes its place."""
 
     shape = (64, 64, 3)
 
@@ -28,9 +28,9 @@ class Endless(Images):
 
     def batches(self, batch, workers, start=0):
         for place in range(start, self.count, batch):
-            made = np.zeros((min(batch, self.count - place), *self.shape), np.uint8)
-            made[:, 0, 0] = np.arange(place, place + len(made))[:, None] // (65536, 256, 1) % 256
-            yield made
+            pixels = np.zeros((min(batch, self.count - place), *self.shape), np.uint8)
+            pixels[:, 0, 0] = np.arange(place, place + len(pixels))[:, None] // (65536, 256, 1) % 256
+            yield pixels
 
     def subset(self, places):
         raise NotImplementedError
@@ -40,7 +40,7 @@ class Endless(Images):
 
 
 class Places(nn.Module):
-    """Features are the place of an image, its sine and a constant."""
+    """The features are the place of an image, its sine and a constant."""
 
     def forward(self, x):
         place = (x[:, :, 0, 0].long() * torch.tensor([65536, 256, 1])).sum(1).double()
@@ -69,10 +69,9 @@ def test_halves_and_kept_features_are_of_different_images():
     assert np.allclose(pooled[1], expected, rtol=1e-9, atol=1e-9)
 
 
-def test_what_is_kept_is_spread_over_all_images():
-    kept = np.concatenate(
-        [half.features[:, 0] for half in features.summarize_halves(PLACES, Endless(2000), keep=500, compute=Compute())]
-    )
+def test_kept_features_are_spread_over_all_images():
+    halves = features.summarize_halves(PLACES, Endless(2000), keep=500, compute=Compute())
+    kept = np.concatenate([half.features[:, 0] for half in halves])
     assert abs(kept.mean() - 1000) < 80
     assert (np.histogram(kept, 10)[0] > 20).all()
 

@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
+from feature_sets import REFERENCE, SAMPLES, features
 
 from cm import registry
 from cm.errors import UserError
-from cm.evaluation import gaussian, metrics
-from cm.evaluation.moments import Features, RunningMoments, pool_moments
-
-
-def features(seed: int, count: int = 500, shift: float = 0.0, width: int = 16) -> Features:
-    rng = np.random.default_rng(seed)
-    mix = np.random.default_rng(99).standard_normal((width, width))
-    points = rng.standard_normal((count, width)) @ mix + shift
-    return Features(points.astype(np.float32), (3 * rng.standard_normal((count, 10))).astype(np.float32))
-
-
-SAMPLES, REFERENCE = features(0, shift=0.5), features(1, count=400)
-
-
-def test_frechet_distance_of_commuting_gaussians():
-    a, b = np.diag([1.0, 4.0, 9.0]), np.diag([4.0, 1.0, 0.25])
-    shift = np.array([1.0, -2.0, 0.5])
-    expected = (shift**2).sum() + ((np.sqrt(np.diag(a)) - np.sqrt(np.diag(b))) ** 2).sum()
-    assert gaussian.frechet_distance(shift, a, np.zeros(3), b) == pytest.approx(expected, rel=1e-12)
-
-
-def test_frechet_distance_of_singular_gaussians():
-    rng = np.random.default_rng(0)
-    basis = np.linalg.qr(rng.standard_normal((6, 6)))[0]
-    a = basis[:, :2] @ np.diag([2.0, 3.0]) @ basis[:, :2].T
-    b = basis[:, 4:] @ np.diag([5.0, 7.0]) @ basis[:, 4:].T
-    assert gaussian.frechet_distance(np.zeros(6), a, np.zeros(6), b) == pytest.approx(17.0, rel=1e-6)
-    assert gaussian.frechet_distance(np.zeros(6), a, np.zeros(6), a) == pytest.approx(0.0, abs=1e-6)
+from cm.evaluation import metrics
+from cm.evaluation.moments import Features
 
 
 def test_fid_is_torch_fidelitys():
@@ -46,34 +19,6 @@ def test_fid_is_torch_fidelitys():
     pair = [fid_features_to_statistics(torch.from_numpy(f.features).double()) for f in (SAMPLES, REFERENCE)]
     expected = fid_statistics_to_metric(*pair, verbose=False)["frechet_inception_distance"]
     assert metrics.fid(SAMPLES, REFERENCE) == pytest.approx(expected, rel=1e-6)
-
-
-def test_frechet_distance_is_clean_fids():
-    from cleanfid.fid import frechet_distance
-
-    moments = *SAMPLES.moments(), *REFERENCE.moments()
-    assert gaussian.frechet_distance(*moments) == pytest.approx(frechet_distance(*moments), rel=1e-6)
-
-
-def decaying(seed: int, count: int, *, width: int = 300, power: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Points [count, width] whose variance falls as that of Inception's features does, and their covariance."""
-    rng = np.random.default_rng(seed)
-    mix = np.linalg.qr(np.random.default_rng(9).standard_normal((width, width)))[0]
-    points = (1 + seed / 10) * rng.standard_normal((count, width)) * np.arange(1, width + 1) ** (-power / 2) @ mix
-    return points - points.mean(0), np.cov(points, rowvar=False)
-
-
-@pytest.mark.parametrize(("first", "second"), [(900, 900), (100, 100), (100, 250), (301, 299), (299, 80)])
-@pytest.mark.parametrize("power", [0.0, 1.0, 3.0])
-def test_frechet_distance_of_fewer_images_than_features(first, second, power):
-    """Against the singular values of the points themselves, which no covariance has squared."""
-    (a, cov_a), (b, cov_b) = decaying(0, first, power=power), decaying(1, second, power=power)
-    zero = np.zeros(300)
-    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum() / np.sqrt((first - 1) * (second - 1))
-    got = gaussian.frechet_distance(zero, cov_a, zero, cov_b)
-    assert got == pytest.approx(np.trace(cov_a) + np.trace(cov_b) - 2 * cross, rel=1e-8)
-    assert got == pytest.approx(gaussian.frechet_distance(zero, cov_b, zero, cov_a), rel=1e-11)
-    assert abs(gaussian.frechet_distance(zero, cov_a, zero, cov_a)) < 1e-10 * np.trace(cov_a)
 
 
 def kid_draws(samples: Features, reference: Features, size: int) -> float:
@@ -136,21 +81,6 @@ def test_inception_score_of_certain_and_of_clueless_classifiers():
     assert metrics.inception_score(Features(clueless, clueless), REFERENCE) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("sizes", [[2500], [1, 2499], [1024, 1024, 452], [700] * 3 + [400], [3000 - 500]])
-def test_moments_are_numpys_and_do_not_depend_on_the_parts(sizes):
-    points = features(3, count=2500, shift=40.0).features
-    running, start = RunningMoments(), 0
-    for size in sizes:
-        running.add(points[start : start + size])
-        start += size
-    mean, covariance = running.result()
-    np.testing.assert_allclose(mean, points.mean(0, dtype=np.float64), rtol=1e-12)
-    np.testing.assert_allclose(covariance, np.cov(points.astype(np.float64), rowvar=False), rtol=1e-9, atol=1e-11)
-    whole = Features(points).moments()
-    assert np.array_equal(mean, whole[0])
-    assert np.array_equal(covariance, whole[1])
-
-
 def test_a_subset_with_the_moments_of_all_gives_their_fid():
     part = Features(REFERENCE.features[:100], fitted=REFERENCE.moments())
     assert metrics.fid(SAMPLES, part) == metrics.fid(SAMPLES, REFERENCE)
@@ -167,10 +97,10 @@ def test_without_logits_there_is_no_inception_score():
     assert set(metrics.unavailable(known, logits=False, single_images=True)) == {"inception_score"}
 
 
-def test_a_mean_and_a_covariance_give_fid_alone():
+def test_a_mean_and_a_covariance_are_enough_for_fid_alone():
     known = registry.names("metric")
-    given = Features(np.empty((0, 16), np.float32), fitted=REFERENCE.moments())
-    found = metrics.compute_metrics(SAMPLES, given, known)
+    moments_only = Features(np.empty((0, 16), np.float32), fitted=REFERENCE.moments())
+    found = metrics.compute_metrics(SAMPLES, moments_only, known)
     assert found["fid"] == metrics.fid(SAMPLES, REFERENCE)
     assert {name for name, value in found.items() if value is None} == {"kid", "precision", "recall"}
     assert set(metrics.unavailable(known, logits=True, single_images=False)) == {"kid", "precision", "recall"}
@@ -186,30 +116,6 @@ def test_the_fewest_images_are_known_of_every_metric(name):
     metrics.check_enough_images(fewest, "mine", [name])
     few = Features(SAMPLES.features[:fewest], SAMPLES.logits[:fewest])
     assert np.isfinite(registry.get("metric", name)(few, few))
-
-
-@pytest.mark.parametrize("sizes", [(200, 200), (1, 399), (3, 90, 307)])
-def test_moments_of_parts_pool_to_those_of_all(sizes):
-    starts = np.cumsum((0, *sizes))
-    parts = [Features(REFERENCE.features[a:b]) for a, b in itertools.pairwise(starts)]
-    zero = np.zeros((16, 16))
-    given = [
-        (len(p.features), *(p.moments() if len(p.features) > 1 else (p.features[0].astype(float), zero))) for p in parts
-    ]
-    for got, expected in zip(pool_moments(given), REFERENCE.moments(), strict=True):
-        assert np.allclose(got, expected, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("stop", [0, 1, 1500, 2048, 2500])
-def test_moments_go_on_from_their_state(stop):
-    points = features(3, count=3000).features
-    whole, first = RunningMoments(), RunningMoments()
-    whole.add(points)
-    first.add(points[:stop])
-    second = RunningMoments(first.state())
-    second.add(points[stop:])
-    for got, expected in zip(second.result(), whole.result(), strict=True):
-        assert np.array_equal(got, expected)
 
 
 @pytest.mark.parametrize("name", registry.names("metric"))
@@ -236,19 +142,20 @@ def test_features_of_different_extractors_are_refused(name):
         registry.get("metric", name)(SAMPLES, features(1, width=8))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_features_that_are_not_finite_are_refused(value):
-    broken = REFERENCE.features.copy()
-    broken[[3, 7], 5] = value
-    with pytest.raises(UserError, match=r"^the features of 2 of 400 images are not finite$"):
-        Features(broken)
-    with pytest.raises(UserError, match=r"^the features of 2 of 400 images are not finite$"):
-        Features(REFERENCE.features, broken)
+@pytest.mark.parametrize("name", registry.names("metric"))
+def test_titles_and_directions_stand_at_the_registration(name):
+    found = registry.get("metric", name)
+    assert metrics.title(name) == found.title
+    assert metrics.title(name, "digits/classifier/default/seed0") == found.general_title
+    assert metrics.lower_is_better(name) == (name in {"fid", "kid"})
 
 
-def test_moments_that_are_no_gaussians_are_refused():
-    mean, cov = REFERENCE.moments()
-    with pytest.raises(UserError, match="not finite"):
-        gaussian.frechet_distance(mean, cov, mean, np.where(np.eye(16) > 0, np.nan, cov))
-    with pytest.raises(UserError, match=r"16 features .* \(8, 8\)"):
-        gaussian.frechet_distance(mean, cov[:8, :8], mean, cov)
+def test_only_the_distance_between_inception_features_is_called_fid():
+    assert (metrics.title("fid"), metrics.title("fid", "dinov2")) == ("FID", "FD")
+    with pytest.raises(UserError, match="unknown metric 'fids'; known: fid, inception_score, kid, precision, recall"):
+        metrics.title("fids")
+
+
+def test_samples_without_logits_have_no_inception_score():
+    with pytest.raises(UserError, match="the extractor have no logits"):
+        metrics.inception_score(Features(SAMPLES.features), REFERENCE)

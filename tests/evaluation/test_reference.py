@@ -1,4 +1,4 @@
-"""Reference statistics in the files of those who publish them, written as they write them, and in our own."""
+"""Files of reference statistics, written as other projects and this suite write them."""
 
 from __future__ import annotations
 
@@ -90,15 +90,23 @@ def test_doubles_are_read_as_they_are(writer, tmp_path):
 
 
 @pytest.mark.parametrize("writer", FOREIGN)
-def test_others_files_are_told_by_name_form_and_digest(writer, tmp_path):
+def test_files_of_other_projects_are_described_by_name_form_and_digest(writer, tmp_path):
     path = written(writer, tmp_path)
     expected = {"file": path.name, "form": FOREIGN[writer], "sha256": files.sha256_of(path)}
     assert reference.read(str(path)).about == expected
 
 
 @pytest.mark.parametrize("writer", [summary, packed])
-def test_ours_say_what_they_are_of(writer, tmp_path):
+def test_our_own_files_describe_their_images(writer, tmp_path):
     assert reference.read(written(writer, tmp_path)).about == ABOUT
+
+
+def test_packed_files_of_earlier_versions_call_split_halves_halves(tmp_path):
+    halves = {"images": 150, "metrics": {"fid": 2.0}}
+    reference.pack(tmp_path / "f.npz", MEAN, COVARIANCE, {"reference": {"split": "train", "halves": halves}})
+    assert reference.read(tmp_path / "f.npz").about == {"reference": {"split": "train", "split_halves": halves}}
+    committed = reference.read("config/protocols/cifar10_train.npz").about["reference"]
+    assert committed["split_halves"]["metrics"]["fid"] == pytest.approx(2.1088218758777657)
 
 
 @pytest.mark.parametrize(("writer", "kept"), [(summary, 50), (clean_kid, 300), (clean_fid, None), (packed, None)])
@@ -165,7 +173,7 @@ def test_the_layout_of_the_packed_form_does_not_change(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "cost"), [(1000, 1e-8), (100, 1e-3)])
-def test_what_rounding_costs(count, cost, tmp_path):
+def test_the_error_of_rounding_to_float32(count, cost, tmp_path):
     """The covariance of fewer images than features has no variance in some directions, but for quantization errors."""
     samples, real = Features(draw_features(2, 1000, 256, 1.1)), Features(draw_features(3, count, 256))
     reference.pack(tmp_path / "f.npz", *real.moments(), {})
@@ -201,7 +209,7 @@ def test_the_packed_form_is_small(tmp_path):
     assert (tmp_path / "packed.npz").stat().st_size < 0.26 * (tmp_path / "edm.npz").stat().st_size
 
 
-# ---- what is no statistics -----------------------------------------------------------------------------------------
+# ---- files without statistics ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -214,12 +222,12 @@ def test_statistics_are_known_by_their_arrays(writer, tmp_path):
 @pytest.mark.parametrize(
     "arrays", [{"arr_0": IMAGES}, {"arr_0": IMAGES, "mu": MEAN}, {"features": REAL}, {"mean": MEAN}]
 )
-def test_other_arrays_are_no_statistics(arrays, tmp_path):
+def test_other_arrays_are_not_statistics(arrays, tmp_path):
     np.savez(tmp_path / "f.npz", **arrays)
     assert reference.is_statistics(tmp_path / "f.npz") is False
 
 
-def test_other_files_are_no_statistics(tmp_path):
+def test_other_files_are_not_statistics(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
     (tmp_path / "folder.npz").mkdir()
     adm(tmp_path / "VIRTUAL.npz")
@@ -246,13 +254,13 @@ def test_pickles_are_refused_with_what_to_do(tmp_path):
         refuses(tmp_path / name, f"{name} is a pickle, which is not read: save its 'fid' with np.savez(")
 
 
-def refuses(path: Path, *told: str) -> None:
+def refuses(path: Path, *expected: str) -> None:
     with pytest.raises(UserError) as caught:
         reference.read(path)
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith(str(path))
-    for part in told:
+    for part in expected:
         assert part in line
 
 
@@ -293,7 +301,8 @@ REFUSED = {
     "NaN features": ({"feats": changed(REAL, (0, 0), np.nan)}, "feats: 1 of 3600 numbers are not finite"),
     "triangle": (
         {**OURS, "covariance_triangle": TRIANGLE[1:]},
-        "[77] numbers are not the triangle of a covariance of 12",
+        "[77] numbers are not the triangle",
+        "of a covariance of 12",
     ),
     "square": ({**OURS, "covariance_triangle": COVARIANCE}, "[12, 12] numbers are not the triangle"),
     "packed scalar": ({**OURS, "mean": np.array(1.0), "covariance_triangle": TRIANGLE[:1]}, "not [] and [1, 1]"),
@@ -310,14 +319,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_mean_and_covariance_is_refused(name, tmp_path):
-    arrays, *told = REFUSED[name]
+def test_arrays_that_are_not_a_mean_and_a_covariance_are_refused(name, tmp_path):
+    arrays, *expected = REFUSED[name]
     np.savez(tmp_path / "f.npz", **arrays)
-    refuses(tmp_path / "f.npz", *told)
+    refuses(tmp_path / "f.npz", *expected)
 
 
 @pytest.mark.parametrize("entry", [(1, 2), (1, 1)])
-def test_what_rounding_leaves_is_accepted(entry, tmp_path):
+def test_rounding_errors_are_accepted(entry, tmp_path):
     """An entry that differs from its twin, or a variance below zero, in the seventh digit of the largest."""
     given = np.diag([5.0, 0.0, 0.0])
     given[entry] = -4e-6
@@ -328,7 +337,7 @@ def test_what_rounding_leaves_is_accepted(entry, tmp_path):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_damage_is_told_in_one_line(writer, tmp_path):
+def test_damage_is_reported_in_one_line(writer, tmp_path):
     """Any byte may be another: the file is refused in one line, or what is read of it is what was written."""
     path = written(writer, tmp_path)
     whole, expected = path.read_bytes(), reference.read(path).covariance
@@ -365,7 +374,7 @@ def test_arrays_that_end_too_early_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [(MEAN[1:], COVARIANCE), (MEAN, COVARIANCE * np.nan), (MEAN, -COVARIANCE)])
-def test_nothing_is_packed_that_would_be_refused(arguments, tmp_path):
+def test_statistics_that_would_be_refused_are_not_packed(arguments, tmp_path):
     with pytest.raises(UserError, match=str(tmp_path / "f.npz")):
         reference.pack(tmp_path / "f.npz", *arguments, {})
     assert not list(tmp_path.iterdir())

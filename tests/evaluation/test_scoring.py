@@ -1,4 +1,4 @@
-"""`cm score` and `cm featurize`: the same score however images come, and one line for what does not fit."""
+"""`cm score` and `cm featurize`: the same score for every form of the same images, and one line for bad input."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def classifier(judge):
+    """The model file of the classifier whose features are compared."""
+    return judge
+
+
+@pytest.fixture
 def train(place):
     return place / "data/train/images.npy"
 
@@ -33,37 +39,39 @@ def test(place):
     return place / "data/test/images.npy"
 
 
-def run(verb: str, images: Path, **options) -> int:
-    """The command line with these options."""
-    given = {"protocol": "offline"} | options
-    return main([verb, str(images), *(str(part) for name, value in given.items() for part in (f"--{name}", value))])
+def run(command: str, images: Path, **options) -> int:
+    """The exit status of a command with these options."""
+    arguments = [command, str(images)]
+    for name, value in ({"protocol": "offline"} | options).items():
+        arguments += [f"--{name}", str(value)]
+    return main(arguments)
 
 
 def score_of(images: Path, **options) -> dict:
-    """The score file of images, beside them."""
+    """The content of the score file of images, which is written beside them."""
     out = images.with_name("score.json")
     assert run("score", images, out=out, **options) == 0
     return json.loads(out.read_text())
 
 
 def protocol(folder: Path, **changes) -> Path:
-    """A protocol file that is `offline` but for the changes."""
+    """The protocol file `offline` with some changes."""
     document = yaml.safe_load(Path("config/protocols/offline.yaml").read_text())
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump(document | changes))
     return path
 
 
-def test_a_score_says_everything_that_it_depends_on(place, judge, train, tmp_path):
+def test_a_score_says_everything_that_it_depends_on(place, classifier, train, tmp_path):
     model = place / "models/digits/edm/default/seed0/100.safetensors"
     images = tmp_path / "a.npy"
     assert main(f"sample --model {model} --sampler ode,solver~heun,steps~3 --count 40 --out {images}".split()) == 0
-    score = score_of(images, reference=train, extractor=judge)
+    score = score_of(images, reference=train, extractor=classifier)
     assert (score["dataset"], score["method"], score["variant"], score["seed"]) == ("digits", "edm", "default", 0)
     assert (score["sampler"], score["nfe"], score["samples"]) == ("ode,solver~heun,steps~3", 5, 40)
     assert score["protocol"] == config.read_protocol("offline").settings()
     assert score["protocol"]["quantization"] == "truncate"
-    assert score["extractor"] == {"name": "digits/classifier/default/seed0", "sha256": files.sha256_of(judge)}
+    assert score["extractor"] == {"name": "digits/classifier/default/seed0", "sha256": files.sha256_of(classifier)}
     assert score["reference"]["sha256"] == files.sha256_of(train)
     assert (score["reference"]["split"], score["reference"]["images"]) == ("train", 899)
     assert set(score["metrics"]) == {"fid", "kid", "inception_score", "precision", "recall"}
@@ -73,25 +81,25 @@ def test_a_score_says_everything_that_it_depends_on(place, judge, train, tmp_pat
     assert score["versions"]["torch"]
 
 
-def test_samples_of_another_quantization_are_refused(judge, train, test, tmp_path, capsys):
+def test_samples_of_another_quantization_are_refused(classifier, train, test, tmp_path, capsys):
     images = tmp_path / "a.npy"
     files.write_array(images, files.read_images(test))
     files.write_json(tmp_path / "a.json", {"quantization": "round"})
-    assert run("score", images, reference=train, extractor=judge, out=tmp_path / "s.json") == 2
+    assert run("score", images, reference=train, extractor=classifier, out=tmp_path / "s.json") == 2
     assert "a.npy has quantization 'round', protocol offline prescribes 'truncate'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("quantization", ["round", "truncate"])
-def test_a_protocol_without_quantization_accepts_either(judge, train, test, tmp_path, quantization):
+def test_a_protocol_without_quantization_accepts_either(classifier, train, test, tmp_path, quantization):
     images = tmp_path / "a.npy"
     files.write_array(images, files.read_images(test))
     files.write_json(tmp_path / "a.json", {"quantization": quantization})
-    score = score_of(images, reference=train, extractor=judge, protocol=protocol(tmp_path, quantization=None))
+    score = score_of(images, reference=train, extractor=classifier, protocol=protocol(tmp_path, quantization=None))
     assert score["quantization"] == quantization
     assert score["protocol"]["quantization"] is None
 
 
-def test_of_more_samples_than_the_protocol_asks_for_the_first_are_scored(judge, train, test, tmp_path):
+def test_of_more_samples_than_the_protocol_asks_for_the_first_are_scored(classifier, train, test, tmp_path):
     """A run with several protocols is sampled for the largest; images that the suite did not sample are all scored."""
     pixels, by = np.load(test), protocol(tmp_path, samples=50)
     score = {}
@@ -100,41 +108,41 @@ def test_of_more_samples_than_the_protocol_asks_for_the_first_are_scored(judge, 
         files.write_array(tmp_path / name / "a.npy", images)
         if about:
             files.write_json(tmp_path / name / "a.json", about)
-        score[name] = score_of(tmp_path / name / "a.npy", reference=train, extractor=judge, protocol=by)
+        score[name] = score_of(tmp_path / name / "a.npy", reference=train, extractor=classifier, protocol=by)
     assert (score["more"]["samples"], score["foreign"]["samples"]) == (50, len(pixels))
     assert score["more"]["metrics"] == score["fifty"]["metrics"]
     assert score["more"]["uncertainty"] == score["fifty"]["uncertainty"]
 
 
-def test_real_images_against_themselves_score_perfectly(judge, train, tmp_path):
+def test_real_images_against_themselves_score_perfectly(classifier, train, tmp_path):
     images = tmp_path / "a.npy"
     files.write_array(images, files.read_images(train))
-    values = score_of(images, reference=train, extractor=judge)["metrics"]
+    values = score_of(images, reference=train, extractor=classifier)["metrics"]
     assert values["fid"] == pytest.approx(0, abs=1e-5)
     assert values["precision"] == values["recall"] == 1.0
 
 
-def test_one_reference_in_three_forms_gives_one_score(judge, train, test, tmp_path, monkeypatch):
-    """Images, and their summaries made in other batches: each without what the others left in the cache."""
+def test_one_reference_in_three_forms_gives_one_score(classifier, train, test, tmp_path, monkeypatch):
+    """Images, and their summaries computed in other batches, each with an empty cache."""
     images = tmp_path / "a.npy"
     files.write_array(images, files.read_images(test))
     references = [train]
     for batch in (64, 899):
         monkeypatch.setenv("CM_CACHE", str(tmp_path / f"cache{batch}"))
         references.append(tmp_path / f"{batch}.npz")
-        assert run("featurize", train, extractor=judge, out=references[-1], batch=batch) == 0
-    scores = [score_of(images, reference=reference, extractor=judge) for reference in references]
+        assert run("featurize", train, extractor=classifier, out=references[-1], batch=batch) == 0
+    scores = [score_of(images, reference=reference, extractor=classifier) for reference in references]
     expected = scores[0]["reference"]
     assert all(score["reference"]["sha256"] == expected["sha256"] for score in scores)
     assert all(score["metrics"] == pytest.approx(scores[0]["metrics"], rel=1e-6) for score in scores)
 
 
-def test_few_samples_are_extrapolated_and_one_seed_has_an_interval(judge, train, test, tmp_path):
+def test_few_samples_are_extrapolated_and_one_seed_has_an_interval(classifier, train, test, tmp_path):
     images = tmp_path / "a.npy"
     files.write_array(images, files.read_images(test))
     for count, keys in ((100, {"low", "high"}), (10_000, {"low", "high", "at_infinity"})):
         by = protocol(tmp_path, samples=count)
-        score = score_of(images, reference=train, extractor=judge, protocol=by)
+        score = score_of(images, reference=train, extractor=classifier, protocol=by)
         interval, fid = score["uncertainty"]["fid"], score["metrics"]["fid"]
         assert set(interval) == keys
         assert interval["low"] < fid < interval["high"]
@@ -154,23 +162,23 @@ def forms_of(pixels: np.ndarray, folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(("batch", "workers", "device"), [(7, 1, "cpu"), (60, 3, "cpu"), (16, 2, "cpu,cpu,cpu")])
-def test_scores_do_not_depend_on_how_they_are_computed(judge, train, test, tmp_path, batch, workers, device):
+def test_scores_do_not_depend_on_how_they_are_computed(classifier, train, test, tmp_path, batch, workers, device):
     """Form of the file, order of files, batch, threads, devices: to the last bit where a batch has the same size."""
-    how = {"reference": train, "extractor": judge, "batch": batch, "workers": workers, "device": device}
+    how = {"reference": train, "extractor": classifier, "batch": batch, "workers": workers, "device": device}
     paths = forms_of(np.load(test)[:60], tmp_path)
     scores = [score_of(path, **how) for path in paths]
     assert all((score["samples"], score.get("dataset"), score["sampler"]) == (60, None, None) for score in scores)
     assert all(score["metrics"] == scores[0]["metrics"] for score in scores)
-    other = score_of(paths[0], reference=train, extractor=judge)
+    other = score_of(paths[0], reference=train, extractor=classifier)
     assert scores[0]["metrics"] == pytest.approx(other["metrics"], rel=1e-6)
 
 
-def test_several_devices_give_what_one_gives(judge, train, test):
+def test_several_devices_give_what_one_gives(classifier, train, test):
     """Bitwise: they share the same batches."""
     from cm import build
     from cm.evaluation import imagesets
 
-    extractor = build.load_extractor(config.read_protocol("offline"), judge, (1, 8, 8))
+    extractor = build.load_extractor(config.read_protocol("offline"), classifier, (1, 8, 8))
     one, three = (
         features.extract(extractor, imagesets.open_images(test), Compute(batch=50, devices=devices))
         for devices in (("cpu",), ("cpu",) * 3)
@@ -182,36 +190,36 @@ def test_several_devices_give_what_one_gives(judge, train, test):
 # ---- summaries of the reference ------------------------------------------------------------------------------------
 
 
-def test_a_summary_is_computed_once(judge, train, tmp_path, monkeypatch):
-    assert run("featurize", train, extractor=judge, out=tmp_path / "a.npz") == 0
+def test_a_summary_is_computed_once(classifier, train, tmp_path, monkeypatch):
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "a.npz") == 0
     monkeypatch.setattr(features, "extract", None)
     monkeypatch.setattr(features, "summarize_halves", None)
     copy = tmp_path / "elsewhere" / "train" / "images.npy"
     files.write_array(copy, files.read_images(train))
-    assert run("featurize", copy, extractor=judge, out=tmp_path / "b.npz") == 0
+    assert run("featurize", copy, extractor=classifier, out=tmp_path / "b.npz") == 0
     assert (tmp_path / "b.npz").read_bytes() == (tmp_path / "a.npz").read_bytes()
 
 
 @pytest.mark.parametrize("change", [{"reference_images": 30}, {"metrics": ["fid"]}])
-def test_another_protocol_is_another_summary(judge, train, tmp_path, change):
-    assert run("featurize", train, extractor=judge, out=tmp_path / "a.npz") == 0
+def test_another_protocol_is_another_summary(classifier, train, tmp_path, change):
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "a.npz") == 0
     by = protocol(tmp_path, **change)
-    assert run("featurize", train, extractor=judge, out=tmp_path / "b.npz", protocol=by) == 0
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "b.npz", protocol=by) == 0
     assert len(list((tmp_path / "cache/features").glob("*.npz"))) == 2
 
 
-def test_a_summary_keeps_a_fixed_choice_of_features(judge, train, tmp_path):
+def test_a_summary_keeps_a_fixed_choice_of_features(classifier, train, tmp_path):
     for kept in (20, 50):
         by = protocol(tmp_path, reference_images=kept)
-        assert run("featurize", train, extractor=judge, protocol=by, out=tmp_path / f"{kept}.npz") == 0
+        assert run("featurize", train, extractor=classifier, protocol=by, out=tmp_path / f"{kept}.npz") == 0
     few, more = (features.read(tmp_path / f"{kept}.npz")[0] for kept in (20, 50))
     assert (len(few.features), len(more.features)) == (20, 50)
     assert {row.tobytes() for row in few.features} <= {row.tobytes() for row in more.features}
     assert np.array_equal(few.moments()[1], more.moments()[1])
 
 
-def test_a_summary_has_the_distance_of_two_random_halves(judge, train, tmp_path):
-    assert run("featurize", train, extractor=judge, out=tmp_path / "a.npz") == 0
+def test_a_summary_has_the_metrics_of_one_random_half_against_the_other(classifier, train, tmp_path):
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "a.npz") == 0
     found, about = features.read(tmp_path / "a.npz")
     halves = about["reference"]["split_halves"]
     assert halves["images"] == 449
@@ -219,7 +227,7 @@ def test_a_summary_has_the_distance_of_two_random_halves(judge, train, tmp_path)
     order = np.random.RandomState(0).permutation(899)
     for index, part in enumerate((order[:449], order[449:])):
         files.write_array(tmp_path / f"{index}.npy", np.load(train)[np.sort(part)])
-    score = score_of(tmp_path / "0.npy", reference=tmp_path / "1.npy", extractor=judge)
+    score = score_of(tmp_path / "0.npy", reference=tmp_path / "1.npy", extractor=classifier)
     assert halves["metrics"]["fid"] == pytest.approx(score["metrics"]["fid"], rel=1e-5)
     assert found.fitted[1].shape == (8, 8)
 
@@ -229,8 +237,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("after", [1, 3, 7])
-def test_a_summary_that_was_killed_goes_on_and_is_the_same(judge, train, tmp_path, monkeypatch, after):
-    assert run("featurize", train, extractor=judge, out=tmp_path / "a.npz", batch=100) == 0
+def test_an_interrupted_summary_continues_and_is_the_same(classifier, train, tmp_path, monkeypatch, after):
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "a.npz", batch=100) == 0
     monkeypatch.setenv("CM_CACHE", str(tmp_path / "other"))
     monkeypatch.setattr(features, "SAVE_INTERVAL", 0.0)
     seen, outputs = [], features._outputs
@@ -243,69 +251,69 @@ def test_a_summary_that_was_killed_goes_on_and_is_the_same(judge, train, tmp_pat
 
     monkeypatch.setattr(features, "_outputs", killing)
     with pytest.raises(Killed):
-        run("featurize", train, extractor=judge, out=tmp_path / "b.npz", batch=100)
+        run("featurize", train, extractor=classifier, out=tmp_path / "b.npz", batch=100)
     monkeypatch.setattr(features, "_outputs", lambda *arguments: seen.append(1) or outputs(*arguments))
-    assert run("featurize", train, extractor=judge, out=tmp_path / "b.npz", batch=100) == 0
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "b.npz", batch=100) == 0
     assert len(seen) == 9  # 899 images: nothing twice
     assert (tmp_path / "b.npz").read_bytes() == (tmp_path / "a.npz").read_bytes()
     assert not list((tmp_path / "other/features").glob("*.state.npz"))
 
 
-# ---- statistics of others ------------------------------------------------------------------------------------------
+# ---- published statistics -----------------------------------------------------------------------------------------
 
 
-def test_others_statistics_are_a_reference_for_fid_alone(judge, train, test, tmp_path):
+def test_published_statistics_are_a_reference_for_fid_alone(classifier, train, test, tmp_path):
     images = tmp_path / "a.npy"
     files.write_array(images, files.read_images(test))
-    own = score_of(images, reference=train, extractor=judge)
-    assert run("featurize", train, extractor=judge, out=tmp_path / "own.npz") == 0
+    own = score_of(images, reference=train, extractor=classifier)
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "own.npz") == 0
     mean, covariance = features.read(tmp_path / "own.npz")[0].moments()
-    np.savez(tmp_path / "theirs.npz", mu=mean, sigma=covariance)
-    score = score_of(images, reference=tmp_path / "theirs.npz", extractor=judge)
+    np.savez(tmp_path / "published.npz", mu=mean, sigma=covariance)
+    score = score_of(images, reference=tmp_path / "published.npz", extractor=classifier)
     assert score["metrics"]["fid"] == pytest.approx(own["metrics"]["fid"], rel=1e-9)
     assert score["metrics"]["inception_score"] == own["metrics"]["inception_score"]
     assert score["metrics"]["kid"] is score["metrics"]["precision"] is score["metrics"]["recall"] is None
     assert set(score["unavailable"]) == {"kid", "precision", "recall"}
-    assert score["reference"]["sha256"] == files.sha256_of(tmp_path / "theirs.npz")
+    assert score["reference"]["sha256"] == files.sha256_of(tmp_path / "published.npz")
 
 
 @pytest.mark.parametrize("form", ["foreign", "packed"])
-def test_a_protocol_may_name_statistics(judge, train, test, tmp_path, form):
-    """Then the images are only needed for what is kept of them."""
+def test_a_protocol_may_name_statistics(classifier, train, test, tmp_path, form):
+    """Then the images are needed only for the features that are kept of them."""
     images = tmp_path / "a.npy"
     files.write_array(images, files.read_images(test))
-    own = score_of(images, reference=train, extractor=judge)
-    assert run("featurize", train, extractor=judge, out=tmp_path / "own.npz") == 0
+    own = score_of(images, reference=train, extractor=classifier)
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "own.npz") == 0
     found, about = features.read(tmp_path / "own.npz")
     if form == "packed":
         reference.pack(tmp_path / "given.npz", *found.moments(), about)
     else:
         np.savez(tmp_path / "given.npz", mu=found.moments()[0], sigma=found.moments()[1])
     by = protocol(tmp_path, statistics="given.npz")
-    assert run("featurize", train, extractor=judge, protocol=by, out=tmp_path / "b.npz") == 0
-    score = score_of(images, reference=tmp_path / "b.npz", extractor=judge, protocol=by)
+    assert run("featurize", train, extractor=classifier, protocol=by, out=tmp_path / "b.npz") == 0
+    score = score_of(images, reference=tmp_path / "b.npz", extractor=classifier, protocol=by)
     assert score["metrics"] == pytest.approx(own["metrics"], rel=1e-4)
     assert score["reference"]["statistics"]["sha256"] == files.sha256_of(tmp_path / "given.npz")
     assert ("split_halves" in score["reference"]) == (form == "packed")
 
 
-def test_statistics_on_the_command_line_replace_those_of_the_protocol(judge, train, tmp_path):
-    assert run("featurize", train, extractor=judge, out=tmp_path / "own.npz") == 0
+def test_statistics_on_the_command_line_replace_those_of_the_protocol(classifier, train, tmp_path):
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "own.npz") == 0
     mean, covariance = features.read(tmp_path / "own.npz")[0].moments()
     for name, factor in (("protocol.npz", 2), ("given.npz", 3)):
         np.savez(tmp_path / name, mu=mean, sigma=factor * covariance)
     by = protocol(tmp_path, statistics="protocol.npz")
     for given, factor in (({}, 2), ({"statistics": tmp_path / "given.npz"}, 3)):
-        assert run("featurize", train, extractor=judge, protocol=by, out=tmp_path / "b.npz", **given) == 0
+        assert run("featurize", train, extractor=classifier, protocol=by, out=tmp_path / "b.npz", **given) == 0
         assert np.array_equal(features.read(tmp_path / "b.npz")[0].moments()[1], factor * covariance)
 
 
-def test_statistics_of_other_images_are_refused(judge, train, test, tmp_path, capsys):
-    assert run("featurize", test, extractor=judge, out=tmp_path / "test.npz") == 0
+def test_statistics_of_other_images_are_refused(classifier, train, test, tmp_path, capsys):
+    assert run("featurize", test, extractor=classifier, out=tmp_path / "test.npz") == 0
     found, about = features.read(tmp_path / "test.npz")
     reference.pack(tmp_path / "given.npz", *found.moments(), about)
     by = protocol(tmp_path, statistics="given.npz")
-    assert run("featurize", train, extractor=judge, protocol=by, out=tmp_path / "b.npz") == 2
+    assert run("featurize", train, extractor=classifier, protocol=by, out=tmp_path / "b.npz") == 2
     assert "given.npz has statistics of other images than 899 of the train split" in capsys.readouterr().err
 
 
@@ -313,9 +321,9 @@ def test_statistics_of_other_images_are_refused(judge, train, test, tmp_path, ca
 
 
 @pytest.mark.parametrize("problem", ["another extractor", "another resizer", "no summary", "truncated"])
-def test_a_summary_that_does_not_do_is_refused(place, judge, train, tmp_path, capsys, problem):
+def test_a_summary_that_does_not_fit_is_refused(place, classifier, train, tmp_path, capsys, problem):
     summary, out = tmp_path / "f.npz", tmp_path / "s.json"
-    assert run("featurize", train, extractor=judge, out=summary) == 0
+    assert run("featurize", train, extractor=classifier, out=summary) == 0
     found, about = features.read(summary)
     if problem == "another extractor":
         features.write(summary, found, about | {"extractor": {"name": "inception", "sha256": "0"}})
@@ -326,7 +334,7 @@ def test_a_summary_that_does_not_do_is_refused(place, judge, train, tmp_path, ca
     else:
         summary.write_bytes(summary.read_bytes()[:500])
     capsys.readouterr()
-    assert run("score", train, reference=summary, extractor=judge, out=out) == 2
+    assert run("score", train, reference=summary, extractor=classifier, out=out) == 2
     error = capsys.readouterr().err
     assert str(summary) in error.splitlines()[-1]
     assert "Traceback" not in error
@@ -355,7 +363,7 @@ def test_a_summary_that_does_not_do_is_refused(place, judge, train, tmp_path, ca
         "another classifier",
     ],
 )
-def test_bad_images_are_not_scored(place, judge, train, test, tmp_path, capsys, problem):
+def test_bad_images_are_not_scored(place, classifier, train, test, tmp_path, capsys, problem):
     images, out, reference = tmp_path / "images.npy", tmp_path / "s.json", train
     good = np.array(files.read_images(test))
     bad = {
@@ -392,7 +400,7 @@ def test_bad_images_are_not_scored(place, judge, train, test, tmp_path, capsys, 
     by = protocol(tmp_path, metrics=wanted[problem]) if problem in wanted else "offline"
     assert run("score", images, reference=reference, extractor=extractor, protocol=by, out=out) == 2
     error = capsys.readouterr().err
-    told = {
+    expected = {
         "not a classifier": str(extractor),
         "another classifier": f"{extractor} holds digits/classifier/default/seed1, protocol offline compares",
         "too few for IS": "inception_score needs at least 10 images",
@@ -402,7 +410,7 @@ def test_bad_images_are_not_scored(place, judge, train, test, tmp_path, capsys, 
         "floats of [-1, 1]": "((x + 1) * 127.5)",
         "not a number": "NaN",
     }
-    assert told.get(problem, str(images)) in error
+    assert expected.get(problem, str(images)) in error
     assert len([line for line in error.splitlines() if "error" in line]) == 1
     assert "Traceback" not in error
     assert out.read_text() == "kept"
@@ -422,9 +430,9 @@ def test_bad_images_are_not_scored(place, judge, train, test, tmp_path, capsys, 
         ({"name": "other"}, "'name' cannot be set: it follows from the path of the file"),
     ],
 )
-def test_a_bad_protocol_is_one_line(judge, train, tmp_path, capsys, change, message):
+def test_a_bad_protocol_is_one_line(classifier, train, tmp_path, capsys, change, message):
     by = protocol(tmp_path, **change)
-    assert run("score", train, reference=train, extractor=judge, protocol=by, out=tmp_path / "s.json") == 2
+    assert run("score", train, reference=train, extractor=classifier, protocol=by, out=tmp_path / "s.json") == 2
     assert message in capsys.readouterr().err
 
 
@@ -450,12 +458,12 @@ def test_protocols_of_the_paper(name):
     assert (found["samples"], found["reference_images"]) == (50_000, 10_000)
 
 
-def test_unknown_protocols_list_the_known(train, judge, tmp_path, capsys):
-    assert run("score", train, reference=train, extractor=judge, protocol="cifar", out=tmp_path / "s.json") == 2
+def test_unknown_protocols_list_the_known(train, classifier, tmp_path, capsys):
+    assert run("score", train, reference=train, extractor=classifier, protocol="cifar", out=tmp_path / "s.json") == 2
     assert "unknown protocol 'cifar'; known: adm, cifar10, clean" in capsys.readouterr().err
 
 
-def test_scores_without_pretrained_weights_at_hand_say_so(train, tmp_path, capsys, monkeypatch):
+def test_unavailable_pretrained_weights_are_one_line(train, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setattr("cm.utils.fetch._download", lambda *_: (_ for _ in ()).throw(OSError("no network")))
     assert run("score", train, reference=train, protocol="dinov2", out=tmp_path / "s.json") == 2
@@ -464,18 +472,18 @@ def test_scores_without_pretrained_weights_at_hand_say_so(train, tmp_path, capsy
     assert str(tmp_path / "cache") in error
 
 
-def test_a_reference_with_images_beside_its_statistics_gives_every_metric(judge, train, test, tmp_path):
+def test_a_reference_with_statistics_and_images_has_every_metric(classifier, train, test, tmp_path):
     """As ADM's VIRTUAL_*.npz: moments of all images, and 10,000 images."""
     images = tmp_path / "a.npy"
     files.write_array(images, files.read_images(test))
-    assert run("featurize", train, extractor=judge, out=tmp_path / "own.npz") == 0
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "own.npz") == 0
     mean, covariance = features.read(tmp_path / "own.npz")[0].moments()
     some = np.load(train)[:300]
     np.savez(tmp_path / "VIRTUAL.npz", mu=mean, sigma=covariance, mu_s=np.zeros(3), sigma_s=np.eye(3), arr_0=some)
     files.write_array(tmp_path / "some.npy", some)
-    score = score_of(images, reference=tmp_path / "VIRTUAL.npz", extractor=judge)["metrics"]
-    of_all = score_of(images, reference=train, extractor=judge)["metrics"]
-    of_some = score_of(images, reference=tmp_path / "some.npy", extractor=judge)["metrics"]
+    score = score_of(images, reference=tmp_path / "VIRTUAL.npz", extractor=classifier)["metrics"]
+    of_all = score_of(images, reference=train, extractor=classifier)["metrics"]
+    of_some = score_of(images, reference=tmp_path / "some.npy", extractor=classifier)["metrics"]
     assert score["fid"] == pytest.approx(of_all["fid"], rel=1e-9)
     assert score["fid"] != pytest.approx(of_some["fid"], rel=1e-2)
     assert (score["precision"], score["recall"]) == (of_some["precision"], of_some["recall"])

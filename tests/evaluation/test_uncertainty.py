@@ -194,7 +194,7 @@ def test_subsets_rise_from_where_the_line_holds_to_all(count, smallest, monkeypa
 
 @pytest.mark.parametrize(("count", "width"), [(200, 8), (29, 8), (30, 8), (127, 64), (128, 64)])
 @pytest.mark.parametrize("extrapolate", [False, True])
-def test_a_summary_has_the_limit_where_it_is_asked_for_and_to_be_had(count, width, extrapolate):
+def test_a_summary_has_the_limit_if_it_is_requested_and_can_be_estimated(count, width, extrapolate):
     some, reference = near(0, count, width, 0.3), fitted(width)
     found = uncertainty.summary(some, reference, extrapolate=extrapolate)
     expected = dict(zip(("low", "high"), uncertainty.interval(some, reference), strict=True))

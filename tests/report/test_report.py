@@ -13,86 +13,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+from faked import EXTRACTOR, FD, HALVES, IS, NO_LOGITS, PROTOCOL, ROOT, content, demo, fake, read_rows, write
 
 from cm import config, registry, report
 from cm.config import Experiments
-from cm.config.layout import Layout
 from cm.errors import UserError
 from cm.report import figures, scores, tables
 
-ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "config" / "suites" / "demo.yaml"
-FD = "FD, digits, classifier features"
-IS = "IS, digits, classifier features"
-EXTRACTOR = {"name": "digits/classifier/default/seed0", "sha256": "e" * 64}
-PROTOCOL = {
-    "name": "offline",
-    "extractor": EXTRACTOR["name"],
-    "resizer": "none",
-    "quantization": "truncate",
-    "reference": "train",
-    "statistics": None,
-    "samples": 2000,
-    "reference_images": 10000,
-    "metrics": ["fid", "inception_score", "precision", "recall"],
-}
-HALVES = {"images": 449, "metrics": {"fid": 0.05, "inception_score": None, "precision": 0.85, "recall": 0.95}}
-NO_LOGITS = "the weights of the extractor have no logits"
-
-
-def content(fid: float, **more) -> dict:
-    """A score file with that FD, and the other metrics as functions of it."""
-    return {
-        "metrics": {"fid": fid, "inception_score": 10 - fid / 10, "precision": 0.9, "recall": 0.5},
-        "unavailable": {},
-        "uncertainty": {"fid": {"low": fid - 0.2, "high": fid + 0.3}},
-        "samples": 2000,
-        "protocol": PROTOCOL,
-        "extractor": EXTRACTOR,
-        "reference": {"split": "train", "images": 898, "sha256": "r" * 64, "split_halves": HALVES},
-        "seconds": {"sampling": 1.5, "scoring": 0.4},
-        "versions": {"cm": "0.1.0", "torch": "2.15.0"},
-        "commit": "abc123",
-        **more,
-    }
-
-
-def write(path: Path, value: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def fid_of(cell: config.Cell) -> float:
-    """Some FD, of which the mean over seeds 0, 1, 2 is that of seed 1."""
-    nfe = config.parse_sampler(cell.sampler).evaluations
-    return (2 + len(cell.run.variant) / 10 + 100 / cell.progress) / math.sqrt(nfe) + 0.1 * cell.run.seed
-
-
-def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
-    """Scores, previews and benchmarks of every cell of a suite."""
-    doubt = {"fid": {"low": 0.3, "high": 0.33, "at_infinity": 0.21}}
-    write(root / "scores/digits/real/test/offline.json", content(0.31, samples=899, sampler=None, uncertainty=doubt))
-    noise = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
-    for artefact in (*suite.artefacts.values(), *suite.ablations.values()):
-        for cell in suite.cells(artefact):
-            nfe = config.parse_sampler(cell.sampler).evaluations
-            write(scores.score_path(cell, root), content(fid(cell), run=cell.run.name, sampler=cell.sampler, nfe=nfe))
-            image = Path(Layout(str(root)).preview(*cell.samples))
-            image.parent.mkdir(parents=True, exist_ok=True)
-            np.save(image, noise)
-            benchmark = root / "benchmarks/train" / f"{cell.run.name}.tsv"
-            benchmark.parent.mkdir(parents=True, exist_ok=True)
-            benchmark.write_text(f"s\th:m:s\tmax_rss\n{10.0 + cell.run.seed}\t0:00:10\t321.5\n")
-    return root
-
-
-def demo(path: Path, change) -> config.Suite:
-    """The demo suite, its text changed."""
-    text = f"{change(DEMO.read_text())}\nexperiments: {ROOT / 'config' / 'experiments'}\n"
-    path.write_text(text)
-    return config.load_suite(path)
+BIASED = "fewer than the 2000 that the protocol asks for, so that FD is biased upwards"
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +65,7 @@ def drawn(suite: config.Suite, name: str, root: Path, out: Path) -> tuple[list[d
 
 
 def read(made: Path, name: str) -> list[dict[str, str]]:
-    with open(made / "reports/tables" / f"{name}.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(made / "reports/tables" / f"{name}.csv")
 
 
 def test_every_kind_is_drawn_in_its_form(suite, made):
@@ -153,7 +81,7 @@ def test_every_kind_is_drawn_in_its_form(suite, made):
 
 
 def test_a_kind_says_what_it_needs():
-    kinds = registry.known("artefact")
+    kinds = registry.components("artefact")
     assert {name: kind.needs for name, kind in kinds.items() if kind.needs != "scores"} == {
         "recipes": "nothing",
         "runs": "nothing",
@@ -268,6 +196,41 @@ def test_recipes_leave_no_setting_out(suite, made):
     assert rows["inputs.teacher"]["CD"] == "digits/edm/default"
     assert rows["inputs.teacher"]["PD, steps 2"].startswith("digits/pd/steps~4")
     assert list(rows)[:2] == ["objective.name", "run.variant"]
+
+
+def test_settings_of_components_have_names_of_their_own(made):
+    rows = {row["key"]: row for row in read(made, "table3")}
+    assert (rows["objective.curriculum"]["setting"], rows["objective.curriculum"]["CD"]) == ("curriculum", "fixed")
+    assert (rows["objective.curriculum"]["CT"], rows["objective.curriculum"]["EDM"]) == ("adaptive", "")
+    expected = {
+        "objective.curriculum.steps": ("N", "18", ""),
+        "objective.curriculum.target_mu": ("mu", "0.0", ""),
+        "objective.curriculum.mu0": ("mu0", "", "0.2"),
+        "objective.curriculum.s0": ("s0", "", "2"),
+        "objective.curriculum.mu_exponent": ("exponent of mu", "", "paper"),
+        "objective.distance": ("distance d", "lpips", "lpips"),
+        "objective.distance.size": ("distance size", "224", "224"),
+        "objective.distance.pooling": ("distance pooling", "max", "max"),
+    }
+    assert {key: (rows[key]["setting"], rows[key]["CD"], rows[key]["CT"]) for key in expected} == expected
+    assert (rows["objective.steps"]["setting"], rows["objective.steps"]["PD, steps 4"]) == ("sampling steps", "4")
+    titles = [row["setting"] for row in rows.values()]
+    assert len(set(titles)) == len(titles)
+
+
+def test_table_3_begins_as_in_the_paper(made):
+    paper = ["learning rate", "batch size", "mu", "mu0", "s0", "s1", "N", "ODE solver", "EMA decay rate"]
+    paper += ["training steps", "precision", "dropout probability"]
+    titles = [row["setting"] for row in read(made, "table3")]
+    assert [title for title in titles if title in paper] == paper
+
+
+def test_settings_of_components_have_columns_in_the_table_of_runs(made):
+    rows = {row["run"]: row for row in read(made, "runs")}
+    assert (rows["digits/ct/default"]["curriculum"], rows["digits/cd/default"]["curriculum"]) == ("adaptive", "fixed")
+    assert (rows["digits/cd/distance~l1"]["distance size"], rows["digits/cd/default"]["distance size"]) == ("", "224")
+    assert (rows["digits/ct/default"]["s1"], rows["digits/ct/default"]["N"]) == ("40", "")
+    assert (rows["digits/pd/steps~8"]["sampling steps"], rows["digits/pd/steps~8"]["N"]) == ("8", "")
 
 
 def test_every_run_of_the_suite_has_a_row(suite, made):
@@ -408,10 +371,7 @@ def test_fewer_images_than_the_protocols_are_marked_and_extrapolated(suite, own,
     plain = re.sub(" +", " ", markdown)
     assert [plain.count(f"| {count}† |") for count in (899, 449, 500)] == [1, 1, 7]
     assert [latex.count(f"{count}$\\dagger$") for count in (899, 449, 500)] == [1, 1, 7]
-    assert (
-        "\n† fewer samples than the 2000 of the protocol: FD is biased upwards; the column at infinity extrap"
-        in markdown
-    )
+    assert f"\n† marks {BIASED} (Chong and Forsyth 2020); the column at infinity extrap" in markdown
     assert "† " not in latex
 
 
@@ -419,7 +379,7 @@ def test_fewer_images_without_extrapolation_have_no_column(suite, own, tmp_path)
     alter(own, lambda score: {"samples": 500} if score["sampler"] else {})
     rows, markdown, _ = drawn(suite, "ablation_solver", own, tmp_path)
     assert f"{FD} at infinity" not in rows[0]
-    assert "\n† fewer samples than the 2000 of the protocol: FD is biased upwards (Chong" in markdown
+    assert f"\n† marks {BIASED} (Chong" in markdown
 
 
 def test_as_many_images_as_the_protocol_asks_have_no_mark(suite, own, tmp_path):
@@ -427,7 +387,7 @@ def test_as_many_images_as_the_protocol_asks_have_no_mark(suite, own, tmp_path):
     text = drawn(suite, "table1", own, tmp_path)[1]
     assert "†" not in text
     assert "at infinity" not in text
-    assert "Split halves: one random half of the train split scored against the other half." in text
+    assert "Split halves: one random half of the train split is scored against the other half." in text
     assert (
         "Baselines of fewer real images (899 and 449) than the samples of a model (2000) are not lower bounds" in text
     )
@@ -510,9 +470,19 @@ def test_an_interval_beside_the_value_gives_a_bar_to_one_side(suite, own, tmp_pa
     assert bars == [pytest.approx([y, 9.0]) for y in container[0].get_ydata()]
 
 
+def test_the_default_settings_stand_once_in_the_legend(suite, own, tmp_path):
+    entry = "  two: {method: cd, vary: {lr: [3.0e-3, 1.0e-3]}, samplers: [onestep, 'multistep,times~0.5853']}\n"
+    twice = demo(tmp_path / "s.yaml", lambda text: text + entry)
+    fake(twice, own)
+    figure = figures.ablation(scores.load(twice, twice.find("ablation_two"), own))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["NFE 1", "NFE 2", "default"]
+
+
 def test_an_ablation_figure_over_seeds_has_deviations_as_bars(suite, made):
     figure = figures.ablation(scores.load(suite, suite.find("ablation_solver"), made / "results"))
     assert footnotes_of(figure).startswith("Protocol")
+    assert footnotes_of(figure).endswith("Bars are one standard deviation over seeds to either side.")
     for container in figure.axes[0].containers:
         middle = container[0].get_ydata()
         bars = container[2][0].get_segments()
@@ -522,7 +492,7 @@ def test_an_ablation_figure_over_seeds_has_deviations_as_bars(suite, made):
 def test_a_figure_of_fewer_images_says_so(suite, own):
     alter(own, short)
     notes = footnotes_of(figures.curves(suite, suite.find("fig3a"), own))
-    assert notes.startswith("500 samples, fewer than the 2000 of the protocol: FD is biased upwards (Chong")
+    assert notes.startswith(f"There are 500 samples, {BIASED} (Chong")
 
 
 def test_a_second_drawing_has_the_same_bytes(suite, made, tmp_path):
@@ -591,6 +561,13 @@ def test_a_baseline_of_another_kind_is_refused(suite, own, tmp_path, name, part,
     write(own / "scores/digits/real/test/offline.json", content(0.3, **{part: value}))
     with pytest.raises(UserError, match=f"the real-data baseline: scores of different {part}"):
         report.draw(suite, name, own, tmp_path)
+
+
+def test_a_score_without_the_number_of_evaluations_is_refused(suite, own):
+    path = one(suite, "fig3a", own)
+    write(path, {**json.loads(path.read_text()), "nfe": None})
+    with pytest.raises(UserError, match=re.escape(f"{path} is not a score of samples: it has no 'nfe'")):
+        scores.load(suite, suite.find("fig3a"), own)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])

@@ -21,11 +21,13 @@ from PIL import Image
 from cm import build, config, registry
 from cm.checkpoints.openai_names import openai_state_dict
 from cm.config import Experiments
+from cm.config.layout import Layout
 
 ROOT = Path(__file__).parents[2]
 MICRO = ROOT / "tests" / "micro"
 TOOLS = Path(sys.executable).parent
 MAKERS = {"train", "train_curve", "release"}
+LAYOUT = Layout()
 SUITES = sorted((ROOT / "config" / "suites").glob("*.yaml"))
 
 
@@ -94,10 +96,13 @@ def test_every_run_leaves_a_grid_and_no_pile_of_images(place):
     assert {run for run in runs if "classifier" not in run.parts} == {
         run for run in runs if (run / "samples.png").exists()
     }
-    scores = {path.relative_to(place / "results/scores") for path in (place / "results/scores").rglob("seed*/*/*.json")}
-    grids = {path.relative_to(place / "results/samples") for path in (place / "results/samples").rglob("*.png")}
-    assert {path.with_suffix("") for path in scores} <= {path.with_suffix("") for path in grids}
-    assert not list((place / "results/images").rglob("*.npy"))
+    paths = [str(path.relative_to(place)) for path in (place / "results/scores").rglob("seed*/*/*/*.json")]
+    scores = [LAYOUT.parse(path) for path in paths]
+    assert len(scores) > 10
+    for score in scores:
+        preview = LAYOUT.preview(score["run"], score["progress"], score["sampler"], ".png")
+        assert (place / preview).stat().st_size > 0
+    assert not list((place / "results/samples").rglob("*.npy"))
 
 
 def test_a_second_call_does_nothing(place):
@@ -105,11 +110,11 @@ def test_a_second_call_does_nothing(place):
 
 
 def test_a_deleted_score_remakes_only_what_hangs_on_it(place):
-    score = place / "results/scores/digits/ct/default/seed0/100/onestep.json"
+    score = place / LAYOUT.score("digits/ct/default/seed0", 100, "onestep", "offline")
     score.unlink()
     planned = jobs(snakemake(place, "all", "--dry-run"))
     # fig5 is drawn anew, because sampling once more writes its preview once more
-    assert planned == {"sample": 1, "score": 1, "table": 1, "figure": 1, "all": 1, "total": 5}
+    assert planned == {"evaluate_offline": 1, "table": 1, "figure": 1, "all": 1, "total": 4}
     snakemake(place, "all")
     assert score.exists()
 
@@ -119,7 +124,7 @@ def test_an_added_ablation_trains_only_the_new_runs(place):
     suite["ablations"]["mu"] = {"method": "cd", "seeds": [0], "vary": {"target_mu": [0.0, 0.5]}}
     (place / "more.yaml").write_text(yaml.safe_dump(suite))
     planned = jobs(snakemake(place, "ablation_mu", "--dry-run", suite="more.yaml"))
-    assert planned == {"ablation_mu": 1, "ablation": 1, "train": 1, "sample": 1, "score": 1, "total": 5}
+    assert planned == {"ablation_mu": 1, "ablation": 1, "train": 1, "evaluate_offline": 1, "total": 4}
     snakemake(place, "ablation_mu", suite="more.yaml")
     assert (place / "reports/tables/ablation_mu.csv").exists()
     assert (place / "reports/figures/ablation_mu.png").exists()
@@ -188,7 +193,9 @@ def test_a_dry_run_of_every_shipped_suite(tmp_path, suite):
     planned, loaded = jobs(output), config.load_suite(suite)
     wanted = {**loaded.artefacts, **loaded.ablations}
     cells = {cell.samples for artefact in wanted.values() for cell in loaded.cells(artefact)}
-    assert planned["sample"] == planned["score"] <= len(cells)
+    evaluated = [count for rule, count in planned.items() if rule.startswith("evaluate_")]
+    assert 0 < sum(evaluated) <= len(cells)
+    assert not {"sample", "score"} & planned.keys()  # every shipped run has one protocol
     assert ("gpu=1" in output) == (loaded.gpus == 1) == (suite.stem != "demo")
     assert (
         {"release"} == planned.keys() & MAKERS if suite.stem == "released" else {"train", "train_curve"} <= set(planned)
@@ -207,8 +214,13 @@ def test_a_dry_run_of_every_shipped_suite(tmp_path, suite):
         ("micro.yaml", "ablation_nu", "ablation_nu"),
         (
             "micro.yaml",
-            "results/scores/digits/cd/default/seed0/100/onestp.json",
+            "results/scores/digits/cd/default/seed0/100/onestp/offline.json",
             "unknown sampler 'onestp'",
+        ),
+        (
+            "micro.yaml",
+            "results/scores/digits/cd/default/seed0/100/onestep/ofline.json",
+            "unknown protocol 'ofline'",
         ),
         ("bad.yaml", "all", "unknown setting 'solvr'"),
     ],
@@ -244,11 +256,48 @@ def test_weights_that_nobody_can_fetch_are_told_before_any_job_starts(tmp_path, 
 def test_a_changed_protocol_scores_anew_and_trains_nothing(place):
     path = place / "protocols/offline.yaml"
     text = path.read_text()
-    path.write_text(text.replace("kept: 100", "kept: 90"))
+    path.write_text(text.replace("reference_images: 100", "reference_images: 90"))
     planned = jobs(snakemake(place, "reports/tables/table1.csv", "--dry-run"))
     path.write_text(text)
-    assert {"featurize", "score", "floor", "table"} <= planned.keys()
+    assert {"featurize", "evaluate_offline", "baseline", "table"} <= planned.keys()
     assert not {"train", "train_curve", "prepare"} & planned.keys()
+
+
+def test_an_added_protocol_scores_again_and_trains_nothing(place):
+    """Both protocols score the same samples, which are kept until both have, and an artefact shows the one it names."""
+    second = (place / "protocols/offline.yaml").read_text().replace("samples: 60", "samples: 30")
+    (place / "protocols/fewer.yaml").write_text(second)
+    base = place / "experiments/digits/base.yaml"
+    text, suite = base.read_text(), yaml.safe_load((place / "micro.yaml").read_text())
+    base.write_text(text.replace("protocol: offline", "protocol: [offline, fewer]"))
+    suite["artefacts"] = {"fewer": suite["artefacts"]["fig4"] | {"kind": "comparison", "protocol": "fewer"}}
+    (place / "several.yaml").write_text(yaml.safe_dump({**suite, "ablations": {}}))
+    planned = jobs(snakemake(place, "all", "--dry-run", suite="several.yaml"))
+    assert not MAKERS & planned.keys()
+    assert planned["sample"] == planned["score"] == 4
+    snakemake(place, "all", suite="several.yaml")
+    base.write_text(text)
+    score = json.loads((place / LAYOUT.score("digits/cd/default/seed0", 100, "onestep", "fewer")).read_text())
+    assert (score["protocol"]["name"], score["samples"]) == ("fewer", 30)
+    assert "Protocol fewer:" in (place / "reports/tables/fewer.md").read_text()
+    assert not list((place / "results/samples").rglob("*.npy"))
+
+
+def test_results_of_the_old_layout_are_refused(tmp_path):
+    shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
+    old = tmp_path / "results/scores/digits/ct/default/seed0/100/onestep.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    output = snakemake(tmp_path, "all", "--dry-run", check=False)
+    assert "results/ was written by an earlier version" in output
+    assert "Traceback" not in output
+    assert old.read_text() == "{}"
+
+
+def test_the_root_has_the_same_default_target(tmp_path):
+    shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
+    default, everything = (jobs(snakemake(tmp_path, *target, "--dry-run")) for target in ((), ("all",)))
+    assert {**default, "all": 1} == {**everything, "default": 1}
 
 
 def test_ruff_check():
@@ -261,6 +310,10 @@ def test_ruff_format():
 
 def test_snakefmt():
     call("snakefmt", "--check", "Snakefile", "workflow")
+
+
+def test_types():
+    assert "Success" in call(sys.executable, "-m", "mypy")
 
 
 def test_lint():

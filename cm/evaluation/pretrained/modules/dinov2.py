@@ -93,6 +93,7 @@ class Block(nn.Module):
         self.ls2 = Scale(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The tokens [B, n, width] after the block."""
         x = x + self.ls1(self.attn(self.norm1(x)))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
@@ -107,6 +108,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The tokens [B, n, width], each a mixture of all."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -120,6 +122,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The tokens [B, n, width], each transformed alone."""
         return self.fc2(functional.gelu(self.fc1(x)))
 
 
@@ -131,4 +134,5 @@ class Scale(nn.Module):
         self.gamma = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The tokens [B, n, width], scaled."""
         return x * self.gamma

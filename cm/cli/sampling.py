@@ -1,0 +1,210 @@
+"""The commands that sample a model: `sample` and `evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import click
+
+from cm import api, config
+from cm.cli.options import (
+    FILE,
+    FOLDER,
+    Comparison,
+    WholeNumber,
+    comparison_options,
+    device_option,
+    experiments_option,
+    group,
+    select_device,
+    threads_option,
+)
+from cm.config.layout import PREVIEW_COUNT
+from cm.errors import UserError
+from cm.utils import files
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """Where `sample` takes its model from: a file, or a run."""
+
+    model: Path | None
+    run: str | None
+    experiments: Path
+    results: Path
+    threads: int | None
+    device: str | None
+
+    def load(self) -> api.Model:
+        """The model.
+
+        Raises UserError, before torch is imported, for an unknown run and if not exactly one of model and run is given.
+        """
+        if (self.model is None) == (self.run is None):
+            raise UserError("give either --model or --run: the model file, or the run whose model is sampled")
+        if self.run is not None:
+            config.Experiments(self.experiments).run(self.run)
+        device = select_device(self.device, self.threads)
+        subject = self.run or self.model or ""
+        return api.load(subject, device=device, experiments=self.experiments, results=self.results)
+
+
+model_options = group(
+    "source",
+    ModelSource,
+    click.option("--model", type=FILE, help="model file"),
+    click.option(
+        "--run",
+        help="<dataset>/<method>/<variant>/seed<seed>: its model in the results, or the published checkpoint of a "
+        "released run, sampled by the evaluation settings of the run where the options below are not given",
+    ),
+    experiments_option,
+    click.option("--results", type=FOLDER, default=Path("results"), show_default=True, help="folder of the results"),
+    threads_option,
+    device_option,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingChanges:
+    """Settings of sampling that replace those of the model; None for those that do not."""
+
+    quantization: str | None
+    clamp: bool | None
+    precision: str | None
+    batch: int | None
+
+    def apply(self, settings: api.SamplingSettings) -> api.SamplingSettings:
+        """The settings with the changes."""
+        changes = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return dataclasses.replace(settings, **changes)
+
+
+sampling_options = group(
+    "changes",
+    SamplingChanges,
+    click.option(
+        "--quantization", type=click.Choice(["round", "truncate"]), help="of pixels to 8 bits  [default: truncate]"
+    ),
+    click.option("--clamp/--no-clamp", default=None, help="clamp every estimate of the denoiser to [-1, 1]"),
+    click.option(
+        "--precision",
+        type=click.Choice(["bfloat16", "float16", "float32"]),
+        help="of the network  [default: float32]",
+    ),
+    click.option("--batch", type=WholeNumber(1), help="images sampled at a time  [default: 256]"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleFiles:
+    """The files that `sample` writes."""
+
+    out: Path
+    preview: Path | None
+
+    def check(self) -> None:
+        """UserError for a name that is not that of a .npy file."""
+        for path in filter(None, (self.out, self.preview)):
+            if path.suffix != ".npy":
+                raise UserError(f"{path} must end in .npy: other files are written beside it")
+
+
+output_options = group(
+    "outputs",
+    SampleFiles,
+    click.option("--out", type=FILE, required=True, help=".npy file to write; its description is written beside it"),
+    click.option("--preview", type=FILE, help=f".npy file for the first {PREVIEW_COUNT}; a .png is written beside it"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleRequest:
+    """Which samples of a model are made."""
+
+    sampler: str
+    count: int
+    seed: int | None
+
+
+request_options = group(
+    "request",
+    SampleRequest,
+    click.option("--sampler", required=True, help="onestep, multistep,times~0.8 or ode,solver~heun,steps~18, ..."),
+    click.option("--count", type=WholeNumber(1), default=64, show_default=True, help="number of samples"),
+    click.option("--seed", type=WholeNumber(0, config.MAX_SEED), help="of the noise; by default the run's"),
+)
+
+
+@click.command()
+@model_options
+@request_options
+@output_options
+@sampling_options
+def sample(source: ModelSource, request: SampleRequest, *, outputs: SampleFiles, changes: SamplingChanges) -> None:
+    """Sample a model file (--model) or the model of a run (--run).
+
+    Writes uint8 images to OUT.npy, and how they were made to OUT.json.
+    """
+    _write_samples(source, request, outputs, changes)
+
+
+@click.command()
+@model_options
+@request_options
+@output_options
+@sampling_options
+@comparison_options
+@click.option("--score", type=FILE, required=True, help=".json file to write: the score of the samples")
+def evaluate(
+    source: ModelSource,
+    request: SampleRequest,
+    *,
+    outputs: SampleFiles,
+    changes: SamplingChanges,
+    comparison: Comparison,
+    score: Path,
+) -> None:
+    """Sample a model and score the samples.
+
+    `cm sample` and `cm score` in one process, which starts torch once.
+    """
+    protocol = comparison.read()
+    device = _write_samples(source, request, outputs, changes)
+    from cm.evaluation.features import Compute
+    from cm.evaluation.scoring import score_images
+
+    make_extractor, compute = comparison.make_extractor(protocol), Compute(devices=(device,))
+    samples, reference = outputs.out, comparison.reference
+    result = score_images(samples, reference, protocol=protocol, make_extractor=make_extractor, compute=compute)
+    files.write_json(score, result)
+
+
+def _write_samples(source: ModelSource, request: SampleRequest, outputs: SampleFiles, changes: SamplingChanges) -> str:
+    """Write samples, their description and a preview; returns the device that the model is on."""
+    sampler = config.parse_sampler(request.sampler)
+    outputs.check()
+    model = source.load()
+    settings = changes.apply(model.settings)
+    started = time.monotonic()
+    with files.create_array(outputs.out, (request.count, *model.image_shape)) as images:
+        model.sample(request.sampler, count=request.count, seed=request.seed, settings=settings, out=images)
+    description = {
+        "run": model.run,
+        "progress": model.description["progress"],
+        "sampler": request.sampler,
+        "seed": model.seed if request.seed is None else request.seed,
+        "quantization": settings.quantization,
+        "clamp": settings.clamp,
+        "nfe": sampler.evaluations,
+        "seconds": {"sampling": round(time.monotonic() - started, 3)},
+        "model_sha256": files.sha256_of(model.path),
+        "trained_at": model.description["commit"],
+    }
+    files.write_json(outputs.out.with_suffix(".json"), description)
+    if outputs.preview:
+        files.write_array(outputs.preview, images[:PREVIEW_COUNT])
+        files.write_grid(outputs.preview.with_suffix(".png"), images[:PREVIEW_COUNT])
+    return str(next(model.module.parameters()).device)

@@ -1,0 +1,100 @@
+"""Made-up results: score files, previews and benchmarks of every cell of a suite."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from cm import config
+from cm.config.layout import Layout
+from cm.report import scores
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "config" / "suites" / "demo.yaml"
+FD = "FD, digits, classifier features"
+IS = "IS, digits, classifier features"
+EXTRACTOR = {"name": "digits/classifier/default/seed0", "sha256": "e" * 64}
+PROTOCOL = {
+    "name": "offline",
+    "extractor": EXTRACTOR["name"],
+    "resizer": "none",
+    "quantization": "truncate",
+    "reference": "train",
+    "statistics": None,
+    "samples": 2000,
+    "reference_images": 10000,
+    "metrics": ["fid", "inception_score", "precision", "recall"],
+}
+HALVES = {"images": 449, "metrics": {"fid": 0.05, "inception_score": None, "precision": 0.85, "recall": 0.95}}
+NO_LOGITS = "the weights of the extractor have no logits"
+
+
+def content(fid: float, **more) -> dict:
+    """A score file with that FD, and the other metrics as functions of it."""
+    return {
+        "metrics": {"fid": fid, "inception_score": 10 - fid / 10, "precision": 0.9, "recall": 0.5},
+        "unavailable": {},
+        "uncertainty": {"fid": {"low": fid - 0.2, "high": fid + 0.3}},
+        "samples": 2000,
+        "protocol": PROTOCOL,
+        "extractor": EXTRACTOR,
+        "reference": {"split": "train", "images": 898, "sha256": "r" * 64, "split_halves": HALVES},
+        "seconds": {"sampling": 1.5, "scoring": 0.4},
+        "versions": {"cm": "0.1.0", "torch": "2.15.0"},
+        "commit": "abc123",
+        **more,
+    }
+
+
+def write(path: Path, value: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def fid_of(cell: config.Cell) -> float:
+    """Some FD, of which the mean over seeds 0, 1, 2 is that of seed 1."""
+    nfe = config.parse_sampler(cell.sampler).evaluations
+    return (2 + len(cell.run.variant) / 10 + 100 / cell.progress) / math.sqrt(nfe) + 0.1 * cell.run.seed
+
+
+def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
+    """Scores, previews and benchmarks of every cell of a suite."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
+    for artefact in (*suite.artefacts.values(), *suite.ablations.values()):
+        for cell in suite.cells(artefact):
+            nfe = config.parse_sampler(cell.sampler).evaluations
+            protocol = {"protocol": {**PROTOCOL, "name": cell.protocol.name}}
+            about = {"run": cell.run.name, "sampler": cell.sampler, "nfe": nfe, **protocol}
+            write(scores.score_path(cell, root), content(fid(cell), **about))
+            fake_baseline(root, cell, protocol)
+            image = Path(Layout(str(root)).preview(*cell.samples))
+            image.parent.mkdir(parents=True, exist_ok=True)
+            np.save(image, noise)
+            benchmark = root / "benchmarks/train" / f"{cell.run.name}.tsv"
+            benchmark.parent.mkdir(parents=True, exist_ok=True)
+            benchmark.write_text(f"s\th:m:s\tmax_rss\n{10.0 + cell.run.seed}\t0:00:10\t321.5\n")
+    return root
+
+
+def fake_baseline(root: Path, cell: config.Cell, protocol: dict) -> None:
+    """The score of the test split that a cell's score is compared with."""
+    path = Path(Layout(str(root)).baseline(cell.run.dataset, "test", cell.protocol.name))
+    interval = {"fid": {"low": 0.3, "high": 0.33, "at_infinity": 0.21}}
+    write(path, content(0.31, samples=899, sampler=None, uncertainty=interval, **protocol))
+
+
+def demo(path: Path, change) -> config.Suite:
+    """The demo suite, its text changed."""
+    text = f"{change(DEMO.read_text())}\nexperiments: {ROOT / 'config' / 'experiments'}\n"
+    path.write_text(text)
+    return config.load_suite(path)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
