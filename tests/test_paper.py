@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cm import config
+from cm import config, registry
 from cm.config import Experiments, load_suite
 from cm.config.documents import read_yaml
 
@@ -111,6 +111,39 @@ def test_progressive_distillation(dataset):
     assert (settings["clip"], settings["ema_decay"], settings["weighting"]) == (1.0, 0.0, "truncated-snr")
 
 
+def test_improved_consistency_training():
+    """Song & Dhariwal (2024), Table 1 and Appendix A, on CIFAR-10."""
+    run = load(CIFAR, "ict")
+    assert tuple(run.settings[key] for key in KEYS) == (1e-4, 1024, 0.99993, 400_000, 0.3, "float32")
+    assert (run.settings["optimiser"], run.settings["lr_decay"], run.settings["init"]) == ("radam", "none", "random")
+    assert (run.settings["fourier_scale"], run.settings["curriculum"], run.settings["times"]) == (
+        0.02,
+        "doubling",
+        "lognormal",
+    )
+    assert (run.settings["s0"], run.settings["s1"]) == (10, 1280)
+    assert (run.settings["p_mean"], run.settings["p_std"]) == (-1.1, 2.0)
+    assert (run.settings["distance"], run.settings["c"], run.settings["relative"]) == ("pseudo-huber", 0.00054, True)
+    assert run.settings["weighting"] == "inverse-interval"
+    assert run.objective == registry.get("method", "ict")()
+    assert not Experiments(EXPERIMENTS).inputs(run)
+
+
+def test_easy_consistency_tuning():
+    """The official code's script for CIFAR-10, and its recipe for one GPU hour."""
+    run = load(CIFAR, "ect")
+    assert tuple(run.settings[key] for key in KEYS) == (1e-4, 128, 0.9999, 200_000, 0.2, "float32")
+    assert (run.settings["optimiser"], run.settings["lr_decay"], run.settings["flip"]) == ("radam", "none", False)
+    assert run.objective == registry.get("method", "ect")()
+    assert (run.settings["q"], run.settings["k"], run.settings["b"]) == (2.0, 8.0, 1.0)
+    assert run.settings["total_steps"] == 8 * run.settings["stage_steps"]
+    assert (run.settings["p_mean"], run.settings["p_std"]) == (-1.1, 2.0)
+    assert (run.settings["distance"], run.settings["weighting"]) == ("l2-norm", "inverse-interval")
+    assert Experiments(EXPERIMENTS).teacher(run).settings["released"] == "edm-cifar10-32x32-uncond-vp"
+    short = load(CIFAR, "ect", "q~256.0")
+    assert (short.settings["stage_steps"], short.settings["ema_decay"]) == (10_000, 0.9993)
+
+
 def test_l1_has_half_the_rate():
     assert load(CIFAR, "cd", "distance~l1").settings["lr"] == 2e-4
     assert load(CIFAR, "cd", "distance~l2").settings["lr"] == 4e-4
@@ -123,7 +156,7 @@ def test_two_step_samples_go_through_the_published_times(suite):
         if wanted and cell.sampler.startswith("multistep") and cell.sampler.count("+") == 0:
             index, steps = wanted
             time = cell.run.noise.times(steps)[index]
-            assert config.parse_sampler(cell.sampler).times == [pytest.approx(time, rel=1e-5)]
+            assert config.parse_sampler(cell.sampler).times == (pytest.approx(time, rel=1e-5),)
             found.add((cell.run.dataset, cell.label))
     assert found == set(TWO_STEP)
 

@@ -131,7 +131,7 @@ def feature_distance(maps: Callable[[Tensor], list[Tensor]]) -> Callable[[Tensor
 
     def metric(a: Tensor, b: Tensor) -> Tensor:
         layers = zip(maps(a), maps(b), strict=True)
-        return sum((_unit(u) - _unit(v)).square().sum(1).mean((1, 2)) for u, v in layers)
+        return torch.stack([(_unit(u) - _unit(v)).square().sum(1).mean((1, 2)) for u, v in layers]).sum(0)
 
     return metric
 

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from cm.lazy import torch
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from cm.diffusion.noise import KarrasNoise
 
-    Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    Denoiser = Callable[..., Tensor]
+
+Needed = TypeVar("Needed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,13 @@ class Batch:
     def _generators(self) -> list[Generator]:
         device = self.x.device
         return [torch.Generator(device).manual_seed(seed) for seed in self.seeds.tolist()]
+
+
+def require(value: Needed | None) -> Needed:
+    """A network or labels that an objective has said it needs, and that the trainer therefore passes."""
+    if value is None:
+        raise ValueError("an objective uses a network or labels that it does not say it needs")
+    return value
 
 
 @dataclasses.dataclass(frozen=True)

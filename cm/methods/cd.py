@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cm.config.settings import component, default
 from cm.diffusion.curriculum import Curriculum
 from cm.diffusion.solvers import Solver, check_single_step
-from cm.methods.base import Batch, Networks
+from cm.methods.base import Batch, Networks, require
 from cm.methods.consistency import DiscreteConsistency
 from cm.registry import register
 
@@ -34,4 +34,5 @@ class ConsistencyDistillation(DiscreteConsistency):
         return True
 
     def neighbour(self, nets: Networks, batch: Batch, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.solver(lambda y, time: nets.teacher(y, time, batch.labels), x_t, t, s)
+        teacher = require(nets.teacher)
+        return self.solver(lambda y, time: teacher(y, time, batch.labels), x_t, t, s)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from cm.config.settings import at_least, below
 from cm.diffusion.solvers import per_image
 from cm.lazy import torch
-from cm.methods.base import Batch, Networks, Objective
+from cm.methods.base import Batch, Networks, Objective, require
 from cm.registry import register
 
 if TYPE_CHECKING:
@@ -29,4 +29,4 @@ class Classification(Objective):
         level = per_image(self.jitter * batch.uniform(), batch.x)
         logits = nets.student(batch.x + level * batch.normal())
         cross_entropy = torch.nn.functional.cross_entropy
-        return cross_entropy(logits, batch.labels, reduction="none", label_smoothing=self.label_smoothing)
+        return cross_entropy(logits, require(batch.labels), reduction="none", label_smoothing=self.label_smoothing)

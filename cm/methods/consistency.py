@@ -19,7 +19,7 @@ from cm.diffusion.solvers import per_image
 from cm.diffusion.times import Times
 from cm.diffusion.weightings import Weighting
 from cm.lazy import torch
-from cm.methods.base import Batch, Networks, Objective
+from cm.methods.base import Batch, Networks, Objective, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,7 @@ class Consistency(Objective):
 
     def target(self, nets: Networks, batch: Batch, x_s: Tensor, s: Tensor) -> Tensor:
         """f_theta-(x_s, s), [B, C, H, W]."""
-        return nets.target(x_s, s, batch.labels)
+        return require(nets.target)(x_s, s, batch.labels)
 
     def pair_loss(self, nets: Networks, batch: Batch, *, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Eq. 7 for given noise `z` [B, C, H, W] and times `t`, `s` [B], s < t; returns [B]."""

@@ -1,10 +1,10 @@
 """Easy consistency tuning (Geng et al. 2024, arXiv 2406.14548): a diffusion model becomes a consistency model.
 
-    w(t, s) ||D(x + t z, t) - sg D(x + s z, s)||,   s = max(0, t (1 - (1 + k sigmoid(-b t)) (1 - rho)))
+    w(t, s) ||D(x + t z, t) - sg D(x + s z, s)||,   s = max(0, t - t (1 + k sigmoid(-b t)) (1 - rho))
 
 with rho = min(1 - q^-(stage + 1), ratio_limit), so that s approaches t from stage to stage. Where s = 0 the target is
-x. In the first stage almost all targets are clean images: that is the training of a diffusion model. The model keeps the
-teacher's preconditioning; the official code shifts it by 0.003, so that D(x, 0.003) = x, in evaluation only.
+x. In the first stage almost all targets are clean images, as in the training of a diffusion model. The preconditioning
+is the teacher's; the official code shifts it, in evaluation only, to D(x, 0.003) = x, which this suite does not.
 """
 
 from __future__ import annotations

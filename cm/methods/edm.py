@@ -1,6 +1,8 @@
 """The diffusion teacher (EDM, Karras et al. 2022): denoising score matching.
 
-lambda(t) mean (D(x + t z, t) - x)^2,   ln t ~ N(p_mean, p_std^2)        (EDM, Eq. 2 and Table 1)
+    lambda(t) mean (D(x + t z, t) - x)^2,   ln t ~ N(p_mean, p_std^2)        (EDM, Eq. 2 and Table 1)
+
+with the mean over the pixels of an image.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from cm.diffusion.distances import Distance, is_perceptual
 from cm.diffusion.solvers import euler, per_image
 from cm.diffusion.weightings import Weighting
 from cm.lazy import torch
-from cm.methods.base import Batch, Networks, Objective
+from cm.methods.base import Batch, Networks, Objective, require
 from cm.registry import register
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ class ProgressiveDistillation(Objective):
         """The loss at given noise `z` [B, C, H, W] and grid indices `index` [B] in 0..steps-1; returns [B]."""
         t, middle, s = (batch.noise.time((index + offset) / self.steps) for offset in (0.0, 0.5, 1.0))
         x_t = batch.x + per_image(t, batch.x) * z
+        teacher = require(nets.teacher)
         with torch.no_grad():
-            target = self._target(lambda y, time: nets.teacher(y, time, batch.labels), x_t, t, middle, s)
+            target = self._target(lambda y, time: teacher(y, time, batch.labels), x_t, t, middle, s)
         weight = self.weighting(t, s, batch.noise.sigma_data).to(batch.x.dtype)
         return weight * self.distance(nets.student(x_t, t, batch.labels), target)
 
