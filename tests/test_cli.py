@@ -82,4 +82,6 @@ def test_a_mistake_is_told_before_torch_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0
-    assert done.stderr.strip() == "cm train: error: digits/cd, solver: unknown solver 'hune'; known: euler, heun"
+    assert (
+        done.stderr.strip() == "cm train: error: digits/cd, solver: unknown solver 'hune'; known: euler, heun"
+    )

@@ -10,7 +10,7 @@ import yaml
 from conftest import FILES, TRAINING
 from goldens import recipe_weights
 
-from cm import build
+from cm import build, config
 from cm.checkpoints import native
 from cm.cli import main
 from cm.config import Experiments

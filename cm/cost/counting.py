@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cm import build
 from cm.config import Run
-from cm.networks.base import set_activation_checkpointing
+from cm.networks.base import Classifier, set_activation_checkpointing
 
 
 def parameters(run: Run) -> int:
@@ -83,8 +83,9 @@ def _evaluation(key: str) -> tuple[int, tuple[int, ...]]:
 @functools.cache
 def _maps_flops(key: str) -> int:
     mode, module = _network(key)
+    classifier = cast(Classifier, module)
     with mode, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module.maps(torch.empty(1, *build.image_shape(json.loads(key))))
+        classifier.maps(torch.empty(1, *build.image_shape(json.loads(key))))
     return counter.get_total_flops()
 
 
@@ -92,7 +93,8 @@ def _maps_flops(key: str) -> int:
 def _activations(key: str, batch: int, precision: str, checkpointed: bool) -> int:
     mode, module = _network(key)
     set_activation_checkpointing(module, checkpointed)
-    with mode, _Kept(module) as kept, _autocast(precision):
+    kept = _Kept(module)
+    with mode, kept, _autocast(precision):
         module(*_arguments(json.loads(key), batch))
     return kept.bytes()
 
@@ -126,10 +128,6 @@ class _Kept(saved_tensors_hooks):
         super().__init__(self._pack, lambda tensor: tensor)
         self._weights = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}
         self._tensors: dict[int, Tensor] = {}
-
-    def __enter__(self) -> _Kept:
-        super().__enter__()
-        return self
 
     def bytes(self) -> int:
         """The size of all storages together."""

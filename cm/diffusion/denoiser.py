@@ -21,9 +21,9 @@ class Preconditioning(Protocol):
 class Denoiser(nn.Module):
     """c_skip(t) x + c_out(t) F(c_in(t) x, c_noise(t)) (EDM, Eq. 7).
 
-    x [B, C, H, W], noise levels t [B], labels [B] or None -> [B, C, H, W]. The coefficients are computed in the precision
-    of t, and at least in float32. `labels` are int64 class indices. `dropout_seeds`, int64 [B] or None, choose the
-    dropout masks of the images in training.
+    x [B, C, H, W], noise levels t [B], labels [B] or None -> [B, C, H, W]. The coefficients are computed in the
+    precision of t, and at least in float32. `labels` are int64 class indices. `dropout_seeds`, int64 [B] or None,
+    choose the dropout masks of the images in training.
     """
 
     def __init__(

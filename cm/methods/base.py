@@ -35,8 +35,8 @@ class Networks:
 class Batch:
     """Images `x` [B, C, H, W] in [-1, 1], their `labels` [B] or None, and what a loss needs to know of the training.
 
-    `noise`: the noise grid. `step`, `total_steps`: the paper's k and K. `seeds`: int64 [B], one for each image, from which
-    everything is drawn that the loss of that image needs, so that it does not depend on the images beside it.
+    `noise`: the noise grid. `step`, `total_steps`: the paper's k and K. `seeds`: int64 [B], one for each image, from
+    which everything is drawn that the loss of that image needs, so that it does not depend on the images beside it.
     """
 
     x: Tensor

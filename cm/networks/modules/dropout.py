@@ -2,13 +2,14 @@
 
 The mask of an image must depend neither on the images beside it, nor on the order of the layers, nor on how often the
 forward pass is repeated. So it is not drawn from a generator: it is a hash of a counter (Salmon et al., 2011, "Parallel
-random numbers: as easy as 1, 2, 3"). With the 32-bit mixing function h = `mix` (lowbias32 of C. Wellons' hash prospector,
-which changes each output bit with probability near 1/2 when one input bit changes), the random word of element i is
+random numbers: as easy as 1, 2, 3"). With the 32-bit mixing function h = `mix` (lowbias32 of C. Wellons' hash
+prospector, which changes each output bit with probability near 1/2 when one input bit changes), the random word of
+element i is
 
     word(seed, layer, i) = h( h(i xor layer) xor key ),    key = h( low(seed) xor h( high(seed) xor layer ) ),
 
-where `layer` is a constant of the layer. The inner hash is the same for all images. One word serves two elements, 16 bits
-each: an element is dropped if its 16 bits are among the round(65536 p) lowest values.
+where `layer` is a constant of the layer. The inner hash is the same for all images. One word serves two elements, 16
+bits each: an element is dropped if its 16 bits are among the round(65536 p) lowest values.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ LEVELS = 1 << 16
 class Dropout(nn.Module):
     """Zeroes each element with probability p and divides the others by 1 - p: [B, ...] -> [B, ...].
 
-    `seeds`: int64 [B]; the masks of the images follow from them. Without seeds the mask is drawn from torch's generator.
-    In evaluation, or with p = 0, the input is returned.
+    `seeds`: int64 [B]; the masks of the images follow from them. Without seeds the mask is drawn from torch's
+    generator. In evaluation, or with p = 0, the input is returned.
     """
 
     def __init__(self, p: float) -> None:
