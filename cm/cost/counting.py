@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cm import build
 from cm.config import Run
 from cm.config.checking import plain_component
-from cm.networks.base import set_activation_checkpointing
+from cm.networks.base import Classifier, set_activation_checkpointing
 
 
 def parameters(run: Run) -> int:
@@ -86,8 +86,9 @@ def _evaluation(key: str) -> tuple[int, tuple[int, ...]]:
 @functools.cache
 def _maps_flops(key: str) -> int:
     mode, module = _network(key)
+    classifier = cast(Classifier, module)
     with mode, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        cast(_HasMaps, module).maps(torch.empty(1, *build.image_shape(json.loads(key))))
+        classifier.maps(torch.empty(1, *build.image_shape(json.loads(key))))
     return counter.get_total_flops()
 
 
@@ -99,12 +100,6 @@ def _activations(key: str, batch: int, precision: str, checkpointed: bool) -> in
     with mode, saved_tensors_hooks(saved.pack, saved.unpack), _autocast(precision):
         module(*_arguments(json.loads(key), batch))
     return saved.bytes()
-
-
-class _HasMaps(Protocol):
-    """A network with feature maps."""
-
-    def maps(self, x: Tensor) -> list[Tensor]: ...
 
 
 def _build_on_meta(key: str) -> nn.Module:

@@ -8,7 +8,7 @@ With `classes: 1000` the defaults describe OpenAI's ImageNet-64 network (295,899
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from cm.config.settings import at_least, below
 from cm.errors import UserError
@@ -29,7 +29,6 @@ class ADM(UNet):
     networks (which always have 32 groups) and 4 in EDM's.
     """
 
-    resample_filter: ClassVar[tuple[int, ...]] = (1, 1)
     resolution: Annotated[int, at_least(1)] = 64
     image_channels: Annotated[int, at_least(1)] = 3
     channels: Annotated[int, at_least(4)] = 192
@@ -56,6 +55,11 @@ class ADM(UNet):
         if self.channels % 2:
             raise UserError(f"{where}: channels must be even, for as many sines as cosines, not {self.channels}")
         self.check_plan(where)
+
+    @property
+    def resample_filter(self) -> tuple[int, ...]:
+        """A box: the mean of 2x2 pixels."""
+        return (1, 1)
 
     @property
     def stem(self) -> int:

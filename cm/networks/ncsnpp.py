@@ -6,7 +6,7 @@ The defaults describe jcm's NCSN++ (56,395,523 parameters). EDM's DDPM++ is the 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cm.config.settings import at_least, below
 from cm.errors import UserError
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 class NCSNpp(UNet):
     """A U-Net of residual blocks with additive time conditioning and single-head attention."""
 
-    scale_shift: ClassVar[bool] = False
-    group_channels: ClassVar[int] = 4
     resolution: Annotated[int, at_least(1)] = 32
     image_channels: Annotated[int, at_least(1)] = 3
     channels: Annotated[int, at_least(4)] = 128
@@ -50,6 +48,16 @@ class NCSNpp(UNet):
         """UserError for values that no network can have."""
         self._check_filter(where)
         self.check_plan(where)
+
+    @property
+    def scale_shift(self) -> bool:
+        """The noise embedding is added only."""
+        return False
+
+    @property
+    def group_channels(self) -> int:
+        """Fewest channels of a normalisation group."""
+        return 4
 
     @property
     def stem(self) -> int:

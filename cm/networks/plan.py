@@ -1,4 +1,4 @@
-"""Which residual blocks a U-Net has: the plan shared by NCSN++, DDPM++ and ADM, with the block names of EDM."""
+"""The residual blocks of a U-Net: the plan that NCSN++, DDPM++ and ADM share, with the block names of EDM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """One residual block of the plan; `name` is EDM's, `joins` means that a skip connection is concatenated first."""
+    """One residual block. `name`: EDM's name of it. `joins`: a skip connection is concatenated to its input."""
 
     name: str
     width_in: int
@@ -22,7 +22,7 @@ class Block:
 
 
 class UNet(ABC):
-    """What a description of a U-Net must say, and the plan that follows from it. Widths are numbers of channels."""
+    """The description of a U-Net, and the plan of blocks that follows from it. Widths are numbers of channels."""
 
     resolution: int
     image_channels: int
@@ -33,9 +33,21 @@ class UNet(ABC):
     dropout: float
     classes: int
     augment_dim: int
-    scale_shift: bool
-    group_channels: int
-    resample_filter: Sequence[int]
+
+    @property
+    @abstractmethod
+    def scale_shift(self) -> bool:
+        """Whether the embedding scales and shifts the normalised activations, instead of being added before."""
+
+    @property
+    @abstractmethod
+    def group_channels(self) -> int:
+        """Fewest channels of a normalisation group."""
+
+    @property
+    @abstractmethod
+    def resample_filter(self) -> Sequence[int]:
+        """Coefficients of the separable resampling filter."""
 
     @property
     @abstractmethod
