@@ -9,9 +9,9 @@ from snakemake.exceptions import WorkflowError
 
 from cm import config as settings
 from cm import registry
-from cm.report import caption as caption_of
 from cm.config.layout import Layout, check_layout
 from cm.errors import UserError, unknown
+from cm.report import caption as caption_of
 
 ROOT = Path(workflow.current_basedir).parents[1]
 LAYOUT = Layout()
