@@ -8,9 +8,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from cm import config as settings
-from cm import registry, report
+from cm import registry
 from cm.config.layout import Layout, check_layout
 from cm.errors import UserError, unknown
+from cm.report import caption as caption_of
 
 ROOT = Path(workflow.current_basedir).parents[1]
 LAYOUT = Layout()
@@ -279,7 +280,7 @@ def artefact_settings(wildcards):
 
 def caption(wildcards):
     """The sentence below an artefact."""
-    return report.caption(ARTEFACTS[wildcards.name])
+    return caption_of(ARTEFACTS[wildcards.name])
 
 
 wildcard_constraints:
