@@ -41,7 +41,7 @@ def plan_training(run: Run, *, data: Path, out: Path, keep: list[int], inputs: M
     images, labels = _read_training_data(run, data, objective)
     torch.manual_seed(run.seed)
     description = run_description(run) | {"made_from": _digest_inputs(data, inputs)}
-    student = build_model(description)
+    student = build_model(description | {"preconditioning": run.objective.preconditioning})
     teacher = _load_teacher(run, inputs, student)
     return Plan(
         name=run.name,
@@ -65,7 +65,7 @@ def run_description(run: Run) -> dict[str, Any]:
     return {
         "run": run.name,
         **run.describe(),
-        "preconditioning": run.objective.preconditioning,
+        "preconditioning": run.objective.sampling_preconditioning,
         "version": __version__,
         "commit": provenance.commit(),
     }

@@ -32,6 +32,12 @@ FILES = {
         "objective": {"distance": "l1", "curriculum": {"name": "adaptive", "s1": 10}},
         "sampler": "onestep",
     },
+    "ict": {
+        "training": TRAINING,
+        "objective": {"curriculum": {"name": "doubling", "s0": 2, "s1": 8}},
+        "sampler": "onestep",
+    },
+    "ect": {"training": TRAINING, "objective": {"stage_steps": 4}, "teacher": "edm", "sampler": "onestep"},
     "pd": {
         "training": TRAINING | {"clip": 1.0},
         "teacher": "edm",

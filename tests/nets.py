@@ -68,11 +68,10 @@ class Tiny:
         self.weight = torch.from_numpy(np.ascontiguousarray(weight.transpose(axes))).to(dtype).requires_grad_()
         self.bias = torch.from_numpy(bias).to(dtype).requires_grad_()
         self.scalings, self.family = registry.get("preconditioning", scalings), family
-        self.sigma_min = 0.002
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, labels: None = None) -> torch.Tensor:
         t = t.to(x.dtype)
-        coefficients = self.scalings(t, sigma_data=0.5, sigma_min=self.sigma_min)
+        coefficients = self.scalings(t, sigma_data=0.5, sigma_min=0.002)
         skip, out, scale, _ = (c.reshape(-1, 1, 1, 1) for c in coefficients)
         wave = torch.sin(0.01 * 250 * t.log()) if self.family == "cm" else torch.sin(3 * 0.25 * t.log())
         inner = torch.tanh(torch.nn.functional.conv2d(scale * x, self.weight, self.bias, padding=1))

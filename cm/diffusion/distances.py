@@ -7,6 +7,7 @@ of the sum over them, as in its successors. `LPIPS` is perceptual: it needs the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
@@ -131,7 +132,7 @@ def feature_distance(maps: Callable[[Tensor], list[Tensor]]) -> Callable[[Tensor
 
     def metric(a: Tensor, b: Tensor) -> Tensor:
         layers = zip(maps(a), maps(b), strict=True)
-        return torch.stack([(_unit(u) - _unit(v)).square().sum(1).mean((1, 2)) for u, v in layers]).sum(0)
+        return functools.reduce(torch.add, [(_unit(u) - _unit(v)).square().sum(1).mean((1, 2)) for u, v in layers])
 
     return metric
 

@@ -44,3 +44,9 @@ def boundary(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
     """
     c_in, age = (t**2 + sigma_data**2).rsqrt(), t - sigma_min
     return Coefficients(sigma_data**2 / (age**2 + sigma_data**2), age * sigma_data * c_in, c_in, t.log() / 4)
+
+
+@register("preconditioning", "ect")
+def ect(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
+    """`boundary` with eps = 0.003, whatever `sigma_min`: models of easy consistency tuning, when they are sampled."""
+    return boundary(t, sigma_data=sigma_data, sigma_min=0.003)

@@ -93,6 +93,11 @@ class Objective(abc.ABC):
     labelled: ClassVar[bool] = False
 
     @property
+    def sampling_preconditioning(self) -> str | None:
+        """The preconditioning of the trained model, where it is another than in training."""
+        return self.preconditioning
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether the run needs the weights of a teacher."""
         return False

@@ -4,7 +4,7 @@
 
 with rho = min(1 - q^-(stage + 1), ratio_limit), so that s approaches t from stage to stage. Where s = 0 the target is
 x. In the first stage almost all targets are clean images, as in the training of a diffusion model. The preconditioning
-is the teacher's; the official code shifts it, in evaluation only, to D(x, 0.003) = x, which this suite does not.
+is the teacher's in training; for sampling it is shifted so that D(x, 0.003) = x, as in the official code.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class EasyConsistencyTuning(Consistency):
     b: Annotated[float, at_least(0.0)] = 1.0
     ratio_limit: Annotated[float, above(0.0), at_most(1.0)] = 1.0
     stage_steps: Annotated[int, at_least(1)] = 25_000
+
+    @property
+    def sampling_preconditioning(self) -> str:
+        return "ect"
 
     def mu_at(self, step: int, total_steps: int) -> float:
         return 0.0

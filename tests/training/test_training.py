@@ -14,7 +14,7 @@ import torch
 import yaml
 from conftest import FILES, TRAINING, plan_of
 
-from cm import build, config
+from cm import build, config, registry
 from cm.checkpoints import native
 from cm.cli import main
 from cm.errors import UserError
@@ -36,6 +36,8 @@ RUNS = [
     "cd/solver~euler,target_mu~0.9",
     "ct/default",
     "ct/clip~1.0,microbatch~6,precision~float16",
+    "ict/default",
+    "ect/default",
     "pd/steps~2",
     "classifier/default",
 ]
@@ -205,7 +207,16 @@ def test_a_training_that_diverges_writes_no_model_and_keeps_its_last_good_state(
     assert description["step"] >= 3 and before
 
 
-@pytest.mark.parametrize(("name", "mu"), [("cd/default", 0.0), ("cd/target_mu~0.9", 0.9), ("ct/default", None)])
+FOLLOWERS = [
+    ("cd/default", 0.0),
+    ("cd/target_mu~0.9", 0.9),
+    ("ct/default", None),
+    ("ict/default", 0.0),
+    ("ect/default", 0.0),
+]
+
+
+@pytest.mark.parametrize(("name", "mu"), FOLLOWERS)
 def test_target_and_ema_follow_the_student(place, name, mu):
     """theta-minus <- mu theta-minus + (1 - mu) theta after each step (Eq. 8), with mu(k) of that step."""
     trainer = Trainer(plan_of(place, f"digits/{name}/seed0"))
@@ -225,9 +236,18 @@ def test_students_start_from_their_teacher_unless_told_otherwise(place):
         ("cd/init~random", False),
         ("pd/steps~2", True),
         ("ct/default", False),
+        ("ict/default", False),
+        ("ect/default", True),
     ):
         student = plan_of(place, f"digits/{name}/seed0").student.state_dict()
         assert same(dict(student), teacher) is starts_there
+
+
+@pytest.mark.parametrize(("method", "training", "sampling"), [("ect", "edm", "ect"), ("ict", "boundary", "boundary")])
+def test_a_model_is_sampled_with_a_preconditioning_of_its_own(place, method, training, sampling):
+    plan = plan_of(place, f"digits/{method}/default/seed0")
+    assert plan.student.preconditioning is registry.get("preconditioning", training)
+    assert build.build_model(plan.description).preconditioning is registry.get("preconditioning", sampling)
 
 
 def other_network(teacher: Path, bad: Path) -> None:
