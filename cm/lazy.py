@@ -7,6 +7,7 @@ They write `from cm.lazy import torch`, so that reading them does not cost the s
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 
 class _Lazy:
@@ -15,7 +16,7 @@ class _Lazy:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __getattr__(self, attribute: str) -> object:
+    def __getattr__(self, attribute: str) -> Any:
         return getattr(importlib.import_module(self._name), attribute)
 
 
