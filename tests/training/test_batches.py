@@ -6,6 +6,9 @@ and convolutions choose another algorithm, so they agree to the rounding of floa
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,9 +17,17 @@ from conftest import plan_of
 from cm.diffusion.noise import KarrasNoise
 from cm.methods.base import Batch
 from cm.training.batches import Batches, image_seeds
+from cm.training.plan import Plan
 from cm.training.trainer import Trainer
 
-SIZES = ["1", "6", "null"]
+SIZES = [1, 6, None]
+
+
+def plan_with(place: Path, name: str, **training) -> Plan:
+    """The plan of a run with other settings of its training."""
+    plan = plan_of(place, f"digits/{name}/seed0")
+    plan.training = dataclasses.replace(plan.training, **training)
+    return plan
 
 
 def batch_of(seeds: list[int], dtype: torch.dtype = torch.float32, shape: tuple[int, ...] = (1, 8, 8)) -> Batch:
@@ -32,22 +43,30 @@ def draws(batch: Batch) -> list[torch.Tensor]:
 @pytest.mark.parametrize("size", [1, 6])
 def test_images_labels_and_draws_do_not_depend_on_the_microbatch(place, size, step):
     found = []
-    for microbatch in (size, "null"):
-        batches = Batches(plan_of(place, f"digits/classifier/flip~true,microbatch~{microbatch}/seed0"))
+    for microbatch in (size, None):
+        batches = Batches(plan_with(place, "classifier/default", flip=True, microbatch=microbatch))
         parts = [[*draws(batch), batch.labels, torch.from_numpy(batch.seeds)] for batch in batches.microbatches(step)]
-        assert len(parts) == (1 if microbatch == "null" else -(-16 // size))
+        assert len(parts) == (-(-16 // microbatch) if microbatch else 1)
         found.append([torch.cat(pieces) for pieces in zip(*parts, strict=True)])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("name", ["edm/{}", "cd/{},target_mu~0.9", "ct/{},clip~1.0", "pd/{},steps~2", "classifier/{}"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "edm/dropout~0.3",
+        "cd/dropout~0.3,target_mu~0.9",
+        "ct/dropout~0.3",
+        "pd/dropout~0.3,steps~2",
+        "classifier/default",
+    ],
+)
 @pytest.mark.parametrize("size", SIZES[:2])
-def test_losses_and_gradients_do_not_depend_on_the_microbatch(place, tmp_path, name, size):
+def test_losses_and_gradients_do_not_depend_on_the_microbatch(place, name, size):
     """With dropout and flips."""
     found = []
-    for microbatch in (size, "null"):
-        variant = name.format(f"dropout~0.3,flip~true,microbatch~{microbatch}")
-        trainer = Trainer(plan_of(place, f"digits/{variant}/seed0", tmp_path))
+    for microbatch in (size, None):
+        trainer = Trainer(plan_with(place, name, flip=True, microbatch=microbatch))
         loss = trainer._backward()
         found.append((loss, torch.cat([p.grad.flatten() for p in trainer.state.student.parameters()])))
     (parted_loss, parted), (loss, gradient) = found
@@ -56,12 +75,11 @@ def test_losses_and_gradients_do_not_depend_on_the_microbatch(place, tmp_path, n
 
 
 @pytest.mark.parametrize("name", ["ct", "cd"])
-def test_weights_do_not_depend_on_the_microbatch(place, tmp_path, name):
+def test_weights_do_not_depend_on_the_microbatch(place, name):
     """After four steps of RAdam, whose first steps, unlike Adam's, do not divide small gradients by themselves."""
     found = []
     for microbatch in SIZES:
-        variant = f"dropout~0.3,flip~true,lr~0.1,microbatch~{microbatch}"
-        trainer = Trainer(plan_of(place, f"digits/{name}/{variant}/seed0", tmp_path))
+        trainer = Trainer(plan_with(place, f"{name}/dropout~0.3", flip=True, lr=0.1, microbatch=microbatch))
         before = torch.cat([p.detach().flatten().clone() for p in trainer.state.student.parameters()])
         for _ in range(4):
             trainer.step()
@@ -97,7 +115,7 @@ def test_seeds_differ_between_images_steps_and_runs():
 
 
 def test_half_of_the_images_are_flipped_each_by_its_own_seed(place):
-    plain, flipped = (Batches(plan_of(place, f"digits/ct/flip~{flip},batch~500/seed0")) for flip in ("false", "true"))
+    plain, flipped = (Batches(plan_with(place, "ct/default", batch=500, flip=flip)) for flip in (False, True))
     (a,), (b,) = plain.microbatches(3), flipped.microbatches(3)
     kept = (a.x == b.x).flatten(1).all(1)
     mirrored = (a.x.flip(3) == b.x).flatten(1).all(1)
@@ -106,7 +124,7 @@ def test_half_of_the_images_are_flipped_each_by_its_own_seed(place):
 
 
 def test_every_epoch_has_each_image_once_in_another_order(place):
-    plan = plan_of(place, "digits/ct/batch~500/seed0")
+    plan = plan_with(place, "ct/default", batch=500)
     count = len(plan.images)
     plan.images = np.arange(count, dtype=np.int64)[:, None, None, None]
     indices = np.concatenate([Batches(plan)._indices(step) for step in range(2 * count // 500 + 1)])
@@ -116,9 +134,11 @@ def test_every_epoch_has_each_image_once_in_another_order(place):
 
 
 @pytest.mark.parametrize(("setting", "same"), [("student", True), ("none", False)])
-def test_the_target_network_has_the_students_dropout_mask_unless_it_has_none(place, tmp_path, setting, same):
+def test_the_target_network_has_the_students_dropout_mask_unless_it_has_none(place, setting, same):
     """With mu = 0 the target has the student's weights, so the outputs agree if and only if the masks do."""
-    plan = plan_of(place, f"digits/cd/dropout~0.5,lr~0.1,target_dropout~{setting}/seed0", tmp_path)
+    plan = plan_with(place, "cd/dropout~0.5", lr=0.1)
+    assert plan.objective.target_dropout == "student"  # the default is what the official implementations do
+    plan.objective = dataclasses.replace(plan.objective, target_dropout=setting)
     assert plan.objective.curriculum.target_mu == 0.0
     trainer = Trainer(plan)
     for _ in range(2):
