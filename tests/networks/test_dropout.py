@@ -38,7 +38,7 @@ def test_the_mixing_function_is_lowbias32():
 
 def test_words_are_those_of_the_formula():
     seed, constant = 0x123456789ABCDEF0, 0x0BCDEF01
-    key = lowbias32((seed & 0xFFFFFFFF) ^ lowbias32((seed >> 32) ^ constant))
+    key = lowbias32((seed & 0xFFFFFFFF) ^ lowbias32((seed >> 32) ^ lowbias32(constant)))
     want = [lowbias32(lowbias32(i ^ constant) ^ key) for i in range(50)]
     got = random_words(torch.tensor([seed]), 50, constant)
     assert got.numpy().view(np.uint32)[0].tolist() == want
@@ -53,7 +53,7 @@ def test_changing_one_bit_of_the_input_changes_each_bit_of_the_output_half_of_th
 
 
 def test_bits_are_uniform_and_independent():
-    """Each of the 32 bits is set half of the time, and agrees half of the time with each other and with the next word."""
+    """Each bit is set half of the time, and agrees half of the time with every other bit of this and the next word."""
     words = random_words(torch.arange(64), 4096, 99)
     bits = np.unpackbits(words.numpy().view(np.uint8)).reshape(-1, 32).astype(np.float64) - 0.5
     covariance, lagged = 4 * bits.T @ bits / len(bits), 4 * bits[:-1].T @ bits[1:] / len(bits)
