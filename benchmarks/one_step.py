@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import platform
 import resource
@@ -39,7 +40,7 @@ COLUMNS = ("run", "parameters", "networks", "distance", "loss", "s to build", "s
 def default_runs() -> list[str]:
     """One run of each method and data set of the paper suite."""
     suite = config.load_suite(SUITE)
-    cells = (cell for artefact in suite.artefacts.values() for cell in suite.cells(artefact))
+    cells = itertools.chain.from_iterable(suite.cells(artefact) for artefact in suite.artefacts.values())
     runs = suite.experiments.with_inputs(cell.run for cell in cells)
     return sorted(run.name for run in runs if run.variant == "default" and run.seed == suite.seeds[0])
 

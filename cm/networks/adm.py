@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 class ADM(UNet):
     """A U-Net of residual blocks with time conditioning by scale and shift, and multi-head attention.
 
-    `scale_shift` false: the conditioning is added. `noise_factor`: what the noise label ln(t)/4 is multiplied with,
-    1000 in OpenAI's networks and 1 in EDM's. `group_channels`: fewest channels of a normalisation group, 1 in OpenAI's
-    networks (which always have 32 groups) and 4 in EDM's.
+    `resolution`: height and width of the images in pixels. `image_channels`: channels of the images. `channels`: width
+    that the multipliers refer to. `multipliers`: the width of each level as a multiple of `channels`, from the highest
+    resolution to the lowest. `blocks`: residual blocks of a level in the encoder. `attention`: the resolutions that
+    have attention. `head_channels`: channels of an attention head. `dropout`: probability that an activation of a
+    residual block is dropped. `classes`: number of class labels, 0 for an unconditional network. `scale_shift`: whether
+    the conditioning scales and shifts the normalised activations, or is added before the normalisation. `augment_dim`:
+    length of the augmentation labels, 0 for none. `noise_factor`: factor of the noise label, 1000 in OpenAI's networks
+    and 1 in EDM's. `group_channels`: fewest channels of a normalisation group, 1 in OpenAI's networks (which always
+    have 32 groups) and 4 in EDM's.
     """
 
     resolution: Annotated[int, at_least(1)] = 64

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 @register("network", "ncsnpp")
 @dataclasses.dataclass(frozen=True)
 class NCSNpp(UNet):
-    """A U-Net of residual blocks with additive time conditioning and single-head attention."""
+    """A U-Net of residual blocks with additive time conditioning and single-head attention.
+
+    `resolution`: height and width of the images in pixels. `image_channels`: channels of the images. `channels`: width
+    of the first level. `multipliers`: the width of each level as a multiple of `channels`, from the highest resolution
+    to the lowest. `blocks`: residual blocks of a level in the encoder. `attention`: the resolutions that have
+    attention. `dropout`: probability that an activation of a residual block is dropped. `embedding`: of the noise
+    level, random Fourier features or sinusoidal. `fourier_scale`: standard deviation of the Fourier frequencies.
+    `encoder`: `residual` adds the downsampled input image at each level, `standard` does not. `resample_filter`:
+    coefficients of the separable resampling filter. `classes`: number of class labels, 0 for an unconditional network.
+    `augment_dim`: length of the augmentation labels, 0 for none. `noise_channels`: width of the noise embedding as a
+    multiple of `channels`.
+    """
 
     resolution: Annotated[int, at_least(1)] = 32
     image_channels: Annotated[int, at_least(1)] = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -81,7 +82,8 @@ class UNet(ABC):
 
     def filtered_layers(self) -> list[str]:
         """Names in the state dict of the layers that have a resampling filter."""
-        return [f"{name}.{part}" for name, block in self.all_blocks() if block.resample for part in ("conv0", "skip")]
+        resampling = [name for name, block in self.all_blocks() if block.resample]
+        return [f"{name}.{part}" for name, part in itertools.product(resampling, ("conv0", "skip"))]
 
     def size(self, level: int) -> str:
         """The resolution of a level as EDM writes it in names: '16x16'."""
@@ -140,7 +142,8 @@ class UNet(ABC):
         return f"resolution {self.resolution} cannot be halved {halvings} times, as {len(self.multipliers)} levels need"
 
     def _bad_width(self) -> str:
-        widths = {width for _, block in self.all_blocks() for width in (block.width_in, block.width)}
+        blocks = [block for _, block in self.all_blocks()]
+        widths = {block.width_in for block in blocks} | {block.width for block in blocks}
         for width in sorted(widths):
             if width < self.group_channels or width % self.groups(width):
                 equal = f"equal groups of at least {self.group_channels}"

@@ -37,6 +37,7 @@ class Dropout(nn.Module):
         self.p, self.constant = p, 0
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """x with dropped elements and the scaled others, [B, ...]."""
         if not self.training or self.p == 0:
             return x
         if seeds is None:

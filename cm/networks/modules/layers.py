@@ -167,6 +167,7 @@ class Positional(nn.Module):
         self.frequencies, self.adm = width // 2, adm
 
     def forward(self, labels: Tensor) -> Tensor:
+        """The features of noise labels [B], [B, width]."""
         count = self.frequencies
         falling = -math.log(1e4) * torch.arange(count, dtype=torch.float32, device=labels.device)
         frequencies = (falling / (count if self.adm else count - 1)).exp().to(labels.dtype)
