@@ -26,14 +26,14 @@ def pixels(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.stack([np.asarray(image) for image in images])
 
 
-def encoded(image: np.ndarray, kind: str = "JPEG") -> bytes:
+def encode(image: np.ndarray, kind: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format=kind)
     return buffer.getvalue()
 
 
 def jpegs(count: int, height: int = 150, width: int = 200, seed: int = 0) -> list[bytes]:
-    return [encoded(image) for image in pixels(count, height, width, seed)]
+    return [encode(image) for image in pixels(count, height, width, seed)]
 
 
 def _tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
@@ -49,14 +49,14 @@ def tar_gz(path: Path, members: dict[str, bytes]) -> Path:
     return _tar(path, members, "w:gz")
 
 
-def zipped(path: Path, members: dict[str, bytes]) -> Path:
+def write_zip(path: Path, members: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
     return path
 
 
-def unpacked(path: Path, members: dict[str, bytes]) -> Path:
+def write_folder(path: Path, members: dict[str, bytes]) -> Path:
     for name, data in members.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(data)
@@ -99,7 +99,7 @@ def cifar_binary() -> dict[str, bytes]:
 def cifar_sheets() -> dict[str, bytes]:
     arrays = cifar_arrays()
     members = {
-        f"package/{name}.png": encoded(images.reshape(BATCH, 1024, 3), "PNG") for name, (images, _) in arrays.items()
+        f"package/{name}.png": encode(images.reshape(BATCH, 1024, 3), "PNG") for name, (images, _) in arrays.items()
     }
     labels = {name: part.tolist() for name, (_, part) in arrays.items()}
     train = np.concatenate([part for name, part in labels.items() if name != "test_batch"]).tolist()
@@ -130,7 +130,7 @@ def lsun(count: int = 4) -> dict[bytes, bytes]:
     """Images, as JPEG and WebP, by keys that are not sorted."""
     images = pixels(count, 260, 300)
     keys = [f"{(7 * number) % 16:x}{number:039x}".encode() for number in range(count)]
-    return {key: encoded(image, kind) for key, image, kind in zip(keys, images, ["JPEG", "WEBP"] * count, strict=False)}
+    return {key: encode(image, kind) for key, image, kind in zip(keys, images, ["JPEG", "WEBP"] * count, strict=False)}
 
 
 def lmdb_folder(path: Path, values: dict[bytes, bytes]) -> Path:
@@ -163,5 +163,5 @@ def source_of(dataset: str, folder: Path) -> tuple[Path | None, dict]:
     if dataset.startswith("lsun"):
         return lmdb_folder(folder / "lmdb", lsun()), {"images": 4}
     if dataset == "folder":
-        return unpacked(folder / "pictures", imagenet()), {"resolution": 16}
-    return unpacked(folder / "idx", mnist(packed=True)), {}
+        return write_folder(folder / "pictures", imagenet()), {"resolution": 16}
+    return write_folder(folder / "idx", mnist(packed=True)), {}

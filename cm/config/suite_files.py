@@ -92,7 +92,8 @@ class SuiteFile:
     `dataset`: the folder of experiment files that entries refer to by default. `seeds`: of the trainings that entries
     refer to by default. `progress`: percentages of training at
     which models are kept. `experiments`: the folder of experiment files, from the suite's folder. `threads`, `gpus`:
-    what each job that computes takes of either.
+    what each job
+    that computes takes of either. `artefacts`: tables and figures by name. `ablations`: ablations by name.
     """
 
     dataset: str

@@ -54,7 +54,8 @@ class Adaptive:
         N(k)  = ceil(sqrt(k/K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1
         mu(k) = exp(s0 ln(mu0) / N(k))
 
-    The official code divides by N(k) - 1 in mu(k): `mu_exponent: code`.
+    `mu0`: mu at the first step. `mu_exponent`: `paper` divides by N(k) in mu(k), as above, and `code` by N(k) - 1, as
+    the official code does.
     """
 
     s0: Annotated[int, at_least(2)] = 2
@@ -80,9 +81,11 @@ class Adaptive:
 @register("curriculum", "doubling")
 @dataclass(frozen=True)
 class Doubling:
-    """N(k) doubles from `s0` + 1 to `s1` + 1 in stages of equal length, and mu = 0 (Song & Dhariwal 2024, Section 3.4):
+    """N(k) doubles from s0 + 1 to s1 + 1 in stages of equal length, and mu = 0 (Song & Dhariwal 2024, Section 3.4):
 
     N(k) = min(s0 2^floor(k / K'), s1) + 1,   K' = floor(K / (log2 floor(s1 / s0) + 1))
+
+    `s0`: intervals of the grid at the start. `s1`: most intervals.
     """
 
     s0: Annotated[int, at_least(1)] = 10

@@ -53,6 +53,7 @@ class OneStep:
 
     @property
     def evaluations(self) -> int:
+        """How many times the network is called for one image (NFE)."""
         return 1
 
     def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:
@@ -78,6 +79,7 @@ class Multistep:
 
     @property
     def evaluations(self) -> int:
+        """How many times the network is called for one image (NFE)."""
         return 1 + len(self.times)
 
     def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:
@@ -110,6 +112,7 @@ class ODE:
 
     @property
     def evaluations(self) -> int:
+        """How many times the network is called for one image (NFE)."""
         return _evaluations(self.solver, self.steps - 1 if self.denoise_last else self.steps, self.denoise_last)
 
     def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:
@@ -127,9 +130,9 @@ class Stochastic:
         t' = t + gamma t,  gamma = min(churn / steps, sqrt(2) - 1)
         x <- x + sqrt(t'^2 - t^2) inflation z',   then a step of `solver` from t' to the next time
 
-    `churn` is S_churn, `low` and `high` S_tmin and S_tmax, `inflation` S_noise. EDM's ImageNet-64 results have
-    `steps~256`, `churn~40.0`, `low~0.05`, `high~50.0`, `inflation~1.003` (511 evaluations). With the solver `midpoint`
-    it is the sampler `dpm` of the official code.
+    `steps`: the number of times of the grid. `churn` is S_churn, `low` and `high` S_tmin and S_tmax, `inflation`
+    S_noise. EDM's ImageNet-64 results have `steps~256`, `churn~40.0`, `low~0.05`, `high~50.0`, `inflation~1.003` (511
+    evaluations). With the solver `midpoint` it is the sampler `dpm` of the official code.
     """
 
     steps: Annotated[int, at_least(2)]
@@ -146,6 +149,7 @@ class Stochastic:
 
     @property
     def evaluations(self) -> int:
+        """How many times the network is called for one image (NFE)."""
         return _evaluations(self.solver, self.steps - 1, to_zero=True)
 
     def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:
@@ -174,6 +178,7 @@ class Ancestral:
 
     @property
     def evaluations(self) -> int:
+        """How many times the network is called for one image (NFE)."""
         return self.steps
 
     def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:

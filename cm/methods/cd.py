@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 @register("method", "cd")
 @dataclass(frozen=True)
 class ConsistencyDistillation(DiscreteConsistency):
-    """x_s = solver(teacher, x_t, t, s). N and mu are fixed; mu is 0 on CIFAR-10 (Table 3)."""
+    """x_s = solver(teacher, x_t, t, s). N and mu are fixed; mu is 0 on CIFAR-10 (Table 3).
+
+    `solver`: the ODE solver whose step with the teacher leads to the neighbour.
+    """
 
     curriculum: Annotated[Curriculum, component("curriculum")] = default("curriculum", "fixed", steps=18, target_mu=0.0)
     solver: Annotated[Solver, component("solver")] = default("solver", "heun")

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 @register("method", "classifier")
 @dataclass(frozen=True)
 class Classification(Objective):
-    """Cross-entropy on images with Gaussian noise of standard deviation up to `jitter`, uniform for each image."""
+    """Cross-entropy on images with Gaussian noise of random strength.
+
+    `jitter`: the largest standard deviation of the noise, which is uniform from 0 for each image. `label_smoothing`:
+    the share of probability that the targets spread over all classes.
+    """
 
     preconditioning: ClassVar[None] = None
     labelled: ClassVar[bool] = True

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 @register("method", "ct")
 @dataclass(frozen=True)
 class ConsistencyTraining(DiscreteConsistency):
-    """With D(x_t, t) = x in place of a teacher, an Euler step returns x_s = x + s z exactly (Theorem 2)."""
+    """With D(x_t, t) = x in place of a teacher, an Euler step returns x_s = x + s z exactly (Theorem 2).
+
+    `solver`: the ODE solver; each of a single step leads to the same neighbour.
+    """
 
     solver: Annotated[Solver, component("solver")] = default("solver", "euler")
 

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 @register("method", "pd")
 @dataclass(frozen=True)
 class ProgressiveDistillation(Objective):
-    """`steps`: the number n of sampling steps of the student of this stage; its teacher takes 2n."""
+    """One stage of progressive distillation.
+
+    `steps`: the number n of sampling steps of the student; its teacher takes 2n. `distance`: between the estimate of
+    the student and its target. `weighting`: lambda(t).
+    """
 
     steps: Annotated[int, at_least(1)] = 1
     distance: Annotated[Distance, component("distance")] = default("distance", "l2")

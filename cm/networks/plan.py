@@ -23,7 +23,14 @@ class Block:
 
 
 class UNet(ABC):
-    """The description of a U-Net, and the plan of blocks that follows from it. Widths are numbers of channels."""
+    """The description of a U-Net, and the plan of blocks that follows from it. Widths are numbers of channels.
+
+    `resolution`: of the images, in pixels. `image_channels`: of the images. `channels`: the width that `multipliers`
+    refer to. `multipliers`: one for each level, from the image down; the resolution halves from level to level.
+    `blocks`: residual blocks of a level in the encoder; the decoder has one more. `attention`: resolutions with
+    self-attention. `dropout`: probability in the residual blocks. `classes`: number of classes, 0 for an unconditional
+    network. `augment_dim`: length of the vector of augmentation labels, 0 without one.
+    """
 
     resolution: int
     image_channels: int

@@ -64,7 +64,8 @@ def kind(
     def decorate(function: Callable[..., Any]) -> Kind:
         drawing = cast(Kind, function)
         drawing.form, drawing.needs, drawing.baseline, drawing.check = form, needs, baseline, check_artefact
-        return cast(Kind, registry.register("artefact", name)(drawing))
+        registry.register("artefact", name)(drawing)
+        return drawing
 
     return decorate
 

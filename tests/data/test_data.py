@@ -75,7 +75,7 @@ def test_another_setting_needs_no_change_elsewhere(tmp_path, monkeypatch):
         border: Annotated[int, at_least(0)] = 0
 
     monkeypatch.setitem(registry.components("dataset"), "bordered", Bordered)
-    source = fake.unpacked(tmp_path / "x", fake.imagenet())
+    source = fake.write_folder(tmp_path / "x", fake.imagenet())
     manifest = prepare("bordered", source, tmp_path / "out", resolution=8, border=2)["manifest"]
     assert manifest["settings"] == {"resolution": 8, "border": 2}
     refusal("bordered", source, tmp_path / "other", "border must be at least 0", resolution=8, border=-1)
@@ -110,7 +110,7 @@ def test_all_versions_of_cifar10_have_the_same_bytes(kind, packing, tmp_path, an
     if packing == "tar.gz":
         source = fake.tar_gz(tmp_path / "cifar.tar.gz", members)
     else:
-        source = fake.unpacked(tmp_path / "cifar", members)
+        source = fake.write_folder(tmp_path / "cifar", members)
         source = source if packing == "folder around it" else next(source.iterdir())
     arrays, batches = prepare("cifar10", source, tmp_path / "out"), fake.cifar_arrays()
     test = batches.pop("test_batch")
@@ -157,15 +157,15 @@ def test_a_truncated_cifar10_archive_is_refused(kind, share, tmp_path, any_diges
 def test_a_cifar10_with_a_file_missing_or_cut_off_is_refused(kind, name, tmp_path, any_digest):
     members = fake.CIFAR[kind]()
     path = next(member for member in members if member.endswith(name))
-    cut = fake.unpacked(tmp_path / "cut", {**members, path: members[path][:-5]})
+    cut = fake.write_folder(tmp_path / "cut", {**members, path: members[path][:-5]})
     refusal("cifar10", cut, tmp_path / "out", "damaged|labels")
-    missing = fake.unpacked(tmp_path / "missing", {key: value for key, value in members.items() if key != path})
+    missing = fake.write_folder(tmp_path / "missing", {key: value for key, value in members.items() if key != path})
     refusal("cifar10", missing, tmp_path / "out", f"incomplete: it has no {name}")
 
 
 def test_imagenet_is_the_same_from_a_folder_and_from_a_tar_of_tars(tmp_path):
     members = fake.imagenet()
-    folder = prepare("imagenet64", fake.unpacked(tmp_path / "train", members), tmp_path / "a", images=9)
+    folder = prepare("imagenet64", fake.write_folder(tmp_path / "train", members), tmp_path / "a", images=9)
     tar = prepare("imagenet64", fake.imagenet_tar(tmp_path / "train.tar", members), tmp_path / "b", images=9)
     assert folder["manifest"]["splits"] == tar["manifest"]["splits"]
     assert folder["manifest"]["source"]["sha256"] == tar["manifest"]["source"]["sha256"]
@@ -191,7 +191,7 @@ def test_an_imagenet_tar_that_ends_within_a_header_is_refused(tmp_path):
 
 
 def test_a_folder_that_is_no_imagenet_is_refused(tmp_path):
-    refusal("imagenet64", fake.unpacked(tmp_path / "x", {"cat/a.jpg": b""}), tmp_path / "out", "no folders of synsets")
+    refusal("imagenet64", fake.write_folder(tmp_path / "x", {"cat/a.jpg": b""}), tmp_path / "out", "no folders of synsets")
 
 
 @pytest.mark.parametrize("category", ["bedroom", "cat"])
@@ -201,7 +201,7 @@ def test_lsun_is_read_in_the_order_of_its_keys(category, packing, tmp_path):
     (tmp_path / "export").mkdir()
     source = fake.lmdb_folder(tmp_path / "export" / "x_lmdb", values)
     if packing == "zip":
-        source = fake.zipped(tmp_path / "x.zip", {"x_lmdb/data.mdb": (source / "data.mdb").read_bytes()})
+        source = fake.write_zip(tmp_path / "x.zip", {"x_lmdb/data.mdb": (source / "data.mdb").read_bytes()})
     source = source.parent if packing == "folder around it" else source
     arrays = prepare(f"lsun_{category}", source, tmp_path / "out", images=4)
     assert list(values) != sorted(values)
@@ -231,9 +231,9 @@ def test_classes_of_a_folder_are_its_sub_folders(packing, tmp_path):
     names = ["a/deep/2.jpg", "b/1.JPG", "a/1.webp", "c/x/y.png", ".hidden/z.jpg"]
     members = dict(zip(names, images, strict=True)) | {"notes.txt": b"", "a/.x.jpg": b"", "__MACOSX/a/1.jpg": b""}
     if packing == "zip":
-        source = fake.zipped(tmp_path / "x.zip", {f"all/{name}": image for name, image in members.items()})
+        source = fake.write_zip(tmp_path / "x.zip", {f"all/{name}": image for name, image in members.items()})
     else:
-        source = fake.unpacked(tmp_path / "x", members)
+        source = fake.write_folder(tmp_path / "x", members)
     arrays = prepare("folder", source, tmp_path / "out", resolution=20)
     assert arrays["train/labels"].tolist() == [0, 0, 1, 2]
     assert np.array_equal(arrays["train/images"], [cropping.adm(members[name], 20) for name in sorted(names[:4])])
@@ -241,15 +241,15 @@ def test_classes_of_a_folder_are_its_sub_folders(packing, tmp_path):
 
 def test_a_folder_without_sub_folders_is_one_class(tmp_path):
     members = {f"{number}.png": image for number, image in enumerate(fake.jpegs(3))}
-    source = fake.unpacked(tmp_path / "x", members)
+    source = fake.write_folder(tmp_path / "x", members)
     assert prepare("folder", source, tmp_path / "out", resolution=8)["train/labels"].tolist() == [0, 0, 0]
     shutil.copytree(source, source / "more")
     refusal("folder", source, tmp_path / "other", "of which class", resolution=8)
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    refusal("folder", fake.unpacked(tmp_path / "x", {"a.txt": b""}), tmp_path / "out", "no images", resolution=8)
-    refusal("folder", fake.unpacked(tmp_path / "y", {"a.png": b""}), tmp_path / "out", "'resolution' is missing")
+    refusal("folder", fake.write_folder(tmp_path / "x", {"a.txt": b""}), tmp_path / "out", "no images", resolution=8)
+    refusal("folder", fake.write_folder(tmp_path / "y", {"a.png": b""}), tmp_path / "out", "'resolution' is missing")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
@@ -259,7 +259,7 @@ def test_idx_files_are_padded_to_32(name, packing, tmp_path, any_digest):
     if packing == "npm":
         source = fake.tar_gz(tmp_path / "x.tgz", {f"package/data/{name}": array for name, array in members.items()})
     else:
-        source = fake.unpacked(tmp_path / "x", members)
+        source = fake.write_folder(tmp_path / "x", members)
     arrays = prepare(name, source, tmp_path / "out")
     raw = np.frombuffer(fake.mnist()["t10k-images-idx3-ubyte"][16:], np.uint8).reshape(10, 28, 28, 1)
     assert np.array_equal(arrays["test/images"][:, 2:30, 2:30], raw)
@@ -274,7 +274,7 @@ def test_a_damaged_idx_file_is_refused(damage, tmp_path, any_digest):
         key = "train-labels-idx1-ubyte"
         own = {other: content for other, content in members.items() if other != key}
         own[key if name == "plain" else f"{key}.gz"] = wrapped(members[key])
-        refusal("mnist", fake.unpacked(tmp_path / name, own), tmp_path / "out", key)
+        refusal("mnist", fake.write_folder(tmp_path / name, own), tmp_path / "out", key)
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])

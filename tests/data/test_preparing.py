@@ -51,7 +51,7 @@ def small_chunks(monkeypatch):
 @pytest.fixture
 def pictures(tmp_path):
     """A folder of nine images in three classes."""
-    return fake.unpacked(tmp_path / "pictures", fake.imagenet())
+    return fake.write_folder(tmp_path / "pictures", fake.imagenet())
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_allowed_undecodable_images_are_left_out_and_listed(broken, pictures, tm
 
 def test_a_damaged_member_of_a_zip_is_an_undecodable_image(tmp_path):
     images = fake.jpegs(4)
-    source = fake.zipped(tmp_path / "x.zip", {f"{number}.jpg": image for number, image in enumerate(images)})
+    source = fake.write_zip(tmp_path / "x.zip", {f"{number}.jpg": image for number, image in enumerate(images)})
     archive = bytearray(source.read_bytes())
     archive[archive.index(images[2]) + 300] ^= 1
     source.write_bytes(archive)

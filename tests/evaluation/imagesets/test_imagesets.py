@@ -21,7 +21,7 @@ from cm.utils import files
 
 NAMES = [f"{folder}/{number}.png" for folder in ("a", "a-b", "b") for number in range(15)]
 PIXELS = fake.pixels(len(NAMES), 6, 8)
-MEMBERS = {name: fake.encoded(image, "PNG") for name, image in zip(sorted(NAMES), PIXELS, strict=True)}
+MEMBERS = {name: fake.encode(image, "PNG") for name, image in zip(sorted(NAMES), PIXELS, strict=True)}
 ORDERS = {"C": np.ascontiguousarray, "F": np.asfortranarray}
 
 
@@ -43,7 +43,7 @@ def packed(kind: str, folder: Path) -> Path:
         np.savez_compressed(path, labels=np.arange(len(PIXELS)), pictures=PIXELS)
     else:
         members = {**dict(reversed(MEMBERS.items())), "notes.txt": b"-", ".hidden.png": b"-", "__MACOSX/0.png": b"-"}
-        (fake.zipped if kind == "zip" else fake.unpacked)(path, members)
+        (fake.write_zip if kind == "zip" else fake.write_folder)(path, members)
     return path
 
 
@@ -87,7 +87,7 @@ def test_digests_do_not_depend_on_the_packing(tmp_path):
 
 def test_the_digest_is_of_contents_in_their_order(tmp_path):
     swapped = dict(zip(MEMBERS, reversed(MEMBERS.values()), strict=True))
-    assert imagesets.open_images(fake.zipped(tmp_path / "other.zip", swapped)).sha256() != files.sha256(
+    assert imagesets.open_images(fake.write_zip(tmp_path / "other.zip", swapped)).sha256() != files.sha256(
         b"".join(bytes.fromhex(files.sha256(data)) for data in MEMBERS.values())
     )
 
@@ -117,17 +117,17 @@ def test_few_images_are_decoded_ahead(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
 def test_formats(tmp_path, kind):
-    data = fake.encoded(PIXELS[0], kind)
-    opened = imagesets.open_images(fake.unpacked(tmp_path / "f", {f"0.{kind.lower()}": data}))
+    data = fake.encode(PIXELS[0], kind)
+    opened = imagesets.open_images(fake.write_folder(tmp_path / "f", {f"0.{kind.lower()}": data}))
     assert np.array_equal(joined(opened)[0], np.asarray(Image.open(io.BytesIO(data))))
 
 
 def test_grey_only_if_all_are_grey(tmp_path):
     grey = {"0.png": png(mode="L"), "1.png": png(mode="1")}
-    opened = imagesets.open_images(fake.unpacked(tmp_path / "f", grey))
+    opened = imagesets.open_images(fake.write_folder(tmp_path / "f", grey))
     assert opened.shape == (6, 8, 1)
     assert (joined(opened)[0] == 7).all() and (joined(opened)[1] == 255).all()
-    opened = imagesets.open_images(fake.unpacked(tmp_path / "f", {"2.png": fake.encoded(PIXELS[0], "PNG")}))
+    opened = imagesets.open_images(fake.write_folder(tmp_path / "f", {"2.png": fake.encode(PIXELS[0], "PNG")}))
     assert opened.shape == (6, 8, 3)
     (tmp_path / "f" / "3.png").write_bytes(png(mode="L"))
     opened = imagesets.open_images(tmp_path / "f")
@@ -202,7 +202,7 @@ def test_which_array_of_several(tmp_path):
     assert "it has one [3, 6, 8, 3], two [42, 6, 8, 3], mean [3]" in refusal(tmp_path / "b.npz")
     np.savez(tmp_path / "c.npz", mean=np.zeros(3))
     assert "must have images in an array arr_0" in refusal(tmp_path / "c.npz")
-    assert "it has none" in refusal(fake.zipped(tmp_path / "d.npz", MEMBERS))
+    assert "it has none" in refusal(fake.write_zip(tmp_path / "d.npz", MEMBERS))
 
 
 @pytest.mark.parametrize("kind", ["zip", "npz", "compressed.npz", "npy"])
@@ -248,13 +248,13 @@ def test_no_room_for_an_unpacked_array(tmp_path, monkeypatch):
     assert "set TMPDIR" in refusal(path)
 
 
-@pytest.mark.parametrize("pack", [fake.unpacked, fake.zipped])
+@pytest.mark.parametrize("pack", [fake.write_folder, fake.write_zip])
 @pytest.mark.parametrize(
     ("data", "said"),
     [
         (b"", "5.png cannot be used: it is not a PNG, JPEG, WebP or BMP image"),
         (MEMBERS["a/0.png"][:20], "5.png cannot be used"),
-        (fake.encoded(PIXELS[0], "GIF"), "5.png cannot be used: it is not a PNG, JPEG, WebP or BMP image"),
+        (fake.encode(PIXELS[0], "GIF"), "5.png cannot be used: it is not a PNG, JPEG, WebP or BMP image"),
         (png(mode="RGBA"), "5.png cannot be used: it has transparency"),
         (png(mode="LA"), "5.png cannot be used: it has transparency"),
         (png(mode="P", transparency=0), "5.png cannot be used: it has transparency"),
@@ -268,7 +268,7 @@ def test_one_bad_image(tmp_path, pack, data, said):
     assert said in refusal(pack(tmp_path / "packed.zip", members))
 
 
-@pytest.mark.parametrize("pack", [fake.unpacked, fake.zipped])
+@pytest.mark.parametrize("pack", [fake.write_folder, fake.write_zip])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_first_damaged_image_is_named(tmp_path, monkeypatch, pack, workers):
     monkeypatch.setattr(pictures, "PART", 3)
@@ -301,8 +301,8 @@ def test_nothing_there(tmp_path):
     assert refusal(tmp_path / "none") == f"no file or folder {tmp_path / 'none'}"
     (tmp_path / "empty").mkdir()
     assert "has no images in it" in refusal(tmp_path / "empty")
-    assert "has no images in it" in refusal(fake.zipped(tmp_path / "empty.zip", {}))
-    line = refusal(fake.zipped(tmp_path / "other.zip", {"images.npy": b"-", "folder.png/": b""}))
+    assert "has no images in it" in refusal(fake.write_zip(tmp_path / "empty.zip", {}))
+    line = refusal(fake.write_zip(tmp_path / "other.zip", {"images.npy": b"-", "folder.png/": b""}))
     assert "has no images in it" in line and line.endswith("only files such as images.npy")
 
 
