@@ -2,16 +2,17 @@
 
     python benchmarks/one_step.py [RUN ...] [--perceptual FILE] [--precision float32] [--out benchmarks/one_step.md]
 
-Student, target, average, teacher and optimiser are there, in full size; activations are checkpointed. Images and the
-teacher's weights are random. Without the weights of a perceptual distance its place is taken by l2, and the table says
-so. By default: every method of the paper suite on every data set, in its default variant. Each run has a process of its
-own, whose peak is measured.
+Student, target, ema, teacher and optimiser are in memory at full size; activations are checkpointed. Images and the
+teacher's weights are random. Without the weights of a perceptual distance, l2 replaces it, and the table says
+so. By default: every method of the paper suite on every data set, in its default variant. Each run has its own
+process, whose peak is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import platform
 import resource
@@ -39,7 +40,7 @@ COLUMNS = ("run", "parameters", "networks", "distance", "loss", "s to build", "s
 def default_runs() -> list[str]:
     """One run of each method and data set of the paper suite."""
     suite = config.load_suite(SUITE)
-    cells = (cell for artefact in suite.artefacts.values() for cell in suite.cells(artefact))
+    cells = itertools.chain.from_iterable(suite.cells(artefact) for artefact in suite.artefacts.values())
     runs = suite.experiments.with_inputs(cell.run for cell in cells)
     return sorted(run.name for run in runs if run.variant == "default" and run.seed == suite.seeds[0])
 
@@ -94,8 +95,10 @@ def measure(name: str, experiments: config.Experiments, perceptual: Path | None,
     built = time.perf_counter()
     value = float(trainer.step())
     ended = time.perf_counter()
-    parameters = sum(parameter.numel() for parameter in trainer.student.parameters())
-    held = ", ".join(role for role in ("student", "average", "target", "teacher") if getattr(trainer, role) is not None)
+    parameters = sum(parameter.numel() for parameter in trainer.state.student.parameters())
+    state = trainer.state
+    roles = {"student": state.student, "ema": state.ema, "target": state.target, "teacher": trainer.teacher}
+    held = ", ".join(role for role, network in roles.items() if network is not None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     cells = (name, f"{parameters:,}", held, distance, f"{value:.3g}", f"{built - began:.1f}", f"{ended - built:.1f}")
     return f"| {' | '.join(cells)} | {peak:.2f} GB |"

@@ -168,11 +168,14 @@ def _fetch_released(run: Run) -> Path:
     return fetch.fetch_file(entry.url, sha256=entry.sha256, size=entry.size, name=name + suffix)
 
 
-def sample_images(module: nn.Module, description: Mapping[str, Any], sampler: Any, **settings: Any) -> np.ndarray:
-    """Samples uint8 [count, H, W, C] of a model; `settings`: the other arguments of `cm.diffusion.sampling.images`."""
+def sample_images(
+    module: nn.Module, description: Mapping[str, Any], sampler: Any, out: np.ndarray | None = None, **settings: Any
+) -> np.ndarray:
+    """Samples uint8 [count, H, W, C] of a model; `settings`: those of `SamplingSettings` that no model has."""
     classes = description["network"].get("classes", 0)
     noise, shape = build_noise(description), image_shape(description)
-    return sampling.images(module, sampler, noise=noise, shape=shape, classes=classes, **settings)
+    how = sampling.SamplingSettings(noise=noise, shape=shape, classes=classes, **settings)
+    return sampling.images(module, sampler, how, out)
 
 
 def load_classifier(path: Path | str, shape: tuple[int, int, int], device: str = "cpu") -> tuple[Any, str]:

@@ -1,9 +1,10 @@
-"""Small files of exactly the formats that the data sets come in, filled with images of our own."""
+"""Small sources of all data sets in exactly their formats, filled with images of our own."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import pickle
 import tarfile
@@ -19,7 +20,7 @@ SYNSETS = ("n01440764", "n01443537", "n02099601")
 
 
 def pixels(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """uint8 [count, height, width, 3]: smooth in space, so that JPEG keeps them apart."""
+    """uint8 [count, height, width, 3]: smooth in space, so that they stay distinct as JPEG."""
     coarse = np.random.default_rng(seed).integers(0, 256, (count, 4, 5, 3), dtype=np.uint8)
     images = [Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR) for image in coarse]
     return np.stack([np.asarray(image) for image in images])
@@ -74,8 +75,8 @@ def _planes(images: np.ndarray) -> np.ndarray:
 
 
 def cifar_python(protocol: int = 2) -> dict[str, bytes]:
-    """As the official archive has it: dicts with bytes for keys, which Python 2 pickled."""
-    made = {}
+    """The official archive: dicts with bytes as keys, pickled by Python 2."""
+    members = {}
     for name, (images, labels) in cifar_arrays().items():
         batch = {
             b"batch_label": b"of 5",
@@ -83,8 +84,8 @@ def cifar_python(protocol: int = 2) -> dict[str, bytes]:
             b"data": _planes(images),
             b"filenames": [b"a.png"],
         }
-        made[f"cifar-10-batches-py/{name}"] = pickle.dumps(batch, protocol)
-    return {**made, "cifar-10-batches-py/readme.html": b"<html>"}
+        members[f"cifar-10-batches-py/{name}"] = pickle.dumps(batch, protocol)
+    return {**members, "cifar-10-batches-py/readme.html": b"<html>"}
 
 
 def cifar_binary() -> dict[str, bytes]:
@@ -97,25 +98,24 @@ def cifar_binary() -> dict[str, bytes]:
 
 def cifar_sheets() -> dict[str, bytes]:
     arrays = cifar_arrays()
-    made = {
+    members = {
         f"package/{name}.png": encoded(images.reshape(BATCH, 1024, 3), "PNG") for name, (images, _) in arrays.items()
     }
     labels = {name: part.tolist() for name, (_, part) in arrays.items()}
-    train = [label for name, part in labels.items() if name != "test_batch" for label in part]
-    made["package/train_lables.json"] = json.dumps(train).encode()
-    made["package/test_lables.json"] = json.dumps(labels["test_batch"]).encode()
-    return made
+    train = np.concatenate([part for name, part in labels.items() if name != "test_batch"]).tolist()
+    members["package/train_lables.json"] = json.dumps(train).encode()
+    members["package/test_lables.json"] = json.dumps(labels["test_batch"]).encode()
+    return members
 
 
 CIFAR = {"python": cifar_python, "binary": cifar_binary, "sheets": cifar_sheets}
 
 
 def imagenet(count: int = 3) -> dict[str, bytes]:
-    """`<synset>/<synset>_<number>.JPEG`, in no good order."""
-    images = iter(jpegs(count * len(SYNSETS)))
-    return {
-        f"{synset}/{synset}_{number}.JPEG": next(images) for number in range(count, 0, -1) for synset in SYNSETS[::-1]
-    }
+    """Images by their names `<synset>/<synset>_<number>.JPEG`, in no particular order."""
+    keys = itertools.product(range(count, 0, -1), SYNSETS[::-1])
+    names = [f"{synset}/{synset}_{number}.JPEG" for number, synset in keys]
+    return dict(zip(names, jpegs(len(names)), strict=True))
 
 
 def imagenet_tar(path: Path, members: dict[str, bytes]) -> Path:
@@ -127,7 +127,7 @@ def imagenet_tar(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def lsun(count: int = 4) -> dict[bytes, bytes]:
-    """Keys that do not come in their order, and images as JPEG and WebP."""
+    """Images, as JPEG and WebP, by keys that are not sorted."""
     images = pixels(count, 260, 300)
     keys = [f"{(7 * number) % 16:x}{number:039x}".encode() for number in range(count)]
     return {key: encoded(image, kind) for key, image, kind in zip(keys, images, ["JPEG", "WEBP"] * count, strict=False)}
@@ -145,15 +145,15 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def mnist(packed: bool = False) -> dict[str, bytes]:
-    random, made = np.random.default_rng(2), {}
+    random, members = np.random.default_rng(2), {}
     for split, count in (("train", 20), ("t10k", 10)):
-        made[f"{split}-images-idx3-ubyte"] = idx(random.integers(0, 256, (count, 28, 28)))
-        made[f"{split}-labels-idx1-ubyte"] = idx(np.arange(count) % 10)
-    return {f"{name}.gz": gzip.compress(data) for name, data in made.items()} if packed else made
+        members[f"{split}-images-idx3-ubyte"] = idx(random.integers(0, 256, (count, 28, 28)))
+        members[f"{split}-labels-idx1-ubyte"] = idx(np.arange(count) % 10)
+    return {f"{name}.gz": gzip.compress(data) for name, data in members.items()} if packed else members
 
 
 def source_of(dataset: str, folder: Path) -> tuple[Path | None, dict]:
-    """A small source of a data set, and the settings that it needs."""
+    """A small source of a data set, and the settings that the data set needs for it."""
     if dataset == "digits":
         return None, {}
     if dataset == "cifar10":

@@ -1,4 +1,4 @@
-"""Checkpoints of other projects, written as those projects write them, and how tests read them."""
+"""Checkpoints of other projects, written as those projects write them, and functions that read them in tests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NHWC, NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 Net = NCSNpp | ADM
 
 
-def network(path: Path, net: Net, weights: str = "ema") -> nn.Module:
+def load_network(path: Path, net: Net, weights: str = "ema") -> nn.Module:
     """The network with the weights of a checkpoint."""
     module = net.build()
     module.load_state_dict(checkpoints.import_checkpoint(path, net, weights), strict=True)
@@ -54,14 +54,16 @@ def network(path: Path, net: Net, weights: str = "ema") -> nn.Module:
 
 
 def assert_fits(path: Path, net: Net) -> None:
-    """Every name and shape of the network is in the checkpoint, and all is float32."""
-    got, own = checkpoints.import_checkpoint(path, net), on_meta(net).state_dict()
-    assert {name: value.shape for name, value in got.items()} == {name: value.shape for name, value in own.items()}
-    assert {value.dtype for value in got.values()} == {torch.float32}
+    """The checkpoint has every name and shape of the network, and all its tensors are imported as float32."""
+    actual, expected = checkpoints.import_checkpoint(path, net), on_meta(net).state_dict()
+    assert {name: value.shape for name, value in actual.items()} == {
+        name: value.shape for name, value in expected.items()
+    }
+    assert {value.dtype for value in actual.values()} == {torch.float32}
 
 
 def refusal(path: Path, net: Net = SMALL_JCM, weights: str = "ema") -> str:
-    """The line in which a checkpoint is refused; it names the file."""
+    """The one line of the error for a checkpoint; it names the file."""
     with pytest.raises(UserError) as caught:
         checkpoints.import_checkpoint(path, net, weights)
     line = str(caught.value)
@@ -69,24 +71,27 @@ def refusal(path: Path, net: Net = SMALL_JCM, weights: str = "ema") -> str:
     return line
 
 
-def published(kind: str) -> dict[str, torch.Tensor]:
-    """Tensors with the names and shapes of a published checkpoint; each has the memory of a single number."""
+def published_tensors(kind: str) -> dict[str, torch.Tensor]:
+    """Tensors with the names and shapes of a published checkpoint; each takes the memory of a single number."""
     stored = json.loads((GOLDEN / f"keys_{kind}.json").read_text())
     shapes = stored["parameters"] | stored.get("buffers", {})
     return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
 
 
 def entry(file: str) -> dict:
+    """The entry of a golden file in the manifest."""
     entries = json.loads((GOLDEN / "manifest.json").read_text())["files"]
     return next(entry for entry in entries if entry["file"] == file)
 
 
 def openai_weights(net: ADM) -> dict[str, torch.Tensor]:
+    """The weights of the golden files by OpenAI's names."""
     names = openai_state_dict(on_meta(net).state_dict(), net)
     return {name: torch.from_numpy(recipe_array(name, tuple(value.shape))) for name, value in names.items()}
 
 
 def jcm_weights() -> dict[str, np.ndarray]:
+    """The weights of the golden files by the names of jcm."""
     shapes = entry(JCM)["config"]["param shapes"]
     return {path: recipe_array(path, tuple(shape)) for path, shape in shapes.items()}
 
@@ -99,22 +104,21 @@ def edm_weights(net: Net) -> dict[str, torch.Tensor]:
     return {f"model.{name}": value for name, value in module.state_dict().items()}
 
 
-def packed(array: np.ndarray) -> msgpack.ExtType:
-    """As flax packs an array."""
+def pack_array(array: np.ndarray) -> msgpack.ExtType:
+    """Pack an array as flax does."""
     return msgpack.ExtType(1, msgpack.packb((array.shape, array.dtype.name, array.tobytes()), use_bin_type=True))
 
 
-def chunked(array: np.ndarray, size: int) -> dict:
-    """As flax packs an array that is larger than its limit, here `size` values."""
-    pieces = {
-        str(i): packed(array.reshape(-1)[start : start + size]) for i, start in enumerate(range(0, array.size, size))
-    }
+def pack_chunks(array: np.ndarray, size: int) -> dict:
+    """Pack an array as flax does if it is larger than a limit, here `size` values."""
+    starts = range(0, array.size, size)
+    pieces = {str(i): pack_array(array.reshape(-1)[start : start + size]) for i, start in enumerate(starts)}
     shape = {str(i): n for i, n in enumerate(array.shape)}
     return {"__msgpack_chunked_array__": True, "shape": shape, "chunks": pieces}
 
 
-def tree_of(flat: Mapping[str, object]) -> dict:
-    """'/'-joined paths to nested maps."""
+def nest(flat: Mapping[str, object]) -> dict:
+    """Nested maps from values by their paths, joined with '/'."""
     tree: dict = {}
     for path, leaf in flat.items():
         *branches, name = path.split("/")
@@ -126,16 +130,16 @@ def tree_of(flat: Mapping[str, object]) -> dict:
 
 
 def write_jcm(path: Path, **params: Mapping[str, np.ndarray]) -> Path:
-    """A training state with the given fields, as `flax.serialization.to_bytes` writes it."""
-    scalars = {"step": 800001, "lr": 4e-4, "ema_rate": packed(np.float32(0.9999).reshape(()))}
-    trees = {field: tree_of({name: packed(value) for name, value in flat.items()}) for field, flat in params.items()}
-    rest = {"model_state": {}, "opt_state": {"0": {"count": packed(np.int32(7).reshape(()))}}, "rng_state": None}
+    """Write a training state with the fields `params`, as `flax.serialization.to_bytes` does."""
+    scalars = {"step": 800001, "lr": 4e-4, "ema_rate": pack_array(np.float32(0.9999).reshape(()))}
+    trees = {field: nest({name: pack_array(value) for name, value in flat.items()}) for field, flat in params.items()}
+    rest = {"model_state": {}, "opt_state": {"0": {"count": pack_array(np.int32(7).reshape(()))}}, "rng_state": None}
     path.write_bytes(msgpack.packb(scalars | trees | rest, use_bin_type=True, strict_types=True))
     return path
 
 
 class Part(nn.Module):
-    """Stands in for the classes of EDM's `training.networks`."""
+    """Represents the classes of EDM's `training.networks`."""
 
 
 class EDMPrecond(Part):
@@ -174,7 +178,7 @@ class SnapshotPickler(pickle.Pickler):
         return _reconstruct_persistent_obj, (meta | {"state": value.__dict__},)
 
 
-def modules_of(tensors: Mapping[str, torch.Tensor], root: type[Part] = EDMPrecond) -> Part:
+def nest_modules(tensors: Mapping[str, torch.Tensor], root: type[Part] = EDMPrecond) -> Part:
     """Nested modules that hold tensors by their names; filters and frequencies are buffers."""
     top = root()
     for name, value in tensors.items():
@@ -192,6 +196,7 @@ def modules_of(tensors: Mapping[str, torch.Tensor], root: type[Part] = EDMPrecon
 
 
 def snapshot(value: object, protocol: int = 4, source: str | None = None) -> bytes:
+    """A pickle as EDM writes it; `source`: the source code in it."""
     file = io.BytesIO()
     pickler = SnapshotPickler(file, protocol)
     pickler.source = source or SnapshotPickler.source
@@ -200,19 +205,20 @@ def snapshot(value: object, protocol: int = 4, source: str | None = None) -> byt
     return file.getvalue()
 
 
-def prefixed(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def add_prefix(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of a network by their names in a model file."""
     return {f"network.{name}": value for name, value in tensors.items()}
 
 
 def description(net: Net, **changes: object) -> dict:
-    """What is stored beside the weights of a consistency model."""
+    """The description that is stored beside the weights of a consistency model."""
     name = type(net).__name__.lower()
     grid = {"name": "karras", "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "sigma_data": 0.5}
     return {
         "run": "imagenet64/cd/default/seed0",
         "network": {"name": name, **dataclasses.asdict(net)},
         "noise": grid,
-        "objective": {"name": "cd", "steps": 40},
+        "objective": {"name": "cd", "curriculum": {"name": "fixed", "steps": 40, "target_mu": 0.0}},
         "preconditioning": "boundary",
         "progress": 100,
     } | changes

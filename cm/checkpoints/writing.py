@@ -26,8 +26,8 @@ def export_checkpoint(
 ) -> None:
     """Write the tensors of a model file as a checkpoint of another project.
 
-    `format_name`: `diffusers`, a folder, or `openai`, a state dict. Raises UserError, before anything is written, if `out`
-    exists, or if the format cannot hold the network or its preconditioning.
+    `format_name`: `diffusers`, a folder, or `openai`, a state dict. Raises UserError, before anything is written, if
+    `out` exists, or if the format cannot hold the network or its preconditioning.
     """
     if format_name not in WRITERS:
         raise unknown("format", format_name, WRITERS)

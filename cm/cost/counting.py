@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cm import build
 from cm.config import Run
-from cm.networks.base import set_activation_checkpointing
+from cm.config.checking import plain_component
+from cm.networks.base import Classifier, set_activation_checkpointing
 
 
 def parameters(run: Run) -> int:
@@ -55,9 +56,10 @@ def activations(run: Run, *, batch: int = 1, precision: str = "float32", checkpo
 
 def _key(run: Run) -> str:
     """What a network is built from, as text. All preconditionings cost the same, so one represents them."""
-    described, denoises = run.describe(), run.objective.preconditioning is not None
+    sections = {kind: plain_component(kind, getattr(run, kind)) for kind in ("network", "noise")}
+    denoises = run.objective.preconditioning is not None
     about = {"preconditioning": "edm" if denoises else None, "run": "network"}
-    return json.dumps(about | {section: described[section] for section in ("network", "noise")}, sort_keys=True)
+    return json.dumps(about | sections, sort_keys=True)
 
 
 def _without_dropout(run: Run) -> str:
@@ -84,8 +86,9 @@ def _evaluation(key: str) -> tuple[int, tuple[int, ...]]:
 @functools.cache
 def _maps_flops(key: str) -> int:
     mode, module = _network(key)
+    classifier = cast(Classifier, module)
     with mode, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        cast(_HasMaps, module).maps(torch.empty(1, *build.image_shape(json.loads(key))))
+        classifier.maps(torch.empty(1, *build.image_shape(json.loads(key))))
     return counter.get_total_flops()
 
 
@@ -97,12 +100,6 @@ def _activations(key: str, batch: int, precision: str, checkpointed: bool) -> in
     with mode, saved_tensors_hooks(saved.pack, saved.unpack), _autocast(precision):
         module(*_arguments(json.loads(key), batch))
     return saved.bytes()
-
-
-class _HasMaps(Protocol):
-    """A network with feature maps."""
-
-    def maps(self, x: Tensor) -> list[Tensor]: ...
 
 
 def _build_on_meta(key: str) -> nn.Module:

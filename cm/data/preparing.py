@@ -141,4 +141,6 @@ def _check_digests(expected: Mapping[str, tuple[str, str]], summaries: Mapping[s
         for what, key, digest in (("images", "sha256", images), ("labels", "labels_sha256", labels)):
             found = summaries[split][key]
             if found != digest:
-                raise UserError(f"the {split} {what} of {source} have sha256 {found}, not {digest}: they are others")
+                raise UserError(
+                    f"the {split} {what} of {source} have sha256 {found}, not {digest}: they are not those of the data set"
+                )

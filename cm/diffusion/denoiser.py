@@ -38,6 +38,7 @@ class Denoiser(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, labels: Tensor | None = None, dropout_seeds: Tensor | None = None
     ) -> Tensor:
+        """D(x, t) or f(x, t), [B, C, H, W], in the precision of x."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         t = t.to(torch.promote_types(t.dtype, torch.float32))
         coefficients = self.preconditioning(t, sigma_data=self.sigma_data, sigma_min=self.sigma_min)

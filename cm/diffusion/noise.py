@@ -26,7 +26,9 @@ Number = TypeVar("Number", float, np.ndarray, "Tensor")
 class KarrasNoise:
     """t(u) = (smax^(1/rho) + u (smin^(1/rho) - smax^(1/rho)))^rho for u from 0 to 1 (EDM, Eq. 5; paper, Sec. 2).
 
-    `sigma_data`: the standard deviation of the data that preconditioning assumes. Units: of the data, in [-1, 1].
+    `sigma_min`: the lowest noise level. `sigma_max`: the highest noise level, the paper's T. `rho`: larger values put
+    more times near `sigma_min`. `sigma_data`: the standard deviation of the data that preconditioning assumes. Images
+    are in [-1, 1].
     """
 
     sigma_min: Annotated[float, at_least(1e-12)] = 0.002

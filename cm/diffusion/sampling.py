@@ -1,58 +1,78 @@
-"""A model, a sampler and a seed to images, in batches that do not change the result."""
+"""A model, a sampler and a seed to samples, in batches that do not change the result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cm.diffusion.noise import KarrasNoise
+from cm.diffusion.samplers import Sampler
 from cm.utils.progress_bar import ProgressBar
 
 
-def images(
-    denoiser: nn.Module,
-    sampler: Callable[..., Tensor],
-    *,
-    noise: KarrasNoise,
-    shape: tuple[int, int, int],
-    count: int,
-    seed: int,
-    classes: int = 0,
-    batch: int = 256,
-    quantization: str = "truncate",
-    clamp: bool = False,
-    precision: str = "float32",
-    out: np.ndarray | None = None,
-) -> np.ndarray:
-    """uint8 images [count, H, W, C], written to `out` if it is given.
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Which samples are drawn from a model, and how they are computed.
 
-    Image i depends on `seed` and i only: its noise has its own generator, and so has its label, drawn uniformly, with
-    `classes`. `shape`: [C, H, W]. `clamp`: every estimate of the denoiser to [-1, 1], as the official code does for
-    ImageNet and LSUN, not for CIFAR-10. `precision` of the network: that of autocast, or `float32`.
+    `noise`: the noise levels of the model. `shape`: [C, H, W] of an image. `count`: the number of samples. `seed`: of
+    their noise. `classes`: the number of class labels, of which each sample has a random one; 0 for none. `batch`:
+    samples computed at a time. `quantization`: `truncate` or `round`, see `to_uint8`. `clamp`: clamp every output of
+    the denoiser to [-1, 1], as the official code does for ImageNet and LSUN but not for CIFAR-10. `precision`:
+    `float32`, or the type of autocast.
     """
-    device = next(denoiser.parameters()).device
-    channels, height, width = shape
-    made = np.empty((count, height, width, channels), np.uint8) if out is None else out
-    progress = ProgressBar("samples", count, unit="images")
-    for start in range(0, count, batch):
-        streams = [torch.Generator().manual_seed(seed * 1_000_000 + i) for i in range(start, min(start + batch, count))]
-        labels = torch.cat([torch.randint(classes, (1,), generator=g) for g in streams]).to(device) if classes else None
 
-        def draw(streams: list[torch.Generator] = streams) -> Tensor:
-            return torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(device)
+    noise: KarrasNoise
+    shape: tuple[int, int, int]
+    count: int
+    seed: int
+    classes: int = 0
+    batch: int = 256
+    quantization: str = "truncate"
+    clamp: bool = False
+    precision: str = "float32"
 
-        def denoise(x: Tensor, t: Tensor, labels: Tensor | None = labels) -> Tensor:
-            estimate = denoiser(x, t, labels)
-            return estimate.clamp(-1, 1) if clamp else estimate
 
-        with torch.inference_mode(), autocast(device, precision):
-            made[start : start + len(streams)] = to_uint8(sampler(denoise, draw(), noise, draw), quantization)
-        progress.update(len(streams))
+def images(
+    denoiser: nn.Module, sampler: Sampler, settings: SamplingSettings, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Samples, uint8 [count, H, W, C], written to `out` if it is given.
+
+    Sample i depends on the seed and on i only: its noise and its label come from a generator of its own.
+    """
+    channels, height, width = settings.shape
+    samples = np.empty((settings.count, height, width, channels), np.uint8) if out is None else out
+    progress = ProgressBar("samples", settings.count, unit="images")
+    for start in range(0, settings.count, settings.batch):
+        indices = range(start, min(start + settings.batch, settings.count))
+        samples[indices.start : indices.stop] = _sample_batch(denoiser, sampler, settings, indices)
+        progress.update(len(indices))
     progress.close()
-    return made
+    return samples
+
+
+def _sample_batch(denoiser: nn.Module, sampler: Sampler, settings: SamplingSettings, indices: range) -> np.ndarray:
+    """The samples of these indices, uint8 [B, H, W, C]."""
+    device = next(denoiser.parameters()).device
+    generators = [torch.Generator().manual_seed(settings.seed * 1_000_000 + index) for index in indices]
+    labels = _draw_labels(generators, settings.classes).to(device) if settings.classes else None
+
+    def draw() -> Tensor:
+        return torch.stack([torch.randn(settings.shape, generator=generator) for generator in generators]).to(device)
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        estimate: Tensor = denoiser(x, t, labels)
+        return estimate.clamp(-1, 1) if settings.clamp else estimate
+
+    with torch.inference_mode(), autocast(device, settings.precision):
+        return to_uint8(sampler(denoise, draw(), settings.noise, draw), settings.quantization)
+
+
+def _draw_labels(generators: list[torch.Generator], classes: int) -> Tensor:
+    """A uniform label for each sample, int64 [B]."""
+    return torch.cat([torch.randint(classes, (1,), generator=generator) for generator in generators])
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -68,7 +88,10 @@ def to_device(module: nn.Module, device: str) -> nn.Module:
 
 
 def to_uint8(x: Tensor, quantization: str) -> np.ndarray:
-    """[B, C, H, W] in [-1, 1] to uint8 [B, H, W, C]: clamped, then `truncate`d (official code) or `round`ed (EDM)."""
+    """[B, C, H, W] in [-1, 1] to uint8 [B, H, W, C].
+
+    Clamped to [-1, 1] and scaled to [0, 255], then truncated (`truncate`, the official code) or rounded (`round`, EDM).
+    """
     levels = (x.clamp(-1, 1) + 1) * 127.5
     levels = levels.round() if quantization == "round" else levels
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

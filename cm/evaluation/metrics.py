@@ -20,10 +20,9 @@ from cm.errors import UserError
 from cm.evaluation.gaussian import frechet_distance
 from cm.evaluation.moments import Features, check_same_width
 
-__all__ = ["Features", "Metric", "compute_metrics", "lower_is_better", "metric", "title", "unavailable"]
-
 Function = Callable[[Features, Features], float]
-Need = Literal["moments", "single images", "logits"]  # of the reference: moments, single images; of the samples: logits
+# The mean and covariance of both sets, features of single images of both sets, or logits of the samples.
+Need = Literal["moments", "single images", "logits"]
 CACHED = 128  # rows whose kernel values with a thousand others stay in the processor's cache
 NO_LOGITS = "the weights of the extractor have no logits"
 NO_SINGLE_IMAGES = "the reference is a mean and a covariance, without features of single images"

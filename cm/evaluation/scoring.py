@@ -62,12 +62,12 @@ def score_images(
         target, about = _read_reference(reference, setup)
     else:
         target, about = _summarize(reference, real, setup, protocol.statistics_file)
-    found = features.extract(setup.extractor, images, compute)
+    comparison = _compare(features.extract(setup.extractor, images, compute), target, protocol)
     seconds = {**description.pop("seconds", {}), "scoring": round(time.monotonic() - started, 3)}
     return {
         **_name_run(description),
         **description,
-        **_compare(found, target, protocol),
+        **comparison,
         "protocol": protocol.settings(),
         "extractor": setup.extractor.identity,
         "reference": about.get("reference", about),
@@ -105,6 +105,8 @@ def _read_description(samples: Path, protocol: Protocol) -> About:
     """
     path = samples.with_suffix(".json")
     description = files.read_json(path) if samples.suffix == ".npy" and path.exists() else {}
+    if not isinstance(description, dict):
+        return {}
     prescribed, actual = protocol.quantization, description.get("quantization")
     if prescribed and actual and actual != prescribed:
         raise UserError(f"{samples} has quantization '{actual}', protocol {protocol.name} prescribes '{prescribed}'")
@@ -129,7 +131,7 @@ def _name_run(description: Mapping[str, Any]) -> dict[str, str | None]:
     if "run" not in description:
         return {"sampler": None}
     run = RunName.parse(description["run"])
-    return {"dataset": run.dataset, "method": run.method, "variant": run.variant}
+    return {"dataset": run.dataset, "method": run.method, "variant": run.variant, "sampler": None}
 
 
 def _compare(samples: Features, reference: Features, protocol: Protocol) -> dict[str, Any]:

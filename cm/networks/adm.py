@@ -8,7 +8,7 @@ With `classes: 1000` the defaults describe OpenAI's ImageNet-64 network (295,899
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from cm.config.settings import at_least, below
 from cm.errors import UserError
@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 class ADM(UNet):
     """A U-Net of residual blocks with time conditioning by scale and shift, and multi-head attention.
 
-    `scale_shift` false: the conditioning is added. `noise_factor`: what the noise label ln(t)/4 is multiplied with,
-    1000 in OpenAI's networks and 1 in EDM's. `group_channels`: fewest channels of a normalisation group, 1 in OpenAI's
-    networks (which always have 32 groups) and 4 in EDM's.
+    `resolution`: height and width of the images in pixels. `image_channels`: channels of the images. `channels`: width
+    that the multipliers refer to. `multipliers`: the width of each level as a multiple of `channels`, from the highest
+    resolution to the lowest. `blocks`: residual blocks of a level in the encoder. `attention`: the resolutions that
+    have attention. `head_channels`: channels of an attention head. `dropout`: probability that an activation of a
+    residual block is dropped. `classes`: number of class labels, 0 for an unconditional network. `scale_shift`: whether
+    the conditioning scales and shifts the normalised activations, or is added before the normalisation. `augment_dim`:
+    length of the augmentation labels, 0 for none. `noise_factor`: factor of the noise label, 1000 in OpenAI's networks
+    and 1 in EDM's. `group_channels`: fewest channels of a normalisation group, 1 in OpenAI's networks (which always
+    have 32 groups) and 4 in EDM's.
     """
 
-    resample_filter: ClassVar[tuple[int, ...]] = (1, 1)
     resolution: Annotated[int, at_least(1)] = 64
     image_channels: Annotated[int, at_least(1)] = 3
     channels: Annotated[int, at_least(4)] = 192
@@ -56,6 +61,11 @@ class ADM(UNet):
         if self.channels % 2:
             raise UserError(f"{where}: channels must be even, for as many sines as cosines, not {self.channels}")
         self.check_plan(where)
+
+    @property
+    def resample_filter(self) -> tuple[int, ...]:
+        """A box: the mean of 2x2 pixels."""
+        return (1, 1)
 
     @property
     def stem(self) -> int:

@@ -1,4 +1,4 @@
-"""A small convolutional classifier, for data on which no pretrained network is a fair judge."""
+"""A small convolutional classifier, for data sets that pretrained networks do not fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 @register("network", "classifier")
 @dataclass(frozen=True)
 class ConvNet:
-    """Two stages of two 3x3 convolutions, `channels` and twice that, then `features` units and the logits."""
+    """Two stages of two 3x3 convolutions, of `channels` and twice that, then a hidden layer and the logits.
+
+    `resolution`: height and width of the images in pixels. `image_channels`: channels of the images. `channels`: width
+    of the first stage. `features`: width of the hidden layer, whose activations are the features of an image.
+    `classes`: number of classes. `dropout`: probability that an input of the hidden layer is dropped.
+    """
 
     resolution: Annotated[int, at_least(4)] = 32
     image_channels: Annotated[int, at_least(1)] = 3

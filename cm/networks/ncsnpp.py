@@ -6,7 +6,7 @@ The defaults describe jcm's NCSN++ (56,395,523 parameters). EDM's DDPM++ is the 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cm.config.settings import at_least, below
 from cm.errors import UserError
@@ -20,10 +20,19 @@ if TYPE_CHECKING:
 @register("network", "ncsnpp")
 @dataclasses.dataclass(frozen=True)
 class NCSNpp(UNet):
-    """A U-Net of residual blocks with additive time conditioning and single-head attention."""
+    """A U-Net of residual blocks with additive time conditioning and single-head attention.
 
-    scale_shift: ClassVar[bool] = False
-    group_channels: ClassVar[int] = 4
+    `resolution`: height and width of the images in pixels. `image_channels`: channels of the images. `channels`: width
+    of the first level. `multipliers`: the width of each level as a multiple of `channels`, from the highest resolution
+    to the lowest. `blocks`: residual blocks of a level in the encoder. `attention`: the resolutions that have
+    attention. `dropout`: probability that an activation of a residual block is dropped. `embedding`: of the noise
+    level, random Fourier features or sinusoidal. `fourier_scale`: standard deviation of the Fourier frequencies.
+    `encoder`: `residual` adds the downsampled input image at each level, `standard` does not. `resample_filter`:
+    coefficients of the separable resampling filter. `classes`: number of class labels, 0 for an unconditional network.
+    `augment_dim`: length of the augmentation labels, 0 for none. `noise_channels`: width of the noise embedding as a
+    multiple of `channels`.
+    """
+
     resolution: Annotated[int, at_least(1)] = 32
     image_channels: Annotated[int, at_least(1)] = 3
     channels: Annotated[int, at_least(4)] = 128
@@ -50,6 +59,16 @@ class NCSNpp(UNet):
         """UserError for values that no network can have."""
         self._check_filter(where)
         self.check_plan(where)
+
+    @property
+    def scale_shift(self) -> bool:
+        """The noise embedding is added only."""
+        return False
+
+    @property
+    def group_channels(self) -> int:
+        """Fewest channels of a normalisation group."""
+        return 4
 
     @property
     def stem(self) -> int:

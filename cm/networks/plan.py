@@ -1,8 +1,9 @@
-"""Which residual blocks a U-Net has: the plan shared by NCSN++, DDPM++ and ADM, with the block names of EDM."""
+"""The residual blocks of a U-Net: the plan that NCSN++, DDPM++ and ADM share, with the block names of EDM."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +12,7 @@ from cm.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """One residual block of the plan; `name` is EDM's, `joins` means that a skip connection is concatenated first."""
+    """One residual block. `name`: EDM's name of it. `joins`: a skip connection is concatenated to its input."""
 
     name: str
     width_in: int
@@ -22,7 +23,7 @@ class Block:
 
 
 class UNet(ABC):
-    """What a description of a U-Net must say, and the plan that follows from it. Widths are numbers of channels."""
+    """The description of a U-Net, and the plan of blocks that follows from it. Widths are numbers of channels."""
 
     resolution: int
     image_channels: int
@@ -33,9 +34,21 @@ class UNet(ABC):
     dropout: float
     classes: int
     augment_dim: int
-    scale_shift: bool
-    group_channels: int
-    resample_filter: Sequence[int]
+
+    @property
+    @abstractmethod
+    def scale_shift(self) -> bool:
+        """Whether the embedding scales and shifts the normalised activations, instead of being added before."""
+
+    @property
+    @abstractmethod
+    def group_channels(self) -> int:
+        """Fewest channels of a normalisation group."""
+
+    @property
+    @abstractmethod
+    def resample_filter(self) -> Sequence[int]:
+        """Coefficients of the separable resampling filter."""
 
     @property
     @abstractmethod
@@ -69,7 +82,8 @@ class UNet(ABC):
 
     def filtered_layers(self) -> list[str]:
         """Names in the state dict of the layers that have a resampling filter."""
-        return [f"{name}.{part}" for name, block in self.all_blocks() if block.resample for part in ("conv0", "skip")]
+        resampling = [name for name, block in self.all_blocks() if block.resample]
+        return [f"{name}.{part}" for name, part in itertools.product(resampling, ("conv0", "skip"))]
 
     def size(self, level: int) -> str:
         """The resolution of a level as EDM writes it in names: '16x16'."""
@@ -128,7 +142,8 @@ class UNet(ABC):
         return f"resolution {self.resolution} cannot be halved {halvings} times, as {len(self.multipliers)} levels need"
 
     def _bad_width(self) -> str:
-        widths = {width for _, block in self.all_blocks() for width in (block.width_in, block.width)}
+        blocks = [block for _, block in self.all_blocks()]
+        widths = {block.width_in for block in blocks} | {block.width for block in blocks}
         for width in sorted(widths):
             if width < self.group_channels or width % self.groups(width):
                 equal = f"equal groups of at least {self.group_channels}"

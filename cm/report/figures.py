@@ -12,6 +12,7 @@ from cm import report
 from cm.report import footnotes, scores
 from cm.report.plots import Plot, has_intervals
 from cm.report.scores import Score
+from cm.report.writing import format_setting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +103,7 @@ def _name_line(score: Score, keys: Sequence[str], found: Sequence[Score]) -> str
 
 
 def _format_tick(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else format_setting(value)
 
 
 class _Axis:

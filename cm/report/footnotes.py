@@ -75,16 +75,18 @@ def _explain_dagger(score: Score, at_infinity: bool) -> list[str]:
     if not score.has_fewer_samples:
         return []
     column = "; the column at infinity extrapolates to infinitely many" if at_infinity else ""
-    return [f"{DAGGER} marks {_describe_bias(score)}{column}."]
+    return [f"{DAGGER} marks fewer samples than {_describe_bias(score)}{column}."]
 
 
 def _warn_of_few_samples(score: Score) -> list[str]:
-    return [f"There are {score.samples} samples, {_describe_bias(score)}."] if score.has_fewer_samples else []
+    if not score.has_fewer_samples:
+        return []
+    return [f"There are {score.samples} samples, fewer than {_describe_bias(score)}."]
 
 
 def _describe_bias(score: Score) -> str:
     required, title = score.protocol["samples"], score.title("fid")
-    return f"fewer than the {required} that the protocol asks for, so that {title} is biased upwards ({BIAS})"
+    return f"the {required} of the protocol, so that {title} is biased upwards ({BIAS})"
 
 
 def _explain_dashes(scores: Sequence[Score]) -> list[str]:

@@ -60,7 +60,10 @@ def _in_order(row: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
 
 
 def format_setting(value: Any) -> str:
-    """A setting in words: `none`, `yes` and `no` instead of Python's None, True and False."""
+    """A setting in words: `none`, `yes` and `no` for None, True and False; a component with its settings behind it."""
+    if isinstance(value, Mapping):
+        settings = [f"{key} {format_setting(inner)}" for key, inner in value.items() if key != "name"]
+        return ", ".join([str(value["name"]), *settings] if "name" in value else settings)
     return WORDS.get(str(value), str(value))
 
 

@@ -34,9 +34,9 @@ class Batches:
             yield self._load(step, indices[part], seeds[part])
 
     def _load(self, step: int, indices: np.ndarray, seeds: np.ndarray) -> Batch:
-        """Images in [-1, 1] and labels, on the device.
+        """Images and labels on the device.
 
-        The last bit of a seed flips the image, the others seed its noise.
+        The last bit of a seed flips the image; the others seed all that it draws.
         """
         plan = self._plan
         x = torch.from_numpy(plan.images[indices]).to(plan.device).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -12,7 +12,7 @@ FASTEST = {"adam": {"fused": True}, "radam": {"foreach": True}}
 
 
 def build_optimiser(training: Training, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of a module's parameters, in its fastest implementation, with the betas and epsilon of the paper's code."""
+    """The optimiser of a module, in its fastest implementation, with the betas and epsilon of the official code."""
     optimiser = OPTIMISERS[training.optimiser]
     return optimiser(module.parameters(), lr=training.lr, betas=(0.9, 0.999), eps=1e-8, **FASTEST[training.optimiser])
 
@@ -23,10 +23,7 @@ def build_scaler(training: Training, device: str) -> torch.amp.GradScaler:
 
 
 def learning_rate(training: Training, step: int) -> float:
-    """The learning rate of a step.
-
-    A linear rise from 0 over `warmup` steps, times 1 or a linear fall to 0 at the end.
-    """
+    """The learning rate of a step: lr min(1, step / warmup), times 1 - step / total_steps where it falls linearly."""
     rise = min(1.0, step / training.warmup) if training.warmup else 1.0
     fall = 1.0 - step / training.total_steps if training.lr_decay == "linear" else 1.0
     return training.lr * rise * fall

@@ -137,10 +137,7 @@ class TrainingState:
                 yield f"optimiser.{index}.{name}", value
 
     def _allocate_optimiser(self, saved: Mapping[str, Tensor]) -> None:
-        """Let the optimiser allocate its buffers for the parameters that have saved ones.
-
-        A step with learning rate 0.
-        """
+        """Allocate the optimiser's buffers of the parameters that have saved ones, by a step with learning rate 0."""
         set_learning_rate(self.optimiser, 0.0)
         for index, parameter in enumerate(self._parameters):
             parameter.grad = torch.zeros_like(parameter) if f"optimiser.{index}.step" in saved else None

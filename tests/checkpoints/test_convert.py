@@ -1,5 +1,4 @@
-"""Released checkpoints, in files of their formats with their names and shapes: read without running anything, and
-written so that the projects they come from load them."""
+"""Checkpoints of other projects, with the names and shapes of the published ones: read without executing anything."""
 
 from __future__ import annotations
 
@@ -30,19 +29,19 @@ from foreign import (
     EDMPrecond,
     Part,
     VPPrecond,
+    add_prefix,
     assert_fits,
-    chunked,
     description,
     edm_weights,
     jcm_weights,
-    modules_of,
-    network,
+    load_network,
+    nest,
+    nest_modules,
     openai_weights,
-    prefixed,
-    published,
+    pack_chunks,
+    published_tensors,
     refusal,
     snapshot,
-    tree_of,
     write_jcm,
 )
 from goldens import assert_golden, load
@@ -63,19 +62,19 @@ def openai_file(tmp_path) -> Path:
 
 @torch.no_grad()
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_openai_state_dict_gives_the_reference_output(tmp_path, zipped):
+def test_openai_state_dict_computes_the_reference_output(tmp_path, zipped):
     data, path = load(UNET), tmp_path / "any.name"
     torch.save(openai_weights(SMALL_UNET), path, _use_new_zipfile_serialization=zipped)
     labels = F.one_hot(tensor(data["y"], torch.int64), 10).float()
-    module = network(path, SMALL_UNET)
+    module = load_network(path, SMALL_UNET)
     module.noise_factor = 1.0  # the reference's times are 250 ln(t) already
-    got = module(tensor(data["x"]), tensor(data["timesteps"]), labels)
-    assert_golden(UNET, "out_f32", got)
+    actual = module(tensor(data["x"]), tensor(data["timesteps"]), labels)
+    assert_golden(UNET, "out_f32", actual)
 
 
 @pytest.mark.parametrize(("kind", "net"), [("imagenet64", IMAGENET), ("lsun256", LSUN)])
 def test_published_openai_names_and_shapes_fit(tmp_path, kind, net):
-    torch.save(published(f"unet_{kind}"), tmp_path / "model.pt")
+    torch.save(published_tensors(f"unet_{kind}"), tmp_path / "model.pt")
     assert_fits(tmp_path / "model.pt", net)
 
 
@@ -91,13 +90,13 @@ def test_half_precision_weights_become_float32(openai_file, tmp_path):
 
 def test_openai_round_trip_is_bitwise(openai_file, tmp_path):
     ours = import_checkpoint(openai_file, TINY)
-    export_checkpoint(prefixed(ours), description(TINY, preconditioning="edm"), tmp_path / "back.pt", "openai")
+    export_checkpoint(add_prefix(ours), description(TINY, preconditioning="edm"), tmp_path / "back.pt", "openai")
     back, first = (torch.load(path, weights_only=True) for path in (tmp_path / "back.pt", openai_file))
     assert back.keys() == first.keys() and all(torch.equal(back[name], first[name]) for name in first)
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ([torch.zeros(1)], "holds a list"),
         ({}, "holds a dict"),
@@ -105,12 +104,12 @@ def test_openai_round_trip_is_bitwise(openai_file, tmp_path):
         ({"out.0.weight": torch.zeros(32)}, "they lack time_embed.0.weight"),
     ],
 )
-def test_torch_files_that_are_no_state_dict_of_the_network(tmp_path, value, said):
+def test_torch_files_that_are_no_state_dict_of_the_network(tmp_path, value, message):
     torch.save(value, tmp_path / "x.pt")
-    assert said in refusal(tmp_path / "x.pt", TINY)
+    assert message in refusal(tmp_path / "x.pt", TINY)
 
 
-def test_another_shape_and_a_name_too_many_are_told(tmp_path):
+def test_another_shape_and_a_superfluous_name_are_reported(tmp_path):
     for name, value in (("out.2.bias", torch.zeros(4)), ("spare.bias", torch.zeros(1))):
         torch.save(openai_weights(TINY) | {name: value}, tmp_path / "x.pt")
         assert name in refusal(tmp_path / "x.pt", TINY)
@@ -130,14 +129,14 @@ def jcm_file(tmp_path_factory) -> Path:
 
 @torch.no_grad()
 @pytest.mark.parametrize("arrays", ["whole", "chunked"])
-def test_jcm_checkpoint_gives_the_reference_output(tmp_path, jcm_file, arrays):
+def test_jcm_checkpoint_computes_the_reference_output(tmp_path, jcm_file, arrays):
     data, path = load(JCM), jcm_file
     if arrays == "chunked":
-        weights = tree_of({name: chunked(value, 1000) for name, value in jcm_weights().items()})
+        weights = nest({name: pack_chunks(value, 1000) for name, value in jcm_weights().items()})
         path = tmp_path / "chunked"
         path.write_bytes(msgpack.packb({"step": 1, "params_ema": weights}))
-    got = network(path, SMALL_JCM)(tensor(data["x"].transpose(NCHW)), tensor(data["time_cond"]))
-    assert_golden(JCM, "out_f32", got.permute(NHWC))
+    actual = load_network(path, SMALL_JCM)(tensor(data["x"].transpose(NCHW)), tensor(data["time_cond"]))
+    assert_golden(JCM, "out_f32", actual.permute(NHWC))
 
 
 def test_jcm_has_three_sets_of_weights(jcm_file):
@@ -148,18 +147,20 @@ def test_jcm_has_three_sets_of_weights(jcm_file):
 
 
 def test_published_jcm_names_and_shapes_fit(tmp_path):
-    arrays = {name: np.zeros(value.shape, np.float16) for name, value in published("jcm_ncsnpp_cifar10").items()}
+    arrays = {
+        name: np.zeros(value.shape, np.float16) for name, value in published_tensors("jcm_ncsnpp_cifar10").items()
+    }
     assert_fits(write_jcm(tmp_path / "checkpoint_80", params={}, params_ema=arrays), NCSNpp())
 
 
-def test_a_state_without_a_target_says_what_it_has(tmp_path):
+def test_the_fields_of_a_state_without_a_target_are_listed(tmp_path):
     path = write_jcm(tmp_path / "x", params=jcm_weights(), params_ema=jcm_weights())
     line = refusal(path, weights="target")
     assert "no target_params, where jcm keeps 'target' weights" in line and "'params_ema'" in line
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"Conv_0/kernel": None}, "Conv_0"),
         ({"Dense_0/bias": None}, "map_layer0.bias"),
@@ -170,12 +171,12 @@ def test_a_state_without_a_target_says_what_it_has(tmp_path):
         ({"Conv_1/bias": np.zeros(3, np.int32)}, "weights are int32"),
     ],
 )
-def test_jcm_weights_that_do_not_fit(tmp_path, change, said):
+def test_jcm_weights_that_do_not_fit(tmp_path, change, message):
     weights = {name: value for name, value in jcm_weights().items() if name not in change}
     if "Conv_0/kernel" in change:
         weights.pop("Conv_0/bias")
     weights |= {name: value for name, value in change.items() if value is not None}
-    assert said in refusal(write_jcm(tmp_path / "x", params_ema=weights))
+    assert message in refusal(write_jcm(tmp_path / "x", params_ema=weights))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_jcm_weights_that_do_not_fit(tmp_path, change, said):
         {"params_ema": [1, 2]},
     ],
 )
-def test_msgpack_that_is_no_flax(tmp_path, content):
+def test_msgpack_of_something_else_than_flax(tmp_path, content):
     (tmp_path / "x").write_bytes(msgpack.packb(content))
     assert "is not a whole flax msgpack" in refusal(tmp_path / "x")
 
@@ -202,7 +203,7 @@ def test_msgpack_nested_without_end(tmp_path):
 
 @pytest.fixture
 def snapshot_file(tmp_path) -> Path:
-    whole = {"ema": modules_of(edm_weights(SMALL_SONG)), "loss_fn": Part(), "dataset_kwargs": EasyDict(path="x")}
+    whole = {"ema": nest_modules(edm_weights(SMALL_SONG)), "loss_fn": Part(), "dataset_kwargs": EasyDict(path="x")}
     (tmp_path / "network.pkl").write_bytes(snapshot(whole))
     return tmp_path / "network.pkl"
 
@@ -213,17 +214,17 @@ def snapshot_file(tmp_path) -> Path:
     [(SONG, SMALL_SONG, 3), (SONG, SMALL_SONG, 4), (SONG, SMALL_SONG, 5), (DHARIWAL, GOLDEN_ADM, 4)],
     ids=lambda value: value if isinstance(value, str | int) else "",
 )
-def test_edm_snapshot_gives_the_reference_output(tmp_path, file, net, protocol):
+def test_edm_snapshot_computes_the_reference_output(tmp_path, file, net, protocol):
     path, data = tmp_path / "any.name", load(file)
-    path.write_bytes(snapshot({"ema": modules_of(edm_weights(net))}, protocol))
+    path.write_bytes(snapshot({"ema": nest_modules(edm_weights(net))}, protocol))
     inputs = [tensor(data[name]) for name in ("x", "noise_labels", *(["class_labels"] if net.classes else []))]
-    got = network(path, net)(*inputs, augment_labels=tensor(data["augment_labels"]))
-    assert_golden(file, "out_aug_f32", got)
+    actual = load_network(path, net)(*inputs, augment_labels=tensor(data["augment_labels"]))
+    assert_golden(file, "out_aug_f32", actual)
 
 
 @pytest.mark.parametrize(("kind", "net"), SNAPSHOTS.items())
 def test_published_edm_names_and_shapes_fit(tmp_path, kind, net):
-    (tmp_path / "x.pkl").write_bytes(snapshot({"ema": modules_of(published(f"edm_{kind}"))}))
+    (tmp_path / "x.pkl").write_bytes(snapshot({"ema": nest_modules(published_tensors(f"edm_{kind}"))}))
     assert_fits(tmp_path / "x.pkl", net)
 
 
@@ -238,7 +239,7 @@ def test_a_snapshot_of_another_network_or_preconditioning(tmp_path, snapshot_fil
     assert "'map_augment.weight' has no place" in refusal(snapshot_file, SMALL_JCM)
     assert "holds another network" in refusal(snapshot_file, GOLDEN_ADM)
     other = tmp_path / "vp.pkl"
-    other.write_bytes(snapshot({"ema": modules_of(edm_weights(SMALL_SONG), VPPrecond)}))
+    other.write_bytes(snapshot({"ema": nest_modules(edm_weights(SMALL_SONG), VPPrecond)}))
     assert "in 'VPPrecond', not in 'EDMPrecond'" in refusal(other, SMALL_SONG)
 
 
@@ -254,9 +255,9 @@ def test_views_of_one_storage(tmp_path):
     together = torch.cat([weights[name].flatten(), weights[other].T.flatten()])
     cut = weights[name].numel()
     views = {name: together[:cut].view(weights[name].shape), other: together[cut:].view(weights[other].shape).T}
-    (tmp_path / "x.pkl").write_bytes(snapshot({"ema": modules_of(weights | views)}))
-    got = import_checkpoint(tmp_path / "x.pkl", SMALL_SONG)
-    assert all(torch.equal(got[key.removeprefix("model.")], weights[key]) for key in weights)
+    (tmp_path / "x.pkl").write_bytes(snapshot({"ema": nest_modules(weights | views)}))
+    actual = import_checkpoint(tmp_path / "x.pkl", SMALL_SONG)
+    assert all(torch.equal(actual[key.removeprefix("model.")], weights[key]) for key in weights)
 
 
 def test_a_tensor_that_reaches_beyond_its_storage(tmp_path):
@@ -264,7 +265,7 @@ def test_a_tensor_that_reaches_beyond_its_storage(tmp_path):
         def __reduce__(self):
             return torch._utils._rebuild_tensor_v2, (storage, 0, (10**6,), (1,), False, collections.OrderedDict())
 
-    storage, top = torch.zeros(3)._typed_storage(), modules_of({"model.map_layer0.bias": torch.zeros(3)})
+    storage, top = torch.zeros(3)._typed_storage(), nest_modules({"model.map_layer0.bias": torch.zeros(3)})
     top._modules["model"]._modules["map_layer0"]._parameters["bias"] = Wide()
     (tmp_path / "x.pkl").write_bytes(snapshot({"ema": top}))
     assert "out of bounds" in refusal(tmp_path / "x.pkl")
@@ -278,16 +279,16 @@ def test_modules_that_contain_themselves(tmp_path):
     assert "is not a whole network snapshot of EDM" in refusal(tmp_path / "x.pkl")
 
 
-def test_the_form_decides_the_network(openai_file, jcm_file):
+def test_the_format_decides_the_network(openai_file, jcm_file):
     assert "which holds a network 'adm', not 'ncsnpp'" in refusal(openai_file, SMALL_JCM)
     assert "which holds a network 'ncsnpp', not 'adm'" in refusal(jcm_file, TINY)
 
 
-def test_arithmetic_that_no_name_tells_is_checked(openai_file, tmp_path):
+def test_arithmetic_that_no_name_reveals_is_checked(openai_file, tmp_path):
     for change in ({"noise_factor": 1.0}, {"group_channels": 4}):
         line = refusal(openai_file, dataclasses.replace(TINY, **change))
         assert "'openai' means noise_factor 1000 and group_channels 1, not" in line
-    (tmp_path / "x.pkl").write_bytes(snapshot({"ema": modules_of(edm_weights(GOLDEN_ADM))}))
+    (tmp_path / "x.pkl").write_bytes(snapshot({"ema": nest_modules(edm_weights(GOLDEN_ADM))}))
     for change in ({"noise_factor": 1000.0}, {"group_channels": 1}):
         line = refusal(tmp_path / "x.pkl", dataclasses.replace(GOLDEN_ADM, **change))
         assert "'edm' means noise_factor 1 and group_channels 4, not" in line

@@ -1,4 +1,4 @@
-"""Files that want code to be run, and files that are damaged or of no known form: one line, and nothing runs."""
+"""Files that ask for code to be executed, and files that are damaged or of no known format: an error of one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from foreign import (
     assert_fits,
     edm_weights,
     jcm_weights,
-    modules_of,
+    nest_modules,
     openai_weights,
     refusal,
     snapshot,
@@ -34,7 +34,7 @@ from cm.errors import UserError
 
 
 class Evil:
-    """Unpickled by anything that obeys, it runs a function."""
+    """An object whose unpickling calls a function."""
 
     def __init__(self, function: object, *arguments: object) -> None:
         self.call = function, arguments
@@ -44,7 +44,7 @@ class Evil:
 
 
 class Marker:
-    """A file that must not appear, and the ways in which a checkpoint could make it."""
+    """A file that must not appear, and the ways in which a checkpoint could create it."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "executed"
@@ -76,9 +76,9 @@ class Marker:
 
 @pytest.fixture
 def marker(tmp_path) -> Iterator[Marker]:
-    made = Marker(tmp_path)
-    yield made
-    assert not made.path.exists()
+    marker = Marker(tmp_path)
+    yield marker
+    assert not marker.path.exists()
 
 
 EVILS = list(Marker(Path()).evils())
@@ -86,51 +86,53 @@ EVILS = list(Marker(Path()).evils())
 
 @pytest.mark.parametrize("evil", EVILS)
 @pytest.mark.parametrize("place", ["top", "network", "state", "module", "beside"])
-def test_a_hostile_snapshot_runs_nothing(tmp_path, marker, evil, place):
-    evil, said = marker.evils()[evil]
-    top = modules_of({"model.map_layer0.bias": torch.zeros(3)})
+def test_a_hostile_snapshot_executes_nothing(tmp_path, marker, evil, place):
+    evil, message = marker.evils()[evil]
+    top = nest_modules({"model.map_layer0.bias": torch.zeros(3)})
     if place == "state":
         top.__dict__["sigma_data"] = evil
     elif place == "module":
         top._modules["model"]._modules["map_layer0"] = evil
     values = {"top": evil, "network": {"ema": evil}, "beside": {"loss_fn": evil, "ema": top}}
     (tmp_path / "x.pkl").write_bytes(snapshot(values.get(place, {"ema": top})))
-    assert said in refusal(tmp_path / "x.pkl", SMALL_SONG)
+    assert message in refusal(tmp_path / "x.pkl", SMALL_SONG)
 
 
 @pytest.mark.parametrize("evil", EVILS)
 @pytest.mark.parametrize("protocol", range(6))
-def test_the_reader_itself_runs_nothing_in_any_protocol(marker, evil, protocol):
-    value, said = marker.evils()[evil]
+def test_the_reader_itself_executes_nothing_in_any_protocol(marker, evil, protocol):
+    value, message = marker.evils()[evil]
     with pytest.raises(UserError) as caught:
         edm_pickle.SnapshotUnpickler(io.BytesIO(pickle.dumps(value, protocol))).load()
     old_bytes = protocol < 3 and "_codecs.encode" in str(caught.value)
-    assert (old_bytes or said.rpartition(".")[2] in str(caught.value)) and "\n" not in str(caught.value)
+    assert (old_bytes or message.rpartition(".")[2] in str(caught.value)) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_a_hostile_pickle_in_an_old_protocol_runs_nothing(tmp_path, marker, protocol):
+def test_a_hostile_pickle_in_an_old_protocol_executes_nothing(tmp_path, marker, protocol):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(Evil(os.system, marker.shell), protocol))
     assert ("posix.system" if protocol > 1 else "no checkpoint of a known format") in refusal(tmp_path / "x.pkl")
 
 
 def test_source_code_in_a_snapshot_stays_text(tmp_path, marker):
     path = tmp_path / "x.pkl"
-    path.write_bytes(snapshot({"ema": modules_of(edm_weights(SMALL_SONG))}, source=marker.source))
+    path.write_bytes(snapshot({"ema": nest_modules(edm_weights(SMALL_SONG))}, source=marker.source))
     assert_fits(path, SMALL_SONG)
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("evil", ["system", "eval", "exec", "open", "storage"])
-def test_a_hostile_state_dict_runs_nothing(tmp_path, marker, evil, zipped):
-    value, said = marker.evils()[evil]
+def test_a_hostile_state_dict_executes_nothing(tmp_path, marker, evil, zipped):
+    value, message = marker.evils()[evil]
     torch.save({"out.0.bias": value}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
     line = refusal(tmp_path / "x.pt", TINY)
-    assert (said.rpartition(".")[2] if evil != "storage" else "_load_from_bytes") in line and "weights_only" not in line
+    assert (
+        message.rpartition(".")[2] if evil != "storage" else "_load_from_bytes"
+    ) in line and "weights_only" not in line
 
 
 def text(word: str) -> bytes:
-    """A short string, as protocol 4 has it."""
+    """A short string in protocol 4."""
     return b"\x8c" + struct.pack("B", len(word)) + word.encode()
 
 
@@ -139,7 +141,7 @@ REBUILD = text("torch._utils") + text("_rebuild_parameter") + b"\x93"
 
 
 @pytest.mark.parametrize(
-    ("name", "commands", "said"),
+    ("name", "commands", "message"),
     [
         ("dotted name", text("torch_utils.persistence") + text("sys.modules") + b"\x93.", "persistence.sys.modules"),
         ("submodule", text("torch.nn") + text("modules.module.os.system") + b"\x93.", "torch.nn.modules"),
@@ -156,13 +158,13 @@ REBUILD = text("torch._utils") + text("_rebuild_parameter") + b"\x93"
         ("unknown command", b"\xee.", "not a whole"),
     ],
 )
-def test_commands_that_no_pickler_writes(tmp_path, name, commands, said):
+def test_commands_that_no_pickler_writes(tmp_path, name, commands, message):
     (tmp_path / "x.pkl").write_bytes(b"\x80\x04" + commands)
-    assert said in refusal(tmp_path / "x.pkl")
+    assert message in refusal(tmp_path / "x.pkl")
 
 
 @pytest.mark.parametrize("thing", [MODULE_DICT, REBUILD], ids=["class", "function"])
-def test_a_pickle_cannot_change_the_stand_ins(thing):
+def test_a_pickle_cannot_change_the_placeholders(thing):
     slots = b"N}" + text("name") + text("changed") + b"s\x86"
     for state in (slots, b"}" + text("name") + text("changed") + b"s"):
         try:
@@ -176,7 +178,7 @@ def whole_files(folder: Path) -> dict[str, tuple[Path, Net]]:
     torch.save(openai_weights(TINY), folder / "openai.pt")
     torch.save(openai_weights(TINY), folder / "legacy.pt", _use_new_zipfile_serialization=False)
     write_jcm(folder / "checkpoint_80", params_ema=jcm_weights())
-    (folder / "edm.pkl").write_bytes(snapshot({"ema": modules_of(edm_weights(SMALL_SONG))}))
+    (folder / "edm.pkl").write_bytes(snapshot({"ema": nest_modules(edm_weights(SMALL_SONG))}))
     nets = {"openai.pt": TINY, "legacy.pt": TINY, "checkpoint_80": SMALL_JCM, "edm.pkl": SMALL_SONG}
     return {name: (folder / name, net) for name, net in nets.items()}
 
@@ -192,7 +194,7 @@ def test_truncated_files(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["checkpoint_80", "edm.pkl", "legacy.pt", "openai.pt"])
-def test_damaged_bytes_give_one_line_or_a_network(tmp_path, name):
+def test_damaged_bytes_are_an_error_of_one_line_or_another_network(tmp_path, name):
     path, net = whole_files(tmp_path)[name]
     content, draws = path.read_bytes(), np.random.default_rng(0)
     for _ in range(12):
@@ -207,7 +209,7 @@ def test_damaged_bytes_give_one_line_or_a_network(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"hello, world\n", "known: a state dict of torch.save, a flax msgpack of jcm, a pickle"),
@@ -221,9 +223,9 @@ def test_damaged_bytes_give_one_line_or_a_network(tmp_path, name):
         (struct.pack("<Q", 10**9) + b"{", "no checkpoint of a known format"),
     ],
 )
-def test_files_of_no_form(tmp_path, content, said):
+def test_files_of_no_format(tmp_path, content, message):
     (tmp_path / "x").write_bytes(content)
-    assert said in refusal(tmp_path / "x")
+    assert message in refusal(tmp_path / "x")
 
 
 def test_a_zip_archive_of_something_else(tmp_path):
@@ -232,7 +234,7 @@ def test_a_zip_archive_of_something_else(tmp_path):
     assert "not one of torch.save" in refusal(tmp_path / "x.zip")
 
 
-def test_a_missing_file_and_one_of_ours(tmp_path):
+def test_a_missing_file_and_a_model_file_of_this_suite(tmp_path):
     assert "no file" in refusal(tmp_path / "nothing")
     native.save(tmp_path / "100.safetensors", {"network.a": torch.zeros(1)}, {"run": "x"})
     assert "is a model file of this suite already" in refusal(tmp_path / "100.safetensors")

@@ -1,4 +1,4 @@
-"""Folders of diffusers: what its own pipeline makes of ours, and what we read of its."""
+"""Folders of diffusers: its pipeline computes the same images as our samplers, and we read what we write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign import IMAGENET, LSUN, SMALL_JCM, TINY, assert_fits, description, prefixed, refusal
+from foreign import IMAGENET, LSUN, SMALL_JCM, TINY, add_prefix, assert_fits, description, refusal
 from goldens import recipe_weights
 from nets import on_meta
 from torch import nn
@@ -26,7 +26,7 @@ NETS = {"scale and shift": TINY, "added": PLAIN, "heads": dataclasses.replace(TI
 
 @pytest.fixture(scope="module", params=NETS)
 def exported(request, tmp_path_factory) -> tuple[nn.Module, dict, Path]:
-    """A consistency model with random weights, its description, and the folder it was exported to."""
+    """A consistency model with random weights, its description, and the folder to which it is exported."""
     torch.manual_seed(0)
     about, folder = description(NETS[request.param]), tmp_path_factory.mktemp("diffusers") / "model"
     model = recipe_weights(build.build_model(about)).eval()
@@ -43,7 +43,7 @@ def diffusers():
 
 
 @torch.no_grad()
-def test_the_pipeline_of_diffusers_makes_the_same_images(exported, diffusers):
+def test_the_pipeline_of_diffusers_computes_the_same_images(exported, diffusers):
     model, about, folder = exported
     pipeline = diffusers.ConsistencyModelPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -53,7 +53,7 @@ def test_the_pipeline_of_diffusers_makes_the_same_images(exported, diffusers):
     tau = float(noise.times(40)[22])
     for sampler, timesteps in ((OneStep(), [0]), (Multistep([tau]), [22, 0])):
         streams = [torch.Generator().manual_seed(2) for _ in range(2)]
-        want = sampler(
+        expected = sampler(
             lambda x, t: model(x, t, labels).clamp(-1, 1),
             z,
             noise,
@@ -61,9 +61,9 @@ def test_the_pipeline_of_diffusers_makes_the_same_images(exported, diffusers):
         )
         classes = None if labels is None else labels.tolist()
         how = {"timesteps": timesteps, "class_labels": classes, "generator": streams[1], "output_type": "pt"}
-        got = pipeline(batch_size=3, latents=z, **how).images
-        assert want.std() > 0.1
-        torch.testing.assert_close(got, (want / 2 + 0.5).clamp(0, 1), rtol=0, atol=2e-5)
+        actual = pipeline(batch_size=3, latents=z, **how).images
+        assert expected.std() > 0.1
+        torch.testing.assert_close(actual, (expected / 2 + 0.5).clamp(0, 1), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["pipeline", "unet"])
@@ -88,7 +88,7 @@ def test_full_size_names_and_shapes_are_those_of_unet2dmodel(diffusers, net, hea
 
 def test_the_scheduler_has_the_grid_of_the_run(tmp_path):
     about = description(PLAIN, noise={"name": "karras", "sigma_max": 50.0, "rho": 5.0, "sigma_min": 0.01})
-    export_checkpoint(prefixed(PLAIN.build().state_dict()), about, tmp_path / "model", "diffusers")
+    export_checkpoint(add_prefix(PLAIN.build().state_dict()), about, tmp_path / "model", "diffusers")
     found = json.loads((tmp_path / "model" / "scheduler" / "scheduler_config.json").read_text())
     assert {key: found[key] for key in ("sigma_min", "sigma_max", "rho", "sigma_data", "s_noise")} == {
         "sigma_min": 0.01,
@@ -121,7 +121,7 @@ def test_the_scheduler_has_the_steps_of_a_run(run, steps):
 
 
 @pytest.mark.parametrize(
-    ("net", "changes", "form", "said"),
+    ("net", "changes", "format_name", "message"),
     [
         (TINY, {"preconditioning": "edm"}, "diffusers", "preconditioning 'edm'"),
         (TINY, {"preconditioning": None}, "diffusers", "preconditioning 'None'"),
@@ -136,27 +136,31 @@ def test_the_scheduler_has_the_steps_of_a_run(run, steps):
         (dataclasses.replace(TINY, noise_factor=1.0), {}, "openai", "means noise_factor 1000"),
     ],
 )
-def test_models_that_a_form_cannot_hold(tmp_path, net, changes, form, said):
-    with pytest.raises(UserError, match=said) as caught:
-        export_checkpoint(prefixed(net.build().state_dict()), description(net, **changes), tmp_path / "out", form)
+def test_models_that_a_format_cannot_hold(tmp_path, net, changes, format_name, message):
+    with pytest.raises(UserError, match=message) as caught:
+        export_checkpoint(
+            add_prefix(net.build().state_dict()), description(net, **changes), tmp_path / "out", format_name
+        )
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form", ["diffusers", "openai"])
-def test_export_overwrites_nothing_and_leaves_nothing_half_written(tmp_path, monkeypatch, form):
-    tensors, out = prefixed(TINY.build().state_dict()), tmp_path / "out"
+@pytest.mark.parametrize("format_name", ["diffusers", "openai"])
+def test_export_overwrites_nothing_and_leaves_nothing_half_written(tmp_path, monkeypatch, format_name):
+    tensors, out = add_prefix(TINY.build().state_dict()), tmp_path / "out"
     with pytest.raises(UserError, match=r"has no out_conv\.bias"):
-        export_checkpoint({k: v for k, v in tensors.items() if "out_conv.bias" not in k}, description(TINY), out, form)
+        export_checkpoint(
+            {k: v for k, v in tensors.items() if "out_conv.bias" not in k}, description(TINY), out, format_name
+        )
     with monkeypatch.context() as patched:
         for module, name in ((torch, "save"), (__import__("safetensors.torch").torch, "save_file")):
             patched.setattr(module, name, lambda *_, **__: struct.unpack("Q", b""))
         with pytest.raises(struct.error):
-            export_checkpoint(tensors, description(TINY), out, form)
+            export_checkpoint(tensors, description(TINY), out, format_name)
     assert not list(tmp_path.iterdir())
-    export_checkpoint(tensors, description(TINY), out, form)
+    export_checkpoint(tensors, description(TINY), out, format_name)
     before = sorted(path.stat().st_mtime_ns for path in (out, *out.rglob("*")))
     with pytest.raises(UserError, match="exists already"):
-        export_checkpoint(tensors, description(TINY), out, form)
+        export_checkpoint(tensors, description(TINY), out, format_name)
     assert before == sorted(path.stat().st_mtime_ns for path in (out, *out.rglob("*")))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -172,7 +176,7 @@ def damage(folder: Path, name: str, change: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "message"),
     [
         ("config.json", None, "without unet/config.json"),
         ("config.json", b"{", "is not JSON"),
@@ -187,16 +191,16 @@ def damage(folder: Path, name: str, change: object) -> None:
         ("diffusion_pytorch_model.safetensors", b"\x00" * 20, "is not a whole safetensors file"),
     ],
 )
-def test_folders_that_are_damaged_or_of_another_network(tmp_path, name, change, said):
-    export_checkpoint(prefixed(TINY.build().state_dict()), description(TINY), tmp_path / "model", "diffusers")
+def test_folders_that_are_damaged_or_of_another_network(tmp_path, name, change, message):
+    export_checkpoint(add_prefix(TINY.build().state_dict()), description(TINY), tmp_path / "model", "diffusers")
     damage(tmp_path / "model", name, change)
-    assert said in refusal(tmp_path / "model", TINY)
+    assert message in refusal(tmp_path / "model", TINY)
 
 
 def test_a_folder_with_other_tensors(tmp_path):
     from safetensors.torch import load_file, save_file
 
-    export_checkpoint(prefixed(TINY.build().state_dict()), description(TINY), tmp_path / "model", "diffusers")
+    export_checkpoint(add_prefix(TINY.build().state_dict()), description(TINY), tmp_path / "model", "diffusers")
     path = tmp_path / "model" / "unet" / diffusers_folder.WEIGHTS
     tensors = load_file(path)
     changes = itertools.product(["mid_block.attentions.0.to_k.weight", "conv_in.bias"], [None, torch.zeros(2, 2)])
@@ -209,8 +213,8 @@ def test_a_folder_with_other_tensors(tmp_path):
 
 
 def test_released_configurations_are_accepted(tmp_path):
-    """Those of openai/diffusers-cd_*: no groups named where there is no need to, and more keys than ours."""
-    export_checkpoint(prefixed(PLAIN.build().state_dict()), description(PLAIN), tmp_path / "model", "diffusers")
+    """The configurations of openai/diffusers-cd_* have more keys than ours, and groups of None."""
+    export_checkpoint(add_prefix(PLAIN.build().state_dict()), description(PLAIN), tmp_path / "model", "diffusers")
     more = {"attn_norm_num_groups": None, "add_attention": True, "_diffusers_version": "0.18.0.dev0"}
     damage(tmp_path / "model", "config.json", more)
     assert_fits(tmp_path / "model", PLAIN)

@@ -1,4 +1,4 @@
-"""The crops against resampling written out as a weighted mean, without Pillow."""
+"""The two crops against resampling by an explicit weighted mean, without Pillow."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def box(x: np.ndarray) -> np.ndarray:
     return ((x > -0.5) & (x <= 0.5)).astype(float)
 
 
-def resized(image: np.ndarray, length: int, kernel, support: float) -> np.ndarray:
-    """Axis 0 to `length`: every output is a weighted mean around its centre, the kernel as wide as the step."""
+def resize_rows(image: np.ndarray, length: int, kernel, support: float) -> np.ndarray:
+    """Resize axis 0 to `length`: every value is a mean, weighted by the kernel, which is as wide as the step."""
     scale = len(image) / length
     wide = max(scale, 1.0)
     centres, places = (np.arange(length) + 0.5) * scale, np.arange(len(image)) + 0.5
@@ -31,12 +31,12 @@ def resized(image: np.ndarray, length: int, kernel, support: float) -> np.ndarra
     return np.clip(np.floor(np.tensordot(weights, image.astype(float), 1) + 0.5), 0, 255)
 
 
-def squared(image: np.ndarray, height: int, width: int, kernel, support: float) -> np.ndarray:
-    across = resized(image.swapaxes(0, 1), width, kernel, support).swapaxes(0, 1)
-    return resized(across, height, kernel, support)
+def resize(image: np.ndarray, height: int, width: int, kernel, support: float) -> np.ndarray:
+    across = resize_rows(image.swapaxes(0, 1), width, kernel, support).swapaxes(0, 1)
+    return resize_rows(across, height, kernel, support)
 
 
-def cropped(image: np.ndarray, size: int) -> np.ndarray:
+def crop_centre(image: np.ndarray, size: int) -> np.ndarray:
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return image[top : top + size, left : left + size]
 
@@ -45,28 +45,28 @@ SIZES = [(64, 64), (40, 33), (129, 70), (37, 150), (151, 203), (20, 31)]
 
 
 @pytest.mark.parametrize("height, width", SIZES)
-def test_adms_crop_is_what_its_formula_says(height, width):
+def test_adms_crop_agrees_with_its_formula(height, width):
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    wanted, size = image, 32
-    while min(wanted.shape[:2]) >= 2 * size:
-        wanted = squared(wanted, wanted.shape[0] // 2, wanted.shape[1] // 2, box, 0.5)
-    scale = size / min(wanted.shape[:2])
-    wanted = squared(wanted, round(wanted.shape[0] * scale), round(wanted.shape[1] * scale), bicubic, 2.0)
-    got = cropping.adm(fake.encoded(image, "PNG"), size)
-    assert got.dtype == np.uint8 and got.shape == (size, size, 3)
-    assert np.abs(got - cropped(wanted, size)).max() <= 1
+    expected, size = image, 32
+    while min(expected.shape[:2]) >= 2 * size:
+        expected = resize(expected, expected.shape[0] // 2, expected.shape[1] // 2, box, 0.5)
+    scale = size / min(expected.shape[:2])
+    expected = resize(expected, round(expected.shape[0] * scale), round(expected.shape[1] * scale), bicubic, 2.0)
+    actual = cropping.adm(fake.encoded(image, "PNG"), size)
+    assert actual.dtype == np.uint8 and actual.shape == (size, size, 3)
+    assert np.abs(actual - crop_centre(expected, size)).max() <= 1
 
 
 @pytest.mark.parametrize("height, width", SIZES)
-def test_lsuns_crop_is_what_its_formula_says(height, width):
+def test_lsuns_crop_agrees_with_its_formula(height, width):
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     size = 32
     scale = size / min(height, width)
-    wanted = squared(image, round(height * scale), round(width * scale), box, 0.5)
-    data_ = fake.encoded(image, "PNG")
-    assert np.abs(cropping.lsun(data_, size) - cropped(wanted, size)).max() <= 1
-    again = fake.encoded(cropping.lsun(data_, size), "PNG")
-    assert np.array_equal(cropping.adm(again, size), cropping.lsun(data_, size)), "training's own crop changes nothing"
+    expected = resize(image, round(height * scale), round(width * scale), box, 0.5)
+    data = fake.encoded(image, "PNG")
+    assert np.abs(cropping.lsun(data, size) - crop_centre(expected, size)).max() <= 1
+    again = fake.encoded(cropping.lsun(data, size), "PNG")
+    assert np.array_equal(cropping.adm(again, size), cropping.lsun(data, size)), "ADM's crop changes nothing"
 
 
 def test_grey_and_transparent_images_become_rgb():

@@ -1,4 +1,4 @@
-"""Preparing a data set: on several cores, killed and resumed, with damaged images, on a full disk."""
+"""Preparation of a data set: on several cores, killed and resumed, with damaged images, on a full disk."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SIZE = 16
 CHUNK = 2 * SIZE * SIZE * 3  # two images
 COUNT = 9
 
-KILLED = """
+SCRIPT = """
 import os, signal, sys
 from cm import data
 from cm.data import journal, writing
-writing.CHUNK, add, left = {chunk}, journal.Journal.add, [{chunks}]
-def counted(self, number):
+writing.CHUNK, add, remaining = {chunk}, journal.Journal.add, [{chunks}]
+def add_and_count(self, number):
     add(self, number)
-    left[0] -= 1
-    if not left[0]:
+    remaining[0] -= 1
+    if not remaining[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-journal.Journal.add = counted
+journal.Journal.add = add_and_count
 if __name__ == "__main__":
     data.prepare("folder", __import__("pathlib").Path({out!r}), source={source!r}, workers={workers},
                  settings={{"resolution": {size}}})
@@ -56,19 +56,19 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def written(monkeypatch):
-    """Places of the images that chunks were written from, in this process."""
+    """The starts of the chunks that were written, in this process."""
     starts, write_chunk = [], writing._write_chunk
 
-    def counted(images, target, start):
+    def write_and_record(images, file, start):
         starts.append(start)
-        return write_chunk(images, target, start)
+        return write_chunk(images, file, start)
 
-    monkeypatch.setattr(writing, "_write_chunk", counted)
+    monkeypatch.setattr(writing, "_write_chunk", write_and_record)
     return starts
 
 
 def prepare(source: Path, out: Path, workers: int = 1, **options) -> dict[str, bytes]:
-    """Every file that was written, by its name."""
+    """Prepare a folder and return the contents of every file that was written, by its name."""
     data.prepare("folder", out, source=source, workers=workers, settings={"resolution": SIZE}, **options)
     return contents(out)
 
@@ -77,9 +77,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def killed(source: Path, out: Path, *, chunks: int, workers: int = 1) -> int:
-    """A preparation in a session of its own, which is killed after some chunks; the number of the session."""
-    script = KILLED.format(chunk=CHUNK, chunks=chunks, out=str(out), source=str(source), workers=workers, size=SIZE)
+def run_and_kill(source: Path, out: Path, *, chunks: int, workers: int = 1) -> int:
+    """Start a preparation in a session of its own, which is killed after some chunks; return the session's number."""
+    script = SCRIPT.format(chunk=CHUNK, chunks=chunks, out=str(out), source=str(source), workers=workers, size=SIZE)
     path = out.with_suffix(".py")
     path.write_text(script)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -89,8 +89,8 @@ def killed(source: Path, out: Path, *, chunks: int, workers: int = 1) -> int:
     return process.pid
 
 
-def stopped(source: Path, out: Path, match: str, **options) -> str:
-    """The one line of an error; nothing is in its place afterwards."""
+def failure(source: Path, out: Path, match: str, **options) -> str:
+    """The one line of the error; no prepared data set is there afterwards."""
     with pytest.raises(UserError, match=match) as caught:
         prepare(source, out, **options)
     assert {path.name for path in out.rglob("*.npy")} <= {"train.npy"} and not (out / "manifest.json").exists()
@@ -104,14 +104,14 @@ def break_image(pictures: Path, number: int = 4) -> Path:
     return path
 
 
-def test_one_worker_and_two_give_the_same_bytes(pictures, tmp_path):
+def test_one_worker_and_two_write_the_same_bytes(pictures, tmp_path):
     one, two = prepare(pictures, tmp_path / "one"), prepare(pictures, tmp_path / "two", workers=2)
     assert one == two and set(one) == {"manifest.json", "train/images.npy", "train/labels.npy"}
 
 
 @pytest.mark.parametrize("chunks", [1, 3, 5])
-def test_a_killed_preparation_goes_on_without_doing_anything_twice(chunks, pictures, tmp_path, written):
-    killed(pictures, tmp_path / "out", chunks=chunks)
+def test_a_killed_preparation_is_resumed_without_doing_anything_twice(chunks, pictures, tmp_path, written):
+    run_and_kill(pictures, tmp_path / "out", chunks=chunks)
     assert set(contents(tmp_path / "out")) == {f".partial/train.{end}" for end in ("npy", "sha256", "journal")}
     resumed = prepare(pictures, tmp_path / "out")
     assert written == list(range(0, COUNT, 2))[chunks:]
@@ -119,7 +119,7 @@ def test_a_killed_preparation_goes_on_without_doing_anything_twice(chunks, pictu
 
 
 def test_a_kill_leaves_no_workers_behind(pictures, tmp_path):
-    session = killed(pictures, tmp_path / "out", chunks=2, workers=2)
+    session = run_and_kill(pictures, tmp_path / "out", chunks=2, workers=2)
     deadline = time.monotonic() + 10
     while left := processes_of(session):
         assert time.monotonic() < deadline, f"still running: {left}"
@@ -128,7 +128,7 @@ def test_a_kill_leaves_no_workers_behind(pictures, tmp_path):
 
 
 def processes_of(session: int) -> list[str]:
-    """Numbers of the processes in a session, but for those that have ended and were not waited for."""
+    """The numbers of the processes in a session that are still running."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -137,8 +137,8 @@ def processes_of(session: int) -> list[str]:
     return found
 
 
-def test_a_journal_that_was_cut_off_counts_whole_lines(pictures, tmp_path, written):
-    killed(pictures, tmp_path / "out", chunks=3)
+def test_only_whole_lines_of_a_journal_count(pictures, tmp_path, written):
+    run_and_kill(pictures, tmp_path / "out", chunks=3)
     journal = tmp_path / "out" / ".partial" / "train.journal"
     journal.write_text(journal.read_text() + "8")
     assert prepare(pictures, tmp_path / "out") == prepare(pictures, tmp_path / "whole")
@@ -146,8 +146,8 @@ def test_a_journal_that_was_cut_off_counts_whole_lines(pictures, tmp_path, writt
 
 
 @pytest.mark.parametrize("change", ["source", "preprocessing", "journal", "images"])
-def test_after_a_change_of_anything_work_starts_over(change, pictures, tmp_path, written, monkeypatch):
-    killed(pictures, tmp_path / "out", chunks=3)
+def test_after_any_change_the_preparation_starts_over(change, pictures, tmp_path, written, monkeypatch):
+    run_and_kill(pictures, tmp_path / "out", chunks=3)
     if change == "source":
         path = next(pictures.rglob("*.JPEG"))
         path.rename(path.with_name("other.jpeg"))
@@ -155,9 +155,9 @@ def test_after_a_change_of_anything_work_starts_over(change, pictures, tmp_path,
         monkeypatch.setattr("cm.data.folder.cropping.ADM", "another {size}")
     else:
         (tmp_path / "out" / ".partial" / {"journal": "train.journal", "images": "train.npy"}[change]).unlink()
-    made = prepare(pictures, tmp_path / "out")
+    after = prepare(pictures, tmp_path / "out")
     assert written == list(range(0, COUNT, 2))
-    assert made == prepare(pictures, tmp_path / "whole")
+    assert after == prepare(pictures, tmp_path / "whole")
 
 
 def test_preparing_again_replaces_what_is_there(pictures, tmp_path):
@@ -170,8 +170,8 @@ def test_preparing_again_replaces_what_is_there(pictures, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_undecodable_image_stops_the_preparation_and_is_named(workers, pictures, tmp_path):
     path = break_image(pictures)
-    told = stopped(pictures, tmp_path / "out", "cannot be decoded", workers=workers)
-    assert f"{path.parent.name}/{path.name} (" in told and f"1 of {COUNT}" in told and "--allow-undecodable" in told
+    line = failure(pictures, tmp_path / "out", "cannot be decoded", workers=workers)
+    assert f"{path.parent.name}/{path.name} (" in line and f"1 of {COUNT}" in line and "--allow-undecodable" in line
 
 
 def test_a_repaired_image_is_read_again(pictures, tmp_path, written):
@@ -179,7 +179,7 @@ def test_a_repaired_image_is_read_again(pictures, tmp_path, written):
     path = sorted(pictures.rglob("*.JPEG"))[4]
     good = path.read_bytes()
     break_image(pictures)
-    stopped(pictures, tmp_path / "out", "cannot be decoded")
+    failure(pictures, tmp_path / "out", "cannot be decoded")
     path.write_bytes(good)
     written.clear()
     assert prepare(pictures, tmp_path / "out") == whole
@@ -189,8 +189,8 @@ def test_a_repaired_image_is_read_again(pictures, tmp_path, written):
 @pytest.mark.parametrize("broken", [[0], [4], [8], [1, 2, 7]])
 def test_allowed_undecodable_images_are_left_out_and_listed(broken, pictures, tmp_path):
     paths = [break_image(pictures, number) for number in broken]
-    stopped(pictures, tmp_path / "out", "cannot be decoded", allow_undecodable=(len(broken) - 0.5) / COUNT)
-    made = prepare(pictures, tmp_path / "out", allow_undecodable=len(broken) / COUNT)
+    failure(pictures, tmp_path / "out", "cannot be decoded", allow_undecodable=(len(broken) - 0.5) / COUNT)
+    partial = prepare(pictures, tmp_path / "out", allow_undecodable=len(broken) / COUNT)
     manifest = files.read_json(tmp_path / "out" / "manifest.json")
     assert [entry["name"] for entry in manifest["undecodable"]["train"]] == [
         f"{path.parent.name}/{path.name}" for path in paths
@@ -199,7 +199,7 @@ def test_allowed_undecodable_images_are_left_out_and_listed(broken, pictures, tm
     for path in paths:
         path.unlink()
     without = prepare(pictures, tmp_path / "without")
-    assert {name: made[name] for name in made if name != "manifest.json"} == {
+    assert {name: partial[name] for name in partial if name != "manifest.json"} == {
         name: without[name] for name in without if name != "manifest.json"
     }
     assert manifest["splits"] == files.read_json(tmp_path / "without" / "manifest.json")["splits"]
@@ -211,55 +211,55 @@ def test_a_damaged_member_of_a_zip_is_an_undecodable_image(tmp_path):
     archive = bytearray(source.read_bytes())
     archive[archive.index(images[2]) + 300] ^= 1
     source.write_bytes(archive)
-    assert "2.jpg (Bad CRC-32" in stopped(source, tmp_path / "out", "cannot be decoded")
+    assert "2.jpg (Bad CRC-32" in failure(source, tmp_path / "out", "cannot be decoded")
     source.write_bytes(archive[: len(archive) // 2])
-    stopped(source, tmp_path / "other", "truncated or not a zip")
+    failure(source, tmp_path / "other", "truncated or not a zip")
     assert not (tmp_path / "other").exists()
 
 
-def test_a_full_disk_is_told_in_one_line_and_work_goes_on_when_there_is_room(pictures, tmp_path, monkeypatch, written):
+def test_a_full_disk_is_reported_and_the_preparation_can_be_resumed(pictures, tmp_path, monkeypatch, written):
     pwrite, room = os.pwrite, [4 * CHUNK]
 
-    def filling(descriptor, block, offset):
+    def write_until_full(descriptor, block, offset):
         if not room[0]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         count = pwrite(descriptor, block[: room[0]], offset)
         room[0] -= count
         return count
 
-    monkeypatch.setattr(os, "pwrite", filling)
-    stopped(pictures, tmp_path / "out", "No space left on device.*run the same command again to resume")
+    monkeypatch.setattr(os, "pwrite", write_until_full)
+    failure(pictures, tmp_path / "out", "No space left on device.*run the same command again to resume")
     assert written == [0, 2, 4, 6]
     room[0] = 1 << 20
     assert prepare(pictures, tmp_path / "out") == prepare(pictures, tmp_path / "whole")
     assert written[4:6] == [6, 8]
 
 
-def test_a_disk_without_room_is_told_before_anything_is_written(pictures, tmp_path, monkeypatch):
+def test_a_lack_of_space_is_reported_before_anything_is_written(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=10))
-    told = stopped(pictures, tmp_path / "out", "GB")
-    assert "0.0 GB are free" in told and not (tmp_path / "out").exists()
+    line = failure(pictures, tmp_path / "out", "GB")
+    assert "0.0 GB are free" in line and not (tmp_path / "out").exists()
 
 
-def test_images_that_come_out_otherwise_leave_nothing(pictures, tmp_path, monkeypatch):
+def test_images_with_another_digest_leave_nothing(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("cm.data.folder.Folder.digests", {"train": ("0" * 64, "0" * 64)})
-    stopped(pictures, tmp_path / "out", "train images of pictures have sha256")
+    failure(pictures, tmp_path / "out", "train images of pictures have sha256")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_mistyped_source_does_not_throw_away_what_was_done(pictures, tmp_path, written):
-    killed(pictures, tmp_path / "out", chunks=3)
-    stopped(tmp_path / "nowhere", tmp_path / "out", "no file or folder")
+def test_a_mistyped_source_does_not_discard_earlier_work(pictures, tmp_path, written):
+    run_and_kill(pictures, tmp_path / "out", chunks=3)
+    failure(tmp_path / "nowhere", tmp_path / "out", "no file or folder")
     prepare(pictures, tmp_path / "out")
     assert written == [6, 8]
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"allow_undecodable": 1.0}, {"allow_undecodable": -0.1}])
 def test_numbers_out_of_range_are_refused(options, pictures, tmp_path):
-    stopped(pictures, tmp_path / "out", "must be at least", **options)
+    failure(pictures, tmp_path / "out", "must be at least", **options)
 
 
-def test_the_verb_prepares_and_refuses_in_one_line(pictures, tmp_path, capsys):
+def test_the_command_prepares_and_reports_errors_in_one_line(pictures, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["prepare", "--dataset", "folder", "--source", str(pictures), "--out", str(out), "--workers", "1"]
     assert cm.cli.main(command) == 2

@@ -99,6 +99,14 @@ def test_a_protocol_without_quantization_accepts_either(classifier, train, test,
     assert score["protocol"]["quantization"] is None
 
 
+def test_a_foreign_json_file_beside_samples_is_not_their_description(classifier, train, test, tmp_path):
+    images = tmp_path / "a.npy"
+    files.write_array(images, files.read_images(test))
+    files.write_json(tmp_path / "a.json", [1, 2])
+    score = score_of(images, reference=train, extractor=classifier)
+    assert (score["samples"], score["sampler"]) == (len(files.read_images(test)), None)
+
+
 def test_of_more_samples_than_the_protocol_asks_for_the_first_are_scored(classifier, train, test, tmp_path):
     """A run with several protocols is sampled for the largest; images that the suite did not sample are all scored."""
     pixels, by = np.load(test), protocol(tmp_path, samples=50)

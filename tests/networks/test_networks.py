@@ -15,13 +15,16 @@ from nets import F32, F64, TINY, denoiser, on_meta, parameters, tensor
 
 from cm import registry
 from cm.checkpoints.jcm_names import ncsnpp_state_dict
+from cm.config import make_component
 from cm.errors import UserError
+from cm.networks.ddpmpp import DDPMpp
 from cm.networks.ncsnpp import NCSNpp
 
 SMALL = NCSNpp(channels=32, multipliers=[1, 2, 2], blocks=2)
 SMALL_EDM = dataclasses.replace(SMALL, augment_dim=9, dropout=0.13)
 VE = NCSNpp(augment_dim=9)
 VP = NCSNpp(embedding="positional", noise_channels=1, encoder="standard", resample_filter=[1, 1], augment_dim=9)
+PRESET = DDPMpp(augment_dim=9)
 EDM, JCM = "edm_ncsnpp_small.npz", "jcm_ncsnpp_small.npz"
 NHWC, NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
@@ -99,12 +102,14 @@ def test_scalings(scalings, bits, dtype):
     for name, got in zip(("c_skip", "c_out", "c_in"), found[:3], strict=True):
         assert got.dtype == dtype
         assert_golden("scalings.npz", f"{scalings}_{name}_{bits}", got)
+    torch.testing.assert_close(found.c_noise, t.log() / 4)
 
 
 @pytest.mark.parametrize(
     ("net", "count"),
     [
         (NCSNpp(), 56_395_523),
+        (DDPMpp(), 55_732_739),
         (VE, 56_397_827),
         (VP, 55_733_891),
         (dataclasses.replace(VP, augment_dim=0), 55_732_739),
@@ -117,7 +122,7 @@ def test_published_parameter_counts(net, count):
     assert parameters(on_meta(net)) == count
 
 
-@pytest.mark.parametrize(("net", "kind"), [(VE, "ve"), (VP, "vp")])
+@pytest.mark.parametrize(("net", "kind"), [(VE, "ve"), (VP, "vp"), (PRESET, "vp")])
 @pytest.mark.parametrize(("labels", "classes"), [("uncond", 0), ("cond", 10)])
 def test_names_and_shapes_are_those_of_edm(net, kind, labels, classes):
     stored = json.loads((GOLDEN / f"keys_edm_cifar10_{labels}_{kind}.json").read_text())
@@ -236,8 +241,6 @@ def test_times_in_float64_and_images_in_bfloat16():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"embedding": "furrier"}, "unknown embedding 'furrier'; known: fourier, positional"),
-        ({"encoder": "skip"}, "unknown encoder 'skip'"),
         ({"multipliers": []}, "multipliers"),
         ({"multipliers": [1, 0]}, "multipliers"),
         ({"resolution": 6, "multipliers": [1, 2, 2]}, "resolution 6 cannot be halved 2 times"),
@@ -253,7 +256,21 @@ def test_impossible_descriptions_are_refused(change, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embedding": "furrier"}, "unknown embedding 'furrier'; known: fourier, positional"),
+        ({"encoder": "skip"}, "unknown encoder 'skip'"),
+    ],
+)
+def test_unknown_words_are_refused(change, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make_component("network", {"name": "ncsnpp", **change}, "network")
+    assert "\n" not in str(caught.value)
+
+
 def test_descriptions_do_not_import_torch():
     code = "import sys; import cm.registry as r; r.names('preconditioning')"
-    code += "; [r.get('network', name)().check() for name in ('ncsnpp', 'adm')]; import cm.checkpoints.openai_names"
+    code += "; [r.get('network', name)().check() for name in ('ncsnpp', 'ddpmpp', 'adm')]"
+    code += "; import cm.networks.base, cm.checkpoints.openai_names"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)

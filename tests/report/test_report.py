@@ -20,8 +20,9 @@ from cm import config, registry, report
 from cm.config import Experiments
 from cm.errors import UserError
 from cm.report import figures, scores, tables
+from cm.report.writing import format_setting
 
-BIASED = "fewer than the 2000 that the protocol asks for, so that FD is biased upwards"
+BIASED = "than the 2000 of the protocol, so that FD is biased upwards"
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +181,22 @@ def test_an_ablation_figure_draws_lines_over_numbers_and_points_over_words(suite
     assert lines == {"solver euler", "solver heun"}
     assert axes.get_lines()[-1].get_label() == "default"
     assert list(axes.get_lines()[-1].get_xdata()) == [18]
+
+
+def test_settings_are_written_in_words():
+    values = [None, True, False, "l2", 0.5, {"name": "pseudo-huber", "c": 0.03}, {"name": "lpips", "size": None}]
+    words = ["none", "yes", "no", "l2", "0.5", "pseudo-huber, c 0.03", "lpips, size none"]
+    assert [format_setting(value) for value in values] == words
+
+
+def test_an_ablation_over_components_with_settings_has_short_ticks(suite, own, tmp_path):
+    entry = "  d: {method: cd, vary: {distance: [l2, {name: lpips, pooling: average}]}}\n"
+    other = demo(tmp_path / "s.yaml", lambda text: text + entry)
+    fake(other, own)
+    rows, _, _ = drawn(other, "ablation_d", own, tmp_path)
+    assert [row["distance"] for row in rows[:2]] == ["l2", "lpips, pooling average"]
+    axes = figures.ablation(scores.load(other, other.find("ablation_d"), own)).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["l2", "lpips, pooling average"]
 
 
 def test_recipes_leave_no_setting_out(suite, made):
@@ -371,7 +388,7 @@ def test_fewer_images_than_the_protocols_are_marked_and_extrapolated(suite, own,
     plain = re.sub(" +", " ", markdown)
     assert [plain.count(f"| {count}† |") for count in (899, 449, 500)] == [1, 1, 7]
     assert [latex.count(f"{count}$\\dagger$") for count in (899, 449, 500)] == [1, 1, 7]
-    assert f"\n† marks {BIASED} (Chong and Forsyth 2020); the column at infinity extrap" in markdown
+    assert f"\n† marks fewer samples {BIASED} (Chong and Forsyth 2020); the column at infinity extrap" in markdown
     assert "† " not in latex
 
 
@@ -379,7 +396,7 @@ def test_fewer_images_without_extrapolation_have_no_column(suite, own, tmp_path)
     alter(own, lambda score: {"samples": 500} if score["sampler"] else {})
     rows, markdown, _ = drawn(suite, "ablation_solver", own, tmp_path)
     assert f"{FD} at infinity" not in rows[0]
-    assert f"\n† marks {BIASED} (Chong" in markdown
+    assert f"\n† marks fewer samples {BIASED} (Chong" in markdown
 
 
 def test_as_many_images_as_the_protocol_asks_have_no_mark(suite, own, tmp_path):
@@ -492,7 +509,7 @@ def test_an_ablation_figure_over_seeds_has_deviations_as_bars(suite, made):
 def test_a_figure_of_fewer_images_says_so(suite, own):
     alter(own, short)
     notes = footnotes_of(figures.curves(suite, suite.find("fig3a"), own))
-    assert notes.startswith(f"There are 500 samples, {BIASED} (Chong")
+    assert notes.startswith(f"There are 500 samples, fewer {BIASED} (Chong")
 
 
 def test_a_second_drawing_has_the_same_bytes(suite, made, tmp_path):

@@ -302,14 +302,14 @@ def test_samples_do_not_depend_on_the_batch(place):
     from cm.diffusion import sampling
 
     model, description = build.load_model(place / "models/digits/edm/default/seed0/100.safetensors")
-    given = {"noise": build.build_noise(description), "shape": (1, 8, 8), "seed": 5}
+    settings = sampling.SamplingSettings(build.build_noise(description), shape=(1, 8, 8), count=10, seed=5)
     sampler = config.parse_sampler("multistep,times~0.8")
-    whole = sampling.images(model, sampler, count=10, **given)
-    parts = sampling.images(model, sampler, count=10, batch=3, **given)
+    whole = sampling.images(model, sampler, settings)
+    parts = sampling.images(model, sampler, dataclasses.replace(settings, batch=3))
     assert whole.dtype == np.uint8
     assert np.abs(whole.astype(int) - parts).max() <= 1
     assert np.abs(whole[0].astype(int) - whole[1]).max() > 1
-    other = sampling.images(model, sampler, count=10, **given | {"seed": 6})
+    other = sampling.images(model, sampler, dataclasses.replace(settings, seed=6))
     assert np.abs(whole.astype(int) - other).max() > 1
 
 

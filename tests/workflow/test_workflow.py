@@ -77,7 +77,7 @@ def test_every_artefact_exists_with_finite_numbers(place):
             assert all((place / f"reports/{folder}/{name}.{ending}").stat().st_size > 0 for ending in endings)
     with open(place / "reports/tables/table1.csv") as file:
         measured = [row for row in csv.DictReader(file) if row["samples"]]
-    floor = ["real images (test)", "real images (train halves)"]
+    floor = ["real images (test split)", "real images (split halves)"]
     assert [row["Method"] for row in measured] == [*floor, "EDM", "PD", "PD", "CD", "CD", "CT"]
     for row in measured:
         assert all(math.isfinite(float(value)) for name, value in row.items() if "digits" in name and value)

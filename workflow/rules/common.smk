@@ -11,6 +11,7 @@ from cm import config as settings
 from cm import registry
 from cm.config.layout import Layout, check_layout
 from cm.errors import UserError, unknown
+from cm.report import caption as caption_of
 
 ROOT = Path(workflow.current_basedir).parents[1]
 LAYOUT = Layout()
@@ -279,7 +280,7 @@ def artefact_settings(wildcards):
 
 def caption(wildcards):
     """The sentence below an artefact."""
-    return ARTEFACTS[wildcards.name].caption
+    return caption_of(ARTEFACTS[wildcards.name])
 
 
 wildcard_constraints:

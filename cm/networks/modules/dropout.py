@@ -6,7 +6,7 @@ random numbers: as easy as 1, 2, 3"). With the 32-bit mixing function h = `mix` 
 prospector, which changes each output bit with probability near 1/2 when one input bit changes), the random word of
 element i is
 
-    word(seed, layer, i) = h( h(i xor layer) xor key ),    key = h( low(seed) xor h( high(seed) xor layer ) ),
+    word(seed, layer, i) = h( h(i xor layer) xor key ),    key = h( low(seed) xor h( high(seed) xor h(layer) ) ),
 
 where `layer` is a constant of the layer. The inner hash is the same for all images. One word serves two elements, 16
 bits each: an element is dropped if its 16 bits are among the round(65536 p) lowest values.
@@ -37,11 +37,13 @@ class Dropout(nn.Module):
         self.p, self.constant = p, 0
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """x with dropped elements and the scaled others, [B, ...]."""
         if not self.training or self.p == 0:
             return x
         if seeds is None:
             return F.dropout(x, self.p)
-        return (x / (1 - self.p)).masked_fill(dropped(seeds, x.shape, layer=self.constant, p=self.p), 0.0)
+        mask = dropped(seeds, x.shape, layer=self.constant, p=self.p)
+        return x * ~mask / (1 - self.p)  # keeps the memory format of x, which `masked_fill` and `where` do not
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -65,8 +67,10 @@ def dropped(seeds: Tensor, shape: Sequence[int], *, layer: int, p: float) -> Ten
 def random_words(seeds: Tensor, count: int, layer: int) -> Tensor:
     """`count` words of 32 uniform random bits for each seed int64 [B]: int32 [B, count]."""
     low, high = seeds.to(torch.int32), (seeds >> 32).to(torch.int32)
-    key = mix(mix(high ^ layer) ^ low)
-    return mix(mix(torch.arange(count, dtype=torch.int32, device=seeds.device) ^ layer) ^ key[:, None])
+    constant = torch.full_like(low[:1], layer)
+    key = mix(mix(mix(constant) ^ high) ^ low)
+    position = torch.arange(count, dtype=torch.int32, device=seeds.device)
+    return mix(mix(position ^ constant) ^ key[:, None])
 
 
 def mix(word: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,10 +46,7 @@ def zero(layer: nn.Linear | nn.Conv2d) -> None:
 
 
 def fill_normal(tensor: Tensor, scale: float) -> Tensor:
-    """Fill a tensor from N(0, scale^2).
-
-    Nothing on the meta device, where importing decompositions would take a second.
-    """
+    """Fill a tensor from N(0, scale^2), except on the meta device, where that would import torch's decompositions."""
     return tensor if tensor.is_meta else nn.init.normal_(tensor, std=scale)
 
 
@@ -169,6 +167,7 @@ class Positional(nn.Module):
         self.frequencies, self.adm = width // 2, adm
 
     def forward(self, labels: Tensor) -> Tensor:
+        """The features of noise labels [B], [B, width]."""
         count = self.frequencies
         falling = -math.log(1e4) * torch.arange(count, dtype=torch.float32, device=labels.device)
         frequencies = (falling / (count if self.adm else count - 1)).exp().to(labels.dtype)
@@ -184,8 +183,8 @@ def sines_cosines(labels: Tensor, frequencies: Tensor) -> Tensor:
 
 def filter_kernel(resample_filter: Sequence[int]) -> Tensor:
     """The separable two-dimensional filter with these coefficients, normalised to sum 1: float32 [1, 1, n, n]."""
-    row = torch.tensor(resample_filter, dtype=torch.float64)
-    return (row.outer(row) / row.sum() ** 2)[None, None].float()
+    kernel = np.outer(resample_filter, resample_filter) / sum(resample_filter) ** 2
+    return torch.tensor(kernel[None, None], dtype=torch.float32)
 
 
 def filters(net: UNet) -> dict[str, Tensor]:

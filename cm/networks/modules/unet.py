@@ -57,6 +57,7 @@ class UNetModule(nn.Module, ABC):
         augment_labels: Tensor | None = None,
         dropout_seeds: Tensor | None = None,
     ) -> Tensor:
+        """The raw network output F, [B, C, H, W]."""
         with _full_precision(x):
             embedding = self._embed(noise_labels, class_labels, augment_labels)
         h = self._torso(x, embedding, dropout_seeds).to(x.dtype)
