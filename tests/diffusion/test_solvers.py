@@ -80,6 +80,18 @@ def test_a_solver_that_reaches_zero_ends_at_a_finite_image(name):
         torch.testing.assert_close(landed, gaussian(x, t), rtol=0, atol=1e-15)
 
 
+def test_dpm_solver_2_takes_the_slope_at_the_geometric_mean():
+    seen = []
+
+    def denoise(x, t):
+        seen.append(t.item())
+        return gaussian(x, t)
+
+    t, s = torch.tensor([2.0], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64)
+    SOLVERS["dpm2"](denoise, torch.ones(1, 1, 1, 1, dtype=torch.float64), t, s)
+    assert seen == [2.0, 1.0]
+
+
 def test_a_multistep_solver_needs_more_than_the_step_before():
     """DPM-Solver++(2M) is exact for an estimate that is linear in ln t."""
     x = torch.ones(1, 1, 1, 1, dtype=torch.float64)

@@ -66,6 +66,23 @@ def test_randomness_is_the_generators(method):
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("method", ["edm", "ect", "ct", "cd", "ict"])
+def test_times_of_a_loss_are_drawn_from_its_distribution(method):
+    """On the grid the nearest interval is that around the only time of the distribution."""
+    curriculum = {} if method in ("edm", "ect") else {"curriculum": {"name": "fixed", "steps": 18, "target_mu": 0.0}}
+    times = {"name": "lognormal", "p_mean": float(np.log(3.0)), "p_std": 1e-6}
+    objective, seen = objective_of(method, times=times, **curriculum), []
+
+    def student(x, t, labels):
+        seen.extend(t.tolist())
+        return x
+
+    x = torch.randn(4, 3, 8, 8)
+    loss_of(objective, Networks(student, Linear(), Linear()), x, torch.arange(4))
+    grid = NOISE.times(18)
+    assert seen == pytest.approx([3.0 if not curriculum else grid[grid > 3.0].min()] * 4, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", registry.names("distance"))
 def test_a_distance_is_zero_for_equal_images_and_knows_each_image(name):
     distance = config.make_component("distance", name, "test")

@@ -58,7 +58,9 @@ ECT_LOSSES = [
 ]
 
 
-@pytest.mark.parametrize(("file", "objective", "stage"), ECT_LOSSES, ids=str)
+@pytest.mark.parametrize(
+    ("file", "objective", "stage"), ECT_LOSSES, ids=[f"{file}-{stage}" for file, _, stage in ECT_LOSSES]
+)
 @pytest.mark.parametrize("bits", TYPES)
 def test_the_loss_of_ect(file, objective, stage, bits):
     """The official code is float32: float64 comes as near to it as its tolerance says."""
