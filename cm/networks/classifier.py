@@ -29,6 +29,9 @@ class ConvNet:
     classes: Annotated[int, at_least(2)] = 10
     dropout: Annotated[float, at_least(0.0), below(1.0)] = 0.2
 
+    def check(self, where: str = "network") -> None:
+        """Nothing to refuse: all values that the types admit describe a network."""
+
     def build(self) -> nn.Module:
         """The network, `(x [B, C, H, W]) -> logits [B, classes]`, with random weights."""
         from cm.networks.modules.classifier import ConvNetModule

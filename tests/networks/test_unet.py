@@ -9,6 +9,8 @@ import torch
 from goldens import recipe_weights
 from nets import F64, FAMILIES, denoiser
 
+from cm.networks.base import set_activation_checkpointing
+from cm.networks.classifier import ConvNet
 from cm.networks.modules.layers import attend
 from cm.networks.modules.unet import ResidualBlock
 
@@ -131,6 +133,16 @@ def test_checkpointing_gives_the_same_gradients_from_less_memory(family, dtype):
     network.set_activation_checkpointing(False)
     again, size = loss_and_gradients(network, dtype)
     assert size == plain and torch.equal(again[0], want[0])
+
+
+@both
+def test_checkpointing_is_switched_through_a_denoiser_and_ignored_by_other_modules(family):
+    network = module(family)
+    blocks = [block for block in network.modules() if isinstance(block, ResidualBlock)]
+    for on in (True, False):
+        set_activation_checkpointing(denoiser(network, "edm"), on)
+        set_activation_checkpointing(ConvNet(resolution=8).build(), on)
+        assert blocks and all(block.checkpointed is on for block in blocks)
 
 
 @both

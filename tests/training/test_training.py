@@ -170,6 +170,17 @@ def test_a_state_of_other_settings_or_inputs_is_set_aside(place, tmp_path):
     assert files.sha256_of(tmp_path / "superseded/state.safetensors") == state
 
 
+def test_a_state_written_before_steps_had_their_name_is_set_aside(place, tmp_path, capsys):
+    plan = plan_of(place, "digits/ct/default/seed0", tmp_path, stop_at=3)
+    train(plan)
+    path = tmp_path / "partial/state.safetensors"
+    tensors, description = native.load(path)
+    native.save(path, tensors, {"k" if key == "step" else key: value for key, value in description.items()})
+    train(plan_of(place, "digits/ct/default/seed0", tmp_path))
+    assert (tmp_path / "superseded/state.safetensors").exists() and (tmp_path / "100.safetensors").exists()
+    assert capsys.readouterr().out.count("\n") == 1
+
+
 def test_the_state_of_another_run_is_left_alone(place, tmp_path):
     train(plan_of(place, "digits/ct/default/seed0", tmp_path, stop_at=3))
     with pytest.raises(UserError, match="belongs to digits/ct/default/seed0, not to digits/ct/default/seed1"):
