@@ -191,7 +191,9 @@ def test_an_imagenet_tar_that_ends_within_a_header_is_refused(tmp_path):
 
 
 def test_a_folder_that_is_no_imagenet_is_refused(tmp_path):
-    refusal("imagenet64", fake.write_folder(tmp_path / "x", {"cat/a.jpg": b""}), tmp_path / "out", "no folders of synsets")
+    refusal(
+        "imagenet64", fake.write_folder(tmp_path / "x", {"cat/a.jpg": b""}), tmp_path / "out", "no folders of synsets"
+    )
 
 
 @pytest.mark.parametrize("category", ["bedroom", "cat"])
