@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cm import __version__, registry
 from cm.checkpoints import native
 from cm.config import Protocol, Run, make_component
+from cm.config.layout import Layout
 from cm.diffusion import sampling
 from cm.diffusion.denoiser import Denoiser
 from cm.diffusion.distances import LPIPS, Distance, feature_distance
@@ -195,12 +196,10 @@ def load_extractor(protocol: Protocol, path: Path | None, shape: tuple[int, int,
     """The extractor of a protocol, for images of `shape` (C, H, W).
 
     `path`: the file of its pretrained weights or of its classifier; by default the pretrained weights in the cache,
-    which are fetched if they are not there. Raises UserError for a file that holds another extractor than the
-    protocol's.
+    which are fetched if they are not there, or the classifier in results/. Raises UserError for a classifier that is
+    not there, and for a file that holds another extractor than the protocol's.
     """
-    if path is None and "/" in protocol.extractor:
-        raise UserError(f"protocol {protocol.name}: its extractor is a classifier of this suite: give its model file")
-    path = path or pretrained.ensure_cached(protocol.extractor)
+    path = path or _find_extractor(protocol)
     if "weights" in native.description(path):
         extractor = pretrained.load_extractor(path, resizer=protocol.resizer)
     else:
@@ -208,6 +207,18 @@ def load_extractor(protocol: Protocol, path: Path | None, shape: tuple[int, int,
     if extractor.name != protocol.extractor:
         raise UserError(f"{path} holds {extractor.name}, protocol {protocol.name} compares {protocol.extractor}")
     return extractor
+
+
+def _find_extractor(protocol: Protocol) -> Path:
+    if "/" not in protocol.extractor:
+        return pretrained.ensure_cached(protocol.extractor)
+    path = Path(Layout().model(protocol.extractor, 100))
+    if not path.is_file():
+        raise UserError(
+            f"protocol {protocol.name}: its extractor is a classifier of this suite, and there is no {path}: train it "
+            "with snakemake, or give its model file"
+        )
+    return path
 
 
 def _classifier_extractor(path: Path, shape: tuple[int, int, int], resizer: str) -> Extractor:

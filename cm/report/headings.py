@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-TITLES = {"fid": "FID", "kid": "KID", "inception_score": "IS", "precision": "precision", "recall": "recall"}
 DATASETS = {
     "cifar10": "CIFAR-10",
     "imagenet64": "ImageNet 64",
@@ -17,9 +16,13 @@ def metric_title(metric: str, extractor: str = "inception") -> str:
 
     The Frechet distance is called FID only for Inception's features; for any others it is FD, with DINOv2 FD-DINOv2.
     """
-    if metric == "fid" and extractor != "inception":
-        return "FD-DINOv2" if extractor == "dinov2" else "FD"
-    return TITLES.get(metric, metric)
+    from cm import registry
+    from cm.evaluation import metrics
+
+    if metric not in registry.names("metric"):
+        return metric
+    title = metrics.title(metric, extractor)
+    return f"{title}-DINOv2" if (metric, extractor) == ("fid", "dinov2") else title
 
 
 def dataset_title(dataset: str) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FILE = Path(__file__).with_name("published.csv")
 SUCCESSORS = "successors"  # numbers of later papers
 
+METRICS = ("fid", "inception_score", "precision", "recall")  # columns of published.csv
+
 Row = dict[str, str | None]
 
 
@@ -26,9 +28,18 @@ def published(artefact: Artefact) -> dict[tuple[str, int], Row]:
 
     Empty if it names none. Raises UserError for an unknown table or data set.
     """
+    rows = read_rows(artefact)
+    titles = (
+        {key: title for key, title in _titles(artefact.published).items() if _any_filled(rows, key)} if rows else {}
+    )
+    return {(row["method"], int(row["nfe"])): _with_titles(row, titles) for row in rows}
+
+
+def read_rows(artefact: Artefact) -> list[dict[str, str]]:
+    """The rows of published.csv that an artefact names; UserError for an unknown table or data set."""
     wanted = artefact.published
     if not wanted:
-        return {}
+        return []
     with open(FILE, newline="") as file:
         every = list(csv.DictReader(file))
     for key in ("table", "dataset"):
@@ -38,8 +49,7 @@ def published(artefact: Artefact) -> dict[tuple[str, int], Row]:
     rows = [row for row in every if row["table"] == wanted["table"] and row["dataset"] == wanted["dataset"]]
     if not rows:
         raise UserError(f"artefact {artefact.name}: {wanted['table']} has no published numbers of {wanted['dataset']}")
-    titles = {key: title for key, title in _titles(wanted).items() if _any_filled(rows, key)}
-    return {(row["method"], int(row["nfe"])): _with_titles(row, titles) for row in rows}
+    return rows
 
 
 def _any_filled(rows: list[dict[str, str]], key: str) -> bool:
@@ -53,7 +63,7 @@ def _with_titles(row: dict[str, str], titles: dict[str, str]) -> Row:
 def _titles(wanted: dict[str, str]) -> dict[str, str]:
     """From a column of published.csv to the heading of the table."""
     where = f"{headings.dataset_title(wanted['dataset'])}, {headings.extractor_title('inception')}"
-    titles = {metric: f"published {title}, {where}" for metric, title in headings.TITLES.items()}
+    titles = {metric: f"published {headings.metric_title(metric)}, {where}" for metric in METRICS}
     if wanted["table"] == SUCCESSORS:
         return {**titles, "group": "group", "note": "source of the published numbers"}
     return {**titles, "group": "group in the paper", "note": "note in the paper"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cm import report
 from cm.errors import UserError
 from cm.report import figures, footnotes, scores
-from cm.report.published import describe_origin, published
+from cm.report.published import describe_origin, published, read_rows
 from cm.report.scores import Score
 from cm.report.writing import HIGH, LOW, STD, Place, format_setting, table
 
@@ -27,7 +27,7 @@ TRAINING_TIME = (
 )
 
 
-@report.kind("comparison", form="table", needs="scores", baseline=True, check=published)
+@report.kind("comparison", form="table", needs="scores", baseline=True, check=read_rows)
 def comparison(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     """Tables 1 and 2 of the paper: one row for each label and NFE.
 
