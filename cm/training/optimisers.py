@@ -8,13 +8,16 @@ from torch import nn
 from cm.config import Training
 
 OPTIMISERS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
-FASTEST = {"adam": {"fused": True}, "radam": {"foreach": True}}
+# The fastest implementation of each.
+IMPLEMENTATIONS = {"adam": {"fused": True}, "radam": {"foreach": True}}
 
 
 def build_optimiser(training: Training, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of a module, in its fastest implementation, with the betas and epsilon of the official code."""
+    """The optimiser of a module's parameters, with the betas and epsilon of the official code."""
     optimiser = OPTIMISERS[training.optimiser]
-    return optimiser(module.parameters(), lr=training.lr, betas=(0.9, 0.999), eps=1e-8, **FASTEST[training.optimiser])
+    return optimiser(
+        module.parameters(), lr=training.lr, betas=(0.9, 0.999), eps=1e-8, **IMPLEMENTATIONS[training.optimiser]
+    )
 
 
 def build_scaler(training: Training, device: str) -> torch.amp.GradScaler:

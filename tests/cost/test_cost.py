@@ -352,5 +352,5 @@ def test_one_step_of_a_training_is_measured():
     row = one_step.measure("digits/cd/distance~lpips/seed0", DIGITS, None, "float32")
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert len(cells) == len(one_step.COLUMNS)
-    assert cells[2:4] == ["student, average, target, teacher", "l2 (instead of lpips)"]
+    assert cells[2:4] == ["student, ema, target, teacher", "l2 (instead of lpips)"]
     assert float(cells[4]) > 0
