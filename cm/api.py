@@ -79,6 +79,11 @@ class Model:
         channels, height, width = build.image_shape(self.description)
         return height, width, channels
 
+    @property
+    def device(self) -> str:
+        """The device that the model is on."""
+        return str(next(self.module.parameters()).device)
+
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Denoises: the estimate D(x, t) of the clean images, f(x, t) for a consistency model, [B, C, H, W].
 

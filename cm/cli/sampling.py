@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -154,36 +157,61 @@ def sample(source: ModelSource, request: SampleRequest, *, outputs: SampleFiles,
 @click.command()
 @model_options
 @request_options
-@output_options
 @sampling_options
 @comparison_options
 @click.option("--score", type=FILE, required=True, help=".json file to write: the score of the samples")
+@click.option("--preview", type=FILE, help="as of `cm sample`; not written if it is there and newer than the model")
 def evaluate(
     source: ModelSource,
     request: SampleRequest,
     *,
-    outputs: SampleFiles,
     changes: SamplingChanges,
     comparison: Comparison,
     score: Path,
+    preview: Path | None,
 ) -> None:
-    """Sample a model and score the samples.
+    """Sample a model and score the samples, which are not kept.
 
     `cm sample` and `cm score` in one process, which starts torch once.
     """
     protocol = comparison.read()
-    device = _write_samples(source, request, outputs, changes)
-    from cm.evaluation.features import Compute
-    from cm.evaluation.scoring import score_images
+    with _scratch_folder(score) as folder:
+        outputs = SampleFiles(folder / "samples.npy", preview)
+        model = _write_samples(source, request, outputs, changes, keep_preview=True)
+        from cm.evaluation.features import Compute
+        from cm.evaluation.scoring import score_images
 
-    make_extractor, compute = comparison.make_extractor(protocol), Compute(devices=(device,))
-    samples, reference = outputs.out, comparison.reference
-    result = score_images(samples, reference, protocol=protocol, make_extractor=make_extractor, compute=compute)
+        make_extractor, compute = comparison.make_extractor(protocol), Compute(devices=(model.device,))
+        result = score_images(
+            outputs.out, comparison.reference, protocol=protocol, make_extractor=make_extractor, compute=compute
+        )
     files.write_json(score, result)
 
 
-def _write_samples(source: ModelSource, request: SampleRequest, outputs: SampleFiles, changes: SamplingChanges) -> str:
-    """Write samples, their description and a preview; returns the device that the model is on."""
+@contextlib.contextmanager
+def _scratch_folder(path: Path) -> Iterator[Path]:
+    """A folder beside a file, empty at first and removed at last; one that a killed process left is used again."""
+    folder = path.with_name(f".{path.stem}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_samples(
+    source: ModelSource,
+    request: SampleRequest,
+    outputs: SampleFiles,
+    changes: SamplingChanges,
+    *,
+    keep_preview: bool = False,
+) -> api.Model:
+    """Write samples, their description and a preview; returns the model.
+
+    `keep_preview`: not if there is a preview that is newer than the model.
+    """
     sampler = config.parse_sampler(request.sampler)
     outputs.check()
     model = source.load()
@@ -204,7 +232,11 @@ def _write_samples(source: ModelSource, request: SampleRequest, outputs: SampleF
         "trained_at": model.description["commit"],
     }
     files.write_json(outputs.out.with_suffix(".json"), description)
-    if outputs.preview:
+    if outputs.preview and not (keep_preview and _is_newer(outputs.preview, model.path)):
         files.write_array(outputs.preview, images[:PREVIEW_COUNT])
         files.write_grid(outputs.preview.with_suffix(".png"), images[:PREVIEW_COUNT])
-    return str(next(model.module.parameters()).device)
+    return model
+
+
+def _is_newer(path: Path, other: Path) -> bool:
+    return path.exists() and path.stat().st_mtime_ns > other.stat().st_mtime_ns

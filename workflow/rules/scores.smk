@@ -44,7 +44,8 @@ rule score:
         " --extractor {input.extractor} --out {output:q} --threads {threads} > {log:q} 2>&1"
 
 
-# Runs with one protocol are sampled and scored in one job, so that Python and torch start once for each score.
+# Runs with one protocol are sampled and scored in one job, so that Python and torch start once for each score. The job
+# leaves a preview too, but it is `sample` that the workflow asks for one: that needs no data set and no extractor.
 for protocol, runs in SINGLE_PROTOCOL_RUNS.items():
 
     rule:
@@ -54,11 +55,7 @@ for protocol, runs in SINGLE_PROTOCOL_RUNS.items():
             unpack(evaluate_inputs),
             model=sampled_model,
         output:
-            images=temp(LAYOUT.samples()),
-            about=temp(LAYOUT.samples(suffix=".json")),
-            preview=LAYOUT.preview(),
-            grid=LAYOUT.preview(suffix=".png"),
-            score=LAYOUT.score(protocol=protocol),
+            LAYOUT.score(protocol=protocol),
         log:
             LAYOUT.log("evaluate", "{run}", "{progress}", "{sampler}"),
         benchmark:
@@ -72,16 +69,16 @@ for protocol, runs in SINGLE_PROTOCOL_RUNS.items():
             gpu=SUITE.gpus,
         params:
             evaluation=sample_options,
+            preview=LAYOUT.preview(),
             protocol=only_protocol_path,
             settings=only_protocol_settings,
         shell:
             "cm evaluate --model {input.model} --sampler {wildcards.sampler:q} {params.evaluation}"
-            " --out {output.images:q} --preview {output.preview:q} --reference {input.reference}"
-            " --protocol {params.protocol} --extractor {input.extractor} --score {output.score:q}"
+            " --preview {params.preview:q} --reference {input.reference} --protocol {params.protocol}"
+            " --extractor {input.extractor} --score {output:q}"
             " --threads {threads} > {log:q} 2>&1"
 
     workflow.ruleorder(f"evaluate_{protocol}", "score")
-    workflow.ruleorder(f"evaluate_{protocol}", "sample")
 
 
 rule featurize:
