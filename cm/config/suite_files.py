@@ -18,7 +18,7 @@ class Entry:
 
     `method`: the experiment file. `dataset`: the folder of experiment files, by default the suite's. `vary`: setting to
     list of values, all combinations; `variants`: a list of combinations spelt out; `settings`: what
-    all of them have in common. `sampler` and `samplers` may name settings in braces: `pd,steps~{steps}`. `label`: the
+    all of them have in common. `sampler` and `samplers` may name settings in braces: `ode,solver~heun,steps~{steps}`. `label`: the
     name in legends, with the same braces; by default the varied settings.
     """
 
