@@ -17,9 +17,9 @@ class Entry:
     """One line of an artefact's `entries:`; it stands for one score for each combination, seed and percentage.
 
     `method`: the experiment file. `dataset`: the folder of experiment files, by default the suite's. `vary`: setting to
-    list of values, all combinations; `variants`: a list of combinations spelt out; `settings`: what
-    all of them have in common. `sampler` and `samplers` may name settings in braces: `pd,steps~{steps}`. `label`: the
-    name in legends, with the same braces; by default the varied settings.
+    list of values, all combinations; `variants`: a list of combinations spelt out; `settings`: what all of them have in
+    common. `sampler` and `samplers` may name settings in braces: `ode,solver~heun,steps~{steps}`. `label`: the name in
+    legends, with the same braces; by default the varied settings.
     """
 
     method: str

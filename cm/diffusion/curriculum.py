@@ -49,13 +49,13 @@ class Fixed:
 @register("curriculum", "adaptive")
 @dataclass(frozen=True)
 class Adaptive:
-    """N(k) grows from `s0` to `s1` + 1 and mu(k) follows it (paper, Appendix C):
+    """N(k) grows from s0 to s1 + 1 and mu(k) follows it (paper, Appendix C):
 
         N(k)  = ceil(sqrt(k/K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1
         mu(k) = exp(s0 ln(mu0) / N(k))
 
-    `mu0`: mu at the first step. `mu_exponent`: `paper` divides by N(k) in mu(k), as above, and `code` by N(k) - 1, as
-    the official code does.
+    `s0`: the first N. `s1`: the last N, less one. `mu0`: the first mu.
+    `mu_exponent`: `paper` divides by N(k) in mu(k), as above, and `code` by N(k) - 1, as the official code does.
     """
 
     s0: Annotated[int, at_least(2)] = 2
@@ -83,9 +83,9 @@ class Adaptive:
 class Doubling:
     """N(k) doubles from s0 + 1 to s1 + 1 in stages of equal length, and mu = 0 (Song & Dhariwal 2024, Section 3.4):
 
-    N(k) = min(s0 2^floor(k / K'), s1) + 1,   K' = floor(K / (log2 floor(s1 / s0) + 1))
+        N(k) = min(s0 2^floor(k / K'), s1) + 1,   K' = floor(K / (log2 floor(s1 / s0) + 1))
 
-    `s0`: intervals of the grid at the start. `s1`: most intervals.
+    `s0`: the first N, less one. `s1`: the last N, less one.
     """
 
     s0: Annotated[int, at_least(1)] = 10

@@ -63,8 +63,8 @@ def l2_norm(a: Tensor, b: Tensor) -> Tensor:
 class PseudoHuber:
     """sqrt(||a - b||^2 + c^2) - c over a whole image (Song & Dhariwal 2024, Section 3.3).
 
-    `relative`: `c` is in units of sqrt(D), D the number of values of an image, as in iCT, whose c = 0.00054 sqrt(D) is
-    the default; otherwise `c` is the constant itself, as in ECT.
+    `c`: the constant c, or c / sqrt(D) with D the number of values of an image; iCT has c = 0.00054 sqrt(D), ECT a c
+    of its own. `relative`: whether it is c / sqrt(D).
     """
 
     c: Annotated[float, above(0.0)] = 0.00054

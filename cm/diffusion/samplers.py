@@ -94,11 +94,12 @@ class Multistep:
 @register("sampler", "ode")
 @dataclass(frozen=True)
 class ODE:
-    """The probability-flow ODE from T to eps by `solver`, in `steps` steps.
+    """The probability-flow ODE from T to eps along the noise grid.
 
-    With `denoise_last`, the last of the steps goes from eps to 0, where the solution is the estimate D(x, eps): the
-    sampler of EDM (Algorithm 1) is `ode,solver~heun,steps~18` (35 evaluations). Without it, all steps are between T and
-    eps: that of progressive distillation is `ode,denoise_last~false,solver~euler,steps~n`.
+    `steps`: the number of steps. `solver`: what takes one step. `denoise_last`: whether the last of the steps goes from
+    eps to 0, where Euler's step is the estimate D(x, eps); otherwise all steps are between T and eps. The sampler of
+    EDM (Algorithm 1) is `ode,solver~heun,steps~18` (35 evaluations), that of progressive distillation
+    `ode,denoise_last~false,solver~euler,steps~n`.
     """
 
     steps: Annotated[int, at_least(1)]
@@ -167,11 +168,11 @@ class Stochastic:
 @register("sampler", "ancestral")
 @dataclass(frozen=True)
 class Ancestral:
-    """The sampler `ancestral` of the official code: `steps` Euler steps, each past its end, and noise back to it.
+    """The sampler `ancestral` of the official code: Euler steps past the next time, and noise back to it.
 
         up = s sqrt(1 - s^2 / t^2),  down = sqrt(s^2 - up^2) = s^2 / t;   x <- euler(x, t -> down) + up z'
 
-    on the grid from T to eps and then 0.
+    along the noise grid from T to eps and then to 0. `steps`: the number of steps.
     """
 
     steps: Annotated[int, at_least(2)]

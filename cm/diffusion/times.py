@@ -73,7 +73,7 @@ class Uniform:
 class LogNormal:
     """ln t ~ N(p_mean, p_std^2) (EDM, Table 1), or the same distribution on the intervals of a grid (iCT):
 
-    P(i) ~ erf(z_i) - erf(z_{i+1}),   z_i = (ln grid[i] - p_mean) / (sqrt(2) p_std)
+        P(i) ~ erf(z_i) - erf(z_{i+1}),   z_i = (ln grid[i] - p_mean) / (sqrt(2) p_std)
 
     `p_mean`: the mean of ln t. `p_std`: its standard deviation.
     """

@@ -30,8 +30,8 @@ class Consistency(Objective):
     """Shared settings.
 
     `times`: the distribution of t. `distance`: d. `weighting`: lambda. `init`: the weights that the student starts
-    from. `target_dropout`: `student` gives the target network the dropout mask of the student, as both official
-    implementations do; `none` evaluates it without dropout.
+    from. `target_dropout`: whether the target network has the dropout mask of the student, as in both official
+    implementations (`student`), or no dropout (`none`).
     """
 
     preconditioning: ClassVar[str] = "boundary"

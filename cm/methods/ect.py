@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 @register("method", "ect")
 @dataclass(frozen=True)
 class EasyConsistencyTuning(Consistency):
-    """`q`, `k`, `b` and `ratio_limit` as above (`k: 0` is the mapping `const`); `stage_steps`: the steps of a stage."""
+    """The defaults are those of the official code on CIFAR-10.
+
+    `q`: by how much t - s shrinks from stage to stage. `k`: by how much larger t - s is at small t; 0 is the official
+    code's mapping `const`. `b`: how quickly that falls with t. `ratio_limit`: the largest rho. `stage_steps`: the
+    training steps of a stage.
+    """
 
     preconditioning: ClassVar[str] = "edm"
 

@@ -256,7 +256,7 @@ def test_a_suite_has_its_teachers_classifiers_and_stages(suite):
 def test_samples_cost_their_evaluations(suite):
     cells = {cell.samples: cell for one in suite.artefacts.values() for cell in suite.cells(one)}
     some = [
-        cells["digits/edm/default/seed0", 100, "heun,steps~4"],
+        cells["digits/edm/default/seed0", 100, "ode,solver~heun,steps~4"],
         cells["digits/cd/default/seed0", 50, "onestep"],
     ]
     (sampling,) = costs.sampling_costs(some, suite.experiments)
@@ -321,7 +321,7 @@ def test_a_run_without_target_or_teacher_has_none(experiments):
         ("cifar11", r"'cifar11' is neither a run, .+, nor a suite; known suites: demo, paper"),
         ("cifar10/cd", "not of the form <dataset>/<method>/<variant>/seed<seed>"),
         ("cifar10/cd/default/seed0", "unknown dataset 'cifar10'; known: digits"),
-        ("digits/cd/solver~hune/seed0", "unknown solver 'hune'; known: euler, heun"),
+        ("digits/cd/solver~hune/seed0", "unknown solver 'hune'; known: dpm2, dpmpp2m, euler, heun, midpoint"),
         ("nowhere.yaml", "no file nowhere.yaml"),
     ],
 )
