@@ -183,10 +183,15 @@ def test_schemas_of_the_configuration(tmp_path):
 
 
 def test_samples_and_their_score_in_one_command(place, model, judge, tmp_path):
-    out, score = tmp_path / "a.npy", tmp_path / "score.json"
+    preview, score = tmp_path / "preview.npy", tmp_path / "scores/score.json"
     how = {"reference": place / "data/train/images.npy", "protocol": "offline", "extractor": judge}
-    assert run("evaluate", model=model, sampler="onestep", count=40, out=out, score=score, **how) == 0
-    assert files.read_images(out).shape == (40, 8, 8, 1)
+    assert run("evaluate", model=model, sampler="onestep", count=40, preview=preview, score=score, **how) == 0
+    assert files.read_images(preview).shape == (40, 8, 8, 1)
+    assert preview.with_suffix(".png").exists()
+    assert list(score.parent.iterdir()) == [score]  # the samples are not kept
+    written = preview.stat().st_mtime_ns
+    assert run("evaluate", model=model, sampler="onestep", count=40, preview=preview, score=score, **how) == 0
+    assert preview.stat().st_mtime_ns == written  # it is newer than the model
     result = files.read_json(score)
     assert (result["sampler"], result["samples"], result["seed"]) == ("onestep", 40, 0)
     assert result["metrics"]["fid"] > 0

@@ -17,12 +17,12 @@ def metric_title(metric: str, extractor: str = "inception") -> str:
     The Frechet distance is called FID only for Inception's features; for any others it is FD, with DINOv2 FD-DINOv2.
     """
     from cm import registry
-    from cm.evaluation import metrics
+    from cm.evaluation.metrics import title
 
     if metric not in registry.names("metric"):
         return metric
-    title = metrics.title(metric, extractor)
-    return f"{title}-DINOv2" if (metric, extractor) == ("fid", "dinov2") else title
+    found = title(metric, extractor)
+    return f"{found}-DINOv2" if (metric, extractor) == ("fid", "dinov2") else found
 
 
 def dataset_title(dataset: str) -> str:
