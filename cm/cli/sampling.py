@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -220,22 +221,29 @@ def _write_samples(
     with files.create_array(outputs.out, (request.count, *model.image_shape)) as images:
         model.sample(request.sampler, count=request.count, seed=request.seed, settings=settings, out=images)
     description = {
-        "run": model.run,
-        "progress": model.description["progress"],
-        "sampler": request.sampler,
-        "seed": model.seed if request.seed is None else request.seed,
-        "quantization": settings.quantization,
-        "clamp": settings.clamp,
+        **_describe_samples(model, request, settings),
         "nfe": sampler.evaluations,
         "seconds": {"sampling": round(time.monotonic() - started, 3)},
-        "model_sha256": files.sha256_of(model.path),
-        "trained_at": model.description["commit"],
     }
     files.write_json(outputs.out.with_suffix(".json"), description)
     if outputs.preview and not (keep_preview and _is_newer(outputs.preview, model.path)):
         files.write_array(outputs.preview, images[:PREVIEW_COUNT])
         files.write_grid(outputs.preview.with_suffix(".png"), images[:PREVIEW_COUNT])
     return model
+
+
+def _describe_samples(model: api.Model, request: SampleRequest, settings: api.SamplingSettings) -> dict[str, Any]:
+    """What samples are of, as it is written beside them."""
+    return {
+        "run": model.run,
+        "progress": model.description["progress"],
+        "sampler": request.sampler,
+        "seed": model.seed if request.seed is None else request.seed,
+        "quantization": settings.quantization,
+        "clamp": settings.clamp,
+        "model_sha256": files.sha256_of(model.path),
+        "trained_at": model.description["commit"],
+    }
 
 
 def _is_newer(path: Path, other: Path) -> bool:
