@@ -177,7 +177,7 @@ def test_a_released_run_is_fetched_and_converted_in_place_of_training(tmp_path, 
     state = build.build_model(description).state_dict()
     weights = {name.removeprefix("network."): part for name, part in state.items()}
     torch.save(openai_state_dict(weights, run.network), tmp_path / "home.pt")
-    target = f"results/samples/{run.name}/100/onestep.npy"
+    target = LAYOUT.preview(run.name, 100, "onestep")
     planned = jobs(snakemake(tmp_path, target, "--dry-run"))
     assert planned == {"release": 1, "sample": 1, "total": 2}
     snakemake(tmp_path, target)
