@@ -1,6 +1,7 @@
 """MNIST (LeCun et al., 1998) and Fashion-MNIST (Xiao et al., 2017): 60,000 and 10,000 grey images in 10 classes.
 
-The images of 28x28 get two rows or columns of zeros on every side, for networks that halve the resolution.
+By default the images of 28x28 get two rows or columns of zeros on every side, for networks that halve the resolution
+more than twice.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import gzip
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -32,20 +33,42 @@ PACKAGE_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
+@dataclasses.dataclass(frozen=True)
 class IDX(DataSet):
-    """Images and labels in four IDX files, each compressed with gzip or not, in a folder or an archive."""
+    """Images and labels in four IDX files, each compressed with gzip or not, in a folder or an archive.
 
-    resolution = 32
+    `padding`: rows and columns of zeros on every side of the images, in pixels.
+    """
+
+    padding: Literal[0, 2] = 2
+
     channels = 1
-    preprocessing = "28x28 padded with two zeros on every side"
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    # The sha256 of the images by padding and split, and that of the labels by split.
+    images_sha256: ClassVar[Mapping[int, Mapping[str, str]]]
+    labels_sha256: ClassVar[Mapping[str, str]]
+
+    @property
+    def resolution(self) -> int:  # type: ignore[override]
+        """Height and width of the prepared images in pixels."""
+        return 28 + 2 * self.padding
+
+    @property
+    def preprocessing(self) -> str:
+        """What the padding does to the images."""
+        return f"28x28 padded with {self.padding} zeros on every side" if self.padding else "none: 28x28"
+
+    @property
+    def digests(self) -> Mapping[str, tuple[str, str]]:  # type: ignore[override]
+        """The sha256 of the images and of the labels of each split."""
+        return {split: (self.images_sha256[self.padding][split], self.labels_sha256[split]) for split in self.splits}
 
     def open(self, path: Path | None, scratch: Path) -> Source:
         """Read all four files."""
         path = path or self.find_or_fetch()
         packed = read_files(path, {*NAMES, *(f"{name}.gz" for name in NAMES)})
         contents = {name: _decompress(packed, name, path) for name in NAMES}
-        splits = {split: _read_split(contents, split, path) for split in FILES}
+        splits = {split: _read_split(contents, split, path, self.padding) for split in FILES}
         sha256, sha256_of = checksum(path, contents)
         return Source(path.name, splits, fingerprint=sha256, sha256=sha256, sha256_of=sha256_of)
 
@@ -60,17 +83,24 @@ class IDX(DataSet):
 @register("dataset", "mnist")
 @dataclasses.dataclass(frozen=True)
 class MNIST(IDX):
-    """Handwritten digits. It has no settings."""
+    """Handwritten digits.
 
-    digests: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "train": (
-            "1abb3d55cd1bbbea76e0c829015ca8489793e403e455dbea26e61b4f69a4e513",
-            "e474323ac02fc156161b0bbb1f8c9cfeb327a74bcd9f9680a8385269a24f566c",
-        ),
-        "test": (
-            "6e3803dd614f15cfc880040d1ea1fb3948531bab09ca17d007e9b20f5adb3e63",
-            "2fd8de6bdb8d11780b4b96dc57847bcfe6953f7c32aa48bfcd8237c3b7847243",
-        ),
+    `padding`: rows and columns of zeros on every side of the images, in pixels.
+    """
+
+    images_sha256: ClassVar[Mapping[int, Mapping[str, str]]] = {
+        0: {
+            "train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+            "test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+        },
+        2: {
+            "train": "1abb3d55cd1bbbea76e0c829015ca8489793e403e455dbea26e61b4f69a4e513",
+            "test": "6e3803dd614f15cfc880040d1ea1fb3948531bab09ca17d007e9b20f5adb3e63",
+        },
+    }
+    labels_sha256: ClassVar[Mapping[str, str]] = {
+        "train": "e474323ac02fc156161b0bbb1f8c9cfeb327a74bcd9f9680a8385269a24f566c",
+        "test": "2fd8de6bdb8d11780b4b96dc57847bcfe6953f7c32aa48bfcd8237c3b7847243",
     }
 
     def find_or_fetch(self) -> Path:
@@ -81,17 +111,24 @@ class MNIST(IDX):
 @register("dataset", "fashion_mnist")
 @dataclasses.dataclass(frozen=True)
 class FashionMNIST(IDX):
-    """Pieces of clothing. It has no settings."""
+    """Pieces of clothing.
 
-    digests: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "train": (
-            "f21823848e3746519cfba6963d2cdca7d14fb77efc488374f5e245a186d0b3c7",
-            "e3245b63f7c40d1c8b652835f19744d970c1613b40ddac6bcfc87b9c46e16a0b",
-        ),
-        "test": (
-            "2364637858a173aa0e745190f014fc8725b7e094c85554c0da5de720bfb02d3d",
-            "d51d859896c55775b9e9e219b77ff03bcec1b6ac322f313544dc3f9e7bc94fae",
-        ),
+    `padding`: rows and columns of zeros on every side of the images, in pixels.
+    """
+
+    images_sha256: ClassVar[Mapping[int, Mapping[str, str]]] = {
+        0: {
+            "train": "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
+            "test": "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
+        },
+        2: {
+            "train": "f21823848e3746519cfba6963d2cdca7d14fb77efc488374f5e245a186d0b3c7",
+            "test": "2364637858a173aa0e745190f014fc8725b7e094c85554c0da5de720bfb02d3d",
+        },
+    }
+    labels_sha256: ClassVar[Mapping[str, str]] = {
+        "train": "e3245b63f7c40d1c8b652835f19744d970c1613b40ddac6bcfc87b9c46e16a0b",
+        "test": "d51d859896c55775b9e9e219b77ff03bcec1b6ac322f313544dc3f9e7bc94fae",
     }
 
     def find_or_fetch(self) -> Path:
@@ -112,11 +149,11 @@ def _decompress(packed: Mapping[str, bytes], name: str, path: Path) -> bytes:
         raise UserError(f"{path}: {name}.gz is truncated or damaged: {error}") from None
 
 
-def _read_split(contents: Mapping[str, bytes], split: str, path: Path) -> ArrayImages:
+def _read_split(contents: Mapping[str, bytes], split: str, path: Path, padding: int) -> ArrayImages:
     pixels, labels = (_parse_idx(contents[name], f"{path}: {name}") for name in FILES[split])
     if pixels.ndim != 3 or pixels.shape[1:] != (28, 28) or labels.shape != (len(pixels),):
         raise UserError(f"{path} has {split} images {list(pixels.shape)} and labels {list(labels.shape)}, not 28x28")
-    pixels = np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[..., None]
+    pixels = np.pad(pixels, ((0, 0), (padding, padding), (padding, padding)))[..., None]
     return ArrayImages(pixels, labels.astype(np.int64))
 
 

@@ -30,7 +30,8 @@ class NCSNpp(UNet):
     `encoder`: `residual` adds the downsampled input image at each level, `standard` does not. `resample_filter`:
     coefficients of the separable resampling filter. `classes`: number of class labels, 0 for an unconditional network.
     `augment_dim`: length of the augmentation labels, 0 for none. `noise_channels`: width of the noise embedding as a
-    multiple of `channels`.
+    multiple of `channels`. `patch`: side of the square patches of pixels that become the channels of one place before the
+    first convolution; 2 makes all levels half as wide and high.
     """
 
     resolution: Annotated[int, at_least(1)] = 32
@@ -47,6 +48,7 @@ class NCSNpp(UNet):
     classes: Annotated[int, at_least(0)] = 0
     augment_dim: Annotated[int, at_least(0)] = 0
     noise_channels: Annotated[int, at_least(1)] = 2
+    patch: Annotated[int, at_least(1)] = 1
 
     def build(self) -> torch.nn.Module:
         """The module, freshly initialised from torch's global generator."""
@@ -58,7 +60,21 @@ class NCSNpp(UNet):
     def check(self, where: str = "network") -> None:
         """UserError for values that no network can have."""
         self._check_filter(where)
+        if self.resolution % self.patch:
+            raise UserError(
+                f"{where}: resolution {self.resolution} cannot be divided into patches of {self.patch} pixels"
+            )
         self.check_plan(where)
+
+    @property
+    def top_resolution(self) -> int:
+        """The resolution of the first level, in patches."""
+        return self.resolution // self.patch
+
+    @property
+    def patch_channels(self) -> int:
+        """The values of a patch."""
+        return self.image_channels * self.patch**2
 
     @property
     def scale_shift(self) -> bool:

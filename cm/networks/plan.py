@@ -92,9 +92,14 @@ class UNet(ABC):
         resampling = [name for name, block in self.all_blocks() if block.resample]
         return [f"{name}.{part}" for name, part in itertools.product(resampling, ("conv0", "skip"))]
 
+    @property
+    def top_resolution(self) -> int:
+        """The resolution of the first level, in pixels or, for a network that joins pixels, in patches."""
+        return self.resolution
+
     def size(self, level: int) -> str:
         """The resolution of a level as EDM writes it in names: '16x16'."""
-        return f"{self.resolution >> level}x{self.resolution >> level}"
+        return f"{self.top_resolution >> level}x{self.top_resolution >> level}"
 
     def groups(self, width: int) -> int:
         """Groups of a normalisation: 32, or fewer so that each has at least `group_channels` channels."""
@@ -135,7 +140,7 @@ class UNet(ABC):
         yield Block(f"{self.size(level)}_in1", width, width)
 
     def _attends(self, level: int) -> bool:
-        return self.resolution >> level in self.attention
+        return self.top_resolution >> level in self.attention
 
     def _bad_multipliers(self) -> str:
         if self.multipliers and min(self.multipliers) >= 1:
@@ -144,9 +149,9 @@ class UNet(ABC):
 
     def _bad_resolution(self) -> str:
         halvings = len(self.multipliers) - 1
-        if self.resolution >= 1 and self.resolution % 2**halvings == 0:
+        if self.top_resolution >= 1 and self.top_resolution % 2**halvings == 0:
             return ""
-        return f"resolution {self.resolution} cannot be halved {halvings} times, as {len(self.multipliers)} levels need"
+        return f"resolution {self.top_resolution} cannot be halved {halvings} times, as {len(self.multipliers)} levels need"
 
     def _bad_width(self) -> str:
         blocks = [block for _, block in self.all_blocks()]

@@ -28,7 +28,7 @@ class SongUNet(UNetModule):
 
     def __init__(self, net: NCSNpp) -> None:
         super().__init__()
-        self.classes, self.image = net.classes, net.size(0)
+        self.classes, self.image, self.patch = net.classes, net.size(0), net.patch
         self._add_mapping(net)
         self.enc = nn.ModuleDict(_encoder(net))
         self.dec = nn.ModuleDict(_decoder(net))
@@ -63,7 +63,7 @@ class SongUNet(UNetModule):
     def _encode(self, x: Tensor, embedding: Tensor, dropout_seeds: Tensor | None) -> list[Tensor]:
         """The skip connections, from the image down."""
         skips: list[Tensor] = []
-        pyramid = x
+        pyramid = x = F.pixel_unshuffle(x, self.patch)
         for layer in self.enc.values():
             if isinstance(layer, ResidualBlock):
                 x = layer(x, embedding, dropout_seeds)
@@ -75,12 +75,13 @@ class SongUNet(UNetModule):
         return skips
 
     def _head(self, h: Tensor) -> Tensor:
-        return self.dec[f"{self.image}_aux_conv"](F.silu(self.dec[f"{self.image}_aux_norm"](h)))
+        h = self.dec[f"{self.image}_aux_conv"](F.silu(self.dec[f"{self.image}_aux_norm"](h)))
+        return F.pixel_shuffle(h, self.patch)
 
 
 def _encoder(net: NCSNpp) -> dict[str, nn.Module]:
-    layers: dict[str, nn.Module] = {f"{net.size(0)}_conv": Conv(net.image_channels, net.channels, init=xavier)}
-    pyramid = net.image_channels
+    layers: dict[str, nn.Module] = {f"{net.size(0)}_conv": Conv(net.patch_channels, net.channels, init=xavier)}
+    pyramid = net.patch_channels
     for block in net.encoder_blocks():
         layers[block.name] = ResidualBlock(block, net, STYLE)
         if block.resample and net.encoder == "residual":
@@ -96,5 +97,5 @@ def _decoder(net: NCSNpp) -> dict[str, nn.Module]:
     layers: dict[str, nn.Module] = {block.name: ResidualBlock(block, net, STYLE) for block in net.decoder_blocks()}
     width = net.channels * net.multipliers[0]
     layers[f"{net.size(0)}_aux_norm"] = norm(net, STYLE, width)
-    layers[f"{net.size(0)}_aux_conv"] = Conv(width, net.image_channels, init=STYLE.last)
+    layers[f"{net.size(0)}_aux_conv"] = Conv(width, net.patch_channels, init=STYLE.last)
     return layers
