@@ -206,7 +206,7 @@ def load_extractor(protocol: Protocol, path: Path | None, shape: tuple[int, int,
         extractor = _classifier_extractor(path, shape, protocol.resizer)
     if extractor.name != protocol.extractor:
         raise UserError(f"{path} holds {extractor.name}, protocol {protocol.name} compares {protocol.extractor}")
-    return extractor
+    return dataclasses.replace(extractor, precision=protocol.precision)
 
 
 def _find_extractor(protocol: Protocol) -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cm import registry
 from cm.config.checking import check, to_plain
 from cm.config.documents import read_yaml
-from cm.config.sections import Quantization
+from cm.config.sections import Precision, Quantization
 from cm.config.settings import at_least, name_of
 from cm.errors import UserError, unknown
 
@@ -25,8 +25,9 @@ class Protocol:
     code, or `round` as EDM; without it, samples of either are scored. `reference`: the split of real images that
     samples are compared with. `statistics`: a file, beside the protocol's, with the mean and covariance of the
     reference features, which are then not computed. `samples`: how many samples a score is of. `reference_images`: how
-    many reference images precision, recall and KID compare with. `metrics`: what is computed. `file`: the path of the
-    file.
+    many reference images precision, recall and KID compare with. `precision` of the extractor's network: `float32`, or
+    the type of autocast, whose features compare only with each other. `metrics`: what is computed. `file`: the path of
+    the file.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Protocol:
     statistics: str | None = None
     samples: Annotated[int, at_least(2)] = 50_000
     reference_images: Annotated[int, at_least(4)] = 10_000
+    precision: Precision = "float32"
     file: Path = dataclasses.field(default=Path(), compare=False)
 
     def settings(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from cm.diffusion.sampling import autocast
 from cm.errors import UserError
 from cm.evaluation import metrics, reference
 from cm.evaluation.imagesets import Images
@@ -223,23 +224,25 @@ def _batches(extractor: Extractor, images: Images, compute: Compute, start: int 
     progress = ProgressBar("features", len(images), start=start, unit="images")
     batches = images.batches(compute.batch, compute.workers, start)
     inputs = map_in_order(extractor.preprocess, batches, compute.workers)
-    for outputs in _forward(extractor.network, inputs, compute.devices):
+    for outputs in _forward(extractor, inputs, compute.devices):
         yield outputs
         progress.update(len(outputs[0]))
     progress.close()
 
 
-def _forward(network: nn.Module, inputs: Iterator[Tensor], devices: Sequence[str]) -> Iterator[list[np.ndarray]]:
+def _forward(extractor: Extractor, inputs: Iterator[Tensor], devices: Sequence[str]) -> Iterator[list[np.ndarray]]:
     """The outputs for each input, in order; several devices take turns."""
+    precision = extractor.precision
     if len(devices) == 1:
-        network = network.to(devices[0])
-        return (_outputs(network, x, devices[0]) for x in inputs)
-    networks = [copy.deepcopy(network).to(device) for device in devices]
+        network = extractor.network.to(devices[0])
+        return (_outputs(network, x, devices[0], precision) for x in inputs)
+    networks = [copy.deepcopy(extractor.network).to(device) for device in devices]
     turns = zip(inputs, itertools.cycle(zip(networks, devices, strict=True)), strict=False)
-    return map_in_order(lambda turn: _outputs(turn[1][0], turn[0], turn[1][1]), turns, len(devices))
+    return map_in_order(lambda turn: _outputs(turn[1][0], turn[0], turn[1][1], precision), turns, len(devices))
 
 
-def _outputs(network: nn.Module, x: Tensor, device: str) -> list[np.ndarray]:
+def _outputs(network: nn.Module, x: Tensor, device: str, precision: str) -> list[np.ndarray]:
     """The outputs of the network that are not None, without TF32, which would change the third decimal of FID."""
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    without_tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.inference_mode(), without_tf32, autocast(torch.device(device), precision):
         return [part.float().cpu().numpy() for part in network(x.to(device)) if part is not None]

@@ -30,8 +30,8 @@ class NCSNpp(UNet):
     `encoder`: `residual` adds the downsampled input image at each level, `standard` does not. `resample_filter`:
     coefficients of the separable resampling filter. `classes`: number of class labels, 0 for an unconditional network.
     `augment_dim`: length of the augmentation labels, 0 for none. `noise_channels`: width of the noise embedding as a
-    multiple of `channels`. `patch`: side of the square patches of pixels that become the channels of one place before the
-    first convolution; 2 makes all levels half as wide and high.
+    multiple of `channels`. `patch`: side of the square patches of pixels that become the channels of one place before
+    the first convolution; 2 makes all levels half as wide and high.
     """
 
     resolution: Annotated[int, at_least(1)] = 32

@@ -151,7 +151,8 @@ class UNet(ABC):
         halvings = len(self.multipliers) - 1
         if self.top_resolution >= 1 and self.top_resolution % 2**halvings == 0:
             return ""
-        return f"resolution {self.top_resolution} cannot be halved {halvings} times, as {len(self.multipliers)} levels need"
+        levels = f"{halvings} times, as {len(self.multipliers)} levels need"
+        return f"resolution {self.top_resolution} cannot be halved {levels}"
 
     def _bad_width(self) -> str:
         blocks = [block for _, block in self.all_blocks()]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cm import config
 from cm.cli import main
+from cm.errors import UserError
 from cm.evaluation import features, reference
 from cm.evaluation.features import Compute
 from cm.utils import files
@@ -195,6 +196,24 @@ def test_several_devices_give_what_one_gives(classifier, train, test):
     assert np.array_equal(one.logits, three.logits)
 
 
+def test_features_of_another_precision_are_near_but_do_not_compare(classifier, train, test, tmp_path, capsys):
+    exact = score_of(test, reference=train, extractor=classifier)
+    reduced = score_of(test, reference=train, extractor=classifier, protocol=protocol(tmp_path, precision="bfloat16"))
+    assert reduced["extractor"] == {**exact["extractor"], "precision": "bfloat16"}
+    assert reduced["protocol"]["precision"] == "bfloat16"
+    assert reduced["metrics"]["fid"] == pytest.approx(exact["metrics"]["fid"], rel=0.05)
+    assert reduced["metrics"]["fid"] != exact["metrics"]["fid"]
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "a.npz") == 0
+    by = {"extractor": classifier, "protocol": protocol(tmp_path, precision="bfloat16"), "out": tmp_path / "b.json"}
+    assert run("score", test, reference=tmp_path / "a.npz", **by) == 2
+    assert "features of extractor" in capsys.readouterr().err
+
+
+def test_an_unknown_precision_of_a_protocol_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"precision .*'float8'.*bfloat16, float16, float32"):
+        config.read_protocol(str(protocol(tmp_path, precision="float8")))
+
+
 # ---- summaries of the reference ------------------------------------------------------------------------------------
 
 
@@ -208,7 +227,7 @@ def test_a_summary_is_computed_once(classifier, train, tmp_path, monkeypatch):
     assert (tmp_path / "b.npz").read_bytes() == (tmp_path / "a.npz").read_bytes()
 
 
-@pytest.mark.parametrize("change", [{"reference_images": 30}, {"metrics": ["fid"]}])
+@pytest.mark.parametrize("change", [{"reference_images": 30}, {"metrics": ["fid"]}, {"precision": "bfloat16"}])
 def test_another_protocol_is_another_summary(classifier, train, tmp_path, change):
     assert run("featurize", train, extractor=classifier, out=tmp_path / "a.npz") == 0
     by = protocol(tmp_path, **change)

@@ -162,6 +162,7 @@ def test_boundary_condition_is_exact(dtype):
         {},
         {"embedding": "positional", "noise_channels": 1, "encoder": "standard", "resample_filter": [1, 1]},
         {"resample_filter": [1, 1], "multipliers": [1, 2, 2]},
+        {"patch": 2, "multipliers": [1, 2]},
         {"multipliers": [1], "attention": [], "dropout": 0.3},
         {"classes": 10, "augment_dim": 9},
     ],
@@ -187,6 +188,20 @@ def test_class_labels_change_the_output_and_no_label_is_the_zero_vector():
     want = network.map_layer0(features + 3**0.5 * one_hot @ network.map_label.weight.T + network.map_label.bias)
     want = torch.nn.functional.silu(network.map_layer1(torch.nn.functional.silu(want)))
     torch.testing.assert_close(network._embed(noise, one_hot, None), want)
+
+
+def test_patches_become_channels_before_the_first_convolution_and_pixels_again_after_the_last():
+    """A network on patches of 2 x 2 is the network of half the resolution that sees four channels."""
+    patched = recipe_weights(NCSNpp(resolution=16, image_channels=1, channels=32, multipliers=(1, 2), patch=2).build())
+    plain = NCSNpp(resolution=8, image_channels=4, channels=32, multipliers=(1, 2)).build()
+    plain.load_state_dict(patched.state_dict(), strict=True)
+    x, t = torch.randn(3, 1, 16, 16), torch.tensor([0.1, 1.0, 10.0])
+    parts = [x[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    want = plain(torch.cat(parts, dim=1), t)
+    got = patched(x, t)
+    assert got.shape == x.shape
+    for index, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        assert torch.equal(got[:, 0, row::2, column::2], want[:, index])
 
 
 def test_positional_frequencies_run_from_one_to_a_ten_thousandth():
@@ -248,6 +263,8 @@ def test_times_in_float64_and_images_in_bfloat16():
         ({"resample_filter": []}, "resample_filter"),
         ({"channels": 2}, "channels 2"),
         ({"channels": 10}, "channels 10"),
+        ({"patch": 3}, "resolution 8 cannot be divided into patches of 3 pixels"),
+        ({"patch": 4, "multipliers": [1, 1, 1]}, "resolution 2 cannot be halved 2 times"),
     ],
 )
 def test_impossible_descriptions_are_refused(change, message):

@@ -45,6 +45,14 @@ class Inception(nn.Module):
                 layer.conv, layer.bn = fuse_conv_bn_eval(layer.conv, layer.bn), nn.Identity()
 
 
+class FullPrecisionPool(nn.AdaptiveAvgPool2d):
+    """The mean over all places in float32, so that under autocast the features themselves are not rounded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] in any precision to float32 [B, C, 1, 1]."""
+        return super().forward(x.float())
+
+
 def _layers() -> OrderedDict[str, nn.Module]:
     return OrderedDict(
         Conv2d_1a_3x3=blocks.BasicConv2d(3, 32, kernel_size=3, stride=2),
@@ -65,5 +73,5 @@ def _layers() -> OrderedDict[str, nn.Module]:
         Mixed_7a=blocks.InceptionD(768),
         Mixed_7b=blocks.InceptionE_1(1280),
         Mixed_7c=blocks.InceptionE_2(2048),
-        AvgPool=nn.AdaptiveAvgPool2d(output_size=(1, 1)),
+        AvgPool=FullPrecisionPool(output_size=(1, 1)),
     )
