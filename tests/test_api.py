@@ -202,3 +202,18 @@ def test_other_arrays_are_refused(place, judge, by_classifier, images, message):
 def test_an_unknown_protocol_is_refused(place):
     with pytest.raises(UserError, match="unknown protocol 'cifar11'"):
         cm.score(place, place, "cifar11")
+
+
+def test_a_model_in_bfloat16_is_half_as_large_and_samples_almost_the_same(model, path, tmp_path, capsys):
+    small = tmp_path / "small.safetensors"
+    arguments = ["convert", "--model", str(path), "--to", "bfloat16", "--out", str(small)]
+    assert main(arguments) == 0
+    weights, rounded = native.load(path)[0], native.load(small)[0]
+    assert all(torch.equal(rounded[name], weights[name].bfloat16()) for name in weights)
+    assert native.description(small) == {**native.description(path), "weights_precision": "bfloat16"}
+    bytes_of = [sum(tensor.nbytes for tensor in tensors.values()) for tensors in (rounded, weights)]
+    assert 2 * bytes_of[0] == bytes_of[1]
+    images = [one.sample("onestep", count=8).astype(int) for one in (model, cm.load(str(small)))]
+    assert 0 < np.abs(images[0] - images[1]).mean() < 1
+    assert main(arguments) == 2
+    assert f"{small} exists already" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Conversion of one of our models to a checkpoint that another project loads."""
+"""Conversion of one of our models to a checkpoint that another project loads, or to a smaller model file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm import registry
-from cm.checkpoints import diffusers_folder, diffusers_names, torch_file
+from cm.checkpoints import diffusers_folder, diffusers_names, native, torch_file
 from cm.checkpoints.fitting import check_conventions, fit_weights
 from cm.config import check
 from cm.config.checking import make_component
@@ -24,36 +24,49 @@ DEFAULT_STEPS = 40  # of the paper's distillations of ImageNet and LSUN
 def export_checkpoint(
     tensors: Mapping[str, Tensor], description: Mapping[str, Any], out: Path, format_name: str
 ) -> None:
-    """Write the tensors of a model file as a checkpoint of another project.
+    """Write the tensors of a model file in another form.
 
-    `format_name`: `diffusers`, a folder, or `openai`, a state dict. Raises UserError, before anything is written, if
-    `out` exists, or if the format cannot hold the network or its preconditioning.
+    `format_name`: `diffusers`, a folder; `openai`, a state dict; or `bfloat16`, a model file of this suite of half the
+    size, whose weights are rounded to bfloat16. Raises UserError, before anything is written, if `out` exists, or if
+    the format cannot hold the network or its preconditioning.
     """
     if format_name not in WRITERS:
         raise unknown("format", format_name, WRITERS)
     if Path(out).exists():
         raise UserError(f"{out} exists already")
-    network = _network(description, format_name)
-    weights = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
-    WRITERS[format_name](fit_weights(weights, network, description["run"]), network, description, Path(out))
+    WRITERS[format_name](tensors, description, Path(out))
 
 
-def _network(description: Mapping[str, Any], format_name: str) -> ADM:
+def _fit_adm(
+    tensors: Mapping[str, Tensor], description: Mapping[str, Any], format_name: str
+) -> tuple[dict[str, Tensor], ADM]:
+    """The weights and the network of a model; UserError if the network is not an ADM."""
     run, settings = description["run"], dict(description["network"])
     name = settings.pop("name")
     if name != "adm":
         raise UserError(f"{run} is a network '{name}'; the format '{format_name}' holds 'adm' only")
-    return check(registry.get("network", name), settings, f"{run}, network")
+    network = check(registry.get("network", name), settings, f"{run}, network")
+    weights = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
+    return fit_weights(weights, network, run), network
 
 
-def _write_openai(tensors: dict[str, Tensor], network: ADM, description: Mapping[str, Any], out: Path) -> None:
+def _write_rounded(tensors: Mapping[str, Tensor], description: Mapping[str, Any], out: Path) -> None:
+    import torch
+
+    rounded = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    native.save(out, rounded, {**description, "weights_precision": "bfloat16"})
+
+
+def _write_openai(tensors: Mapping[str, Tensor], description: Mapping[str, Any], out: Path) -> None:
     from cm.checkpoints.openai_names import openai_state_dict
 
+    weights, network = _fit_adm(tensors, description, "openai")
     check_conventions(network, "openai", description["run"])
-    torch_file.write(out, openai_state_dict(tensors, network))
+    torch_file.write(out, openai_state_dict(weights, network))
 
 
-def _write_diffusers(tensors: dict[str, Tensor], network: ADM, description: Mapping[str, Any], out: Path) -> None:
+def _write_diffusers(tensors: Mapping[str, Tensor], description: Mapping[str, Any], out: Path) -> None:
+    weights, network = _fit_adm(tensors, description, "diffusers")
     run, preconditioning = description["run"], description["preconditioning"]
     if preconditioning != "boundary":
         raise UserError(
@@ -62,7 +75,7 @@ def _write_diffusers(tensors: dict[str, Tensor], network: ADM, description: Mapp
         )
     settings = {key: value for key, value in description["noise"].items() if key != "name"}
     noise, steps = check(KarrasNoise, settings, f"{run}, noise"), final_steps(description["objective"], run)
-    unet = diffusers_names.unet_state_dict(tensors, network)
+    unet = diffusers_names.unet_state_dict(weights, network)
     diffusers_folder.write(out, unet, network=network, noise=noise, steps=steps)
 
 
@@ -77,7 +90,8 @@ def final_steps(objective: Mapping[str, Any], run: str) -> int:
     return curriculum.steps_at(1, 1)
 
 
-WRITERS: dict[str, Callable[[dict[str, Any], ADM, Mapping[str, Any], Path], None]] = {
+WRITERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any], Path], None]] = {
+    "bfloat16": _write_rounded,
     "diffusers": _write_diffusers,
     "openai": _write_openai,
 }

@@ -120,7 +120,7 @@ def _parse_outputs(out: Sequence[Path]) -> tuple[Path, list[int]]:
 )
 @experiments_option
 @click.option("--model", type=FILE, help="model file to write in another form")
-@click.option("--to", type=click.Choice(["diffusers", "openai"]), help="that form")
+@click.option("--to", type=click.Choice(["bfloat16", "diffusers", "openai"]), help="that form")
 @click.option("--out", type=FILE_OR_FOLDER, required=True, help="file to write; a folder for diffusers")
 def convert(
     run: str | None, checkpoint: Path | None, experiments: Path, *, model: Path | None, to: str | None, out: Path
@@ -128,7 +128,7 @@ def convert(
     """Convert a checkpoint to a model file, or back.
 
     With --run, a published checkpoint becomes the model file of that run. With --model and --to, a model file becomes a
-    checkpoint of another project.
+    checkpoint of another project, or a model file of half the size, with weights in bfloat16.
     """
     if (run is None) == (model is None) or (model is not None) != (to is not None):
         raise UserError("give --run, to read a checkpoint, or --model and --to, to write one")

@@ -127,7 +127,7 @@ def test_the_scheduler_has_the_steps_of_a_run(run, steps):
         (TINY, {"preconditioning": None}, "diffusers", "preconditioning 'None'"),
         (SMALL_JCM, {}, "diffusers", "is a network 'ncsnpp'; the format 'diffusers' holds 'adm' only"),
         (SMALL_JCM, {}, "openai", "is a network 'ncsnpp'"),
-        (TINY, {}, "onnx", "unknown format 'onnx'; known: diffusers, openai"),
+        (TINY, {}, "onnx", "unknown format 'onnx'; known: bfloat16, diffusers, openai"),
         (dataclasses.replace(TINY, noise_factor=1.0), {}, "diffusers", "multiplied by 1, those of diffusers by 1000"),
         (dataclasses.replace(TINY, group_channels=4), {}, "diffusers", "groups, those of diffusers all the same"),
         (dataclasses.replace(TINY, multipliers=[2, 4]), {}, "diffusers", "its first multiplier is 2"),
