@@ -49,6 +49,19 @@ def tar_gz(path: Path, members: dict[str, bytes]) -> Path:
     return _tar(path, members, "w:gz")
 
 
+def deb(path: Path, members: dict[str, bytes]) -> Path:
+    """A Debian package: an ar archive of its version, of a member with an odd length, and of two tars."""
+    parts = {"debian-binary": b"2.0\n", "_odd": b"odd"}
+    for name, contents in (("control.tar.xz", {"control": b""}), ("data.tar.xz", members)):
+        parts[name] = _tar(path.with_suffix(".inner"), contents, "w:xz").read_bytes()
+    path.with_suffix(".inner").unlink()
+    headers = {name: f"{name:16}{0:<12}{0:<6}{0:<6}{'100644':8}{len(data):<10}`\n" for name, data in parts.items()}
+    path.write_bytes(
+        b"!<arch>\n" + b"".join(headers[name].encode() + data + b"\n" * (len(data) % 2) for name, data in parts.items())
+    )
+    return path
+
+
 def write_zip(path: Path, members: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():

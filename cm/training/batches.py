@@ -3,11 +3,20 @@
 The images of step k are a function of the run's seed and k alone: a new permutation of the data set in every epoch. So
 is the seed of each image of the global batch, from which its flip, its noise, its time and its dropout are drawn.
 Neither a restart nor the size of the microbatches therefore changes what is drawn.
+
+A thread loads the next two microbatches while a step computes: it reads the images from the disk, flips them, and moves
+them to the device, a byte for each number. On a GPU it uses a stream of its own, so that nothing of this waits for the
+step. The bytes become floats on the device, in the step itself: in the thread, on a CPU, this would compete with the
+step for the cores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import dataclasses
+import itertools
+import os
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -15,35 +24,87 @@ from torch import Tensor
 
 from cm.methods.base import Batch
 from cm.training.plan import Plan
+from cm.utils.parallel import map_in_order
 
 
 class Batches:
-    """The batches of a training, in microbatches."""
+    """The batches of a training, in microbatches. `close` ends the thread that loads them."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+        self._plan, self._device = plan, torch.device(plan.device)
         self._orders: dict[int, np.ndarray] = {}
+        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self._loaded = self._start(0)
+        self._next_step: int | None = 0  # the step whose microbatches come next; None within a step
 
     def microbatches(self, step: int) -> Iterator[Batch]:
-        """The parts of the batch of a step, in order."""
+        """The parts of the batch of a step, in order.
+
+        The thread goes on with the steps that follow; another step than the next one makes it start anew. Raises what
+        loading raises.
+        """
+        if self._next_step != step:
+            self.close()
+            self._loaded = self._start(step)
+        self._next_step = None
+        for _ in self._slices:
+            yield self._receive(next(self._loaded))
+        self._next_step = step + 1
+
+    def close(self) -> None:
+        """Wait for the microbatch that is being loaded, and end the thread."""
+        self._loaded.close()
+        self._next_step = None
+
+    def _start(self, step: int) -> Generator[Batch]:
+        """The microbatches of this step and of all that follow, each loaded while an earlier one is used."""
+        parts = itertools.chain.from_iterable(map(self._parts, itertools.count(step)))
+        return map_in_order(lambda part: self._load(*part), parts, workers=1)
+
+    def _parts(self, step: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """The step, and the indices and seeds of the images of each of its microbatches."""
+        indices, seeds = self._indices(step), image_seeds(self._plan.seed, step, self._plan.training.batch)
+        return ((step, indices[part], seeds[part]) for part in self._slices)
+
+    @property
+    def _slices(self) -> list[slice]:
+        """The images of each microbatch."""
         training = self._plan.training
-        indices, seeds = self._indices(step), image_seeds(self._plan.seed, step, training.batch)
         size = training.microbatch or training.batch
-        for start in range(0, training.batch, size):
-            part = slice(start, start + size)
-            yield self._load(step, indices[part], seeds[part])
+        return [slice(start, start + size) for start in range(0, training.batch, size)]
 
     def _load(self, step: int, indices: np.ndarray, seeds: np.ndarray) -> Batch:
-        """Images and labels on the device.
+        """Images, uint8 [B, H, W, C], and labels, which are on the device when this returns.
 
         The last bit of a seed flips the image; the others seed all that it draws.
         """
         plan = self._plan
-        x = torch.from_numpy(plan.images[indices]).to(plan.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = copy_images(plan.images, indices)
         if plan.training.flip:
-            x = _flip(x, seeds % 2 == 1)
-        labels = None if plan.labels is None else torch.from_numpy(plan.labels[indices]).to(plan.device)
+            flipped = seeds % 2 == 1
+            images[flipped] = images[flipped, :, ::-1]
+        with torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext():
+            x = self._move(images)
+            labels = None if plan.labels is None else self._move(plan.labels[indices])
+        if self._stream:
+            self._stream.synchronize()
         return Batch(x, labels, plan.noise, step, plan.training.total_steps, (seeds >> 1).astype(np.int64))
+
+    def _move(self, array: np.ndarray) -> Tensor:
+        """The array on the device; a GPU may still be copying it on the stream of this thread."""
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._stream else tensor.to(self._device)
+
+    def _receive(self, batch: Batch) -> Batch:
+        """The batch with floats, [B, C, H, W] in [-1, 1].
+
+        On a GPU, its memory is not used again before the current stream has done what uses it.
+        """
+        if self._stream:
+            for tensor in (batch.x, batch.labels):
+                if tensor is not None:
+                    tensor.record_stream(torch.cuda.current_stream(self._device))
+        return dataclasses.replace(batch, x=batch.x.permute(0, 3, 1, 2).float() / 127.5 - 1)
 
     def _indices(self, step: int) -> np.ndarray:
         """Indices of the images of a step, [batch]."""
@@ -64,6 +125,15 @@ def image_seeds(seed: int, step: int, batch: int) -> np.ndarray:
     return np.random.SeedSequence([seed, step]).generate_state(batch, np.uint64)
 
 
-def _flip(x: Tensor, flipped: np.ndarray) -> Tensor:
-    """`x` [B, C, H, W] with the images mirrored for which `flipped` [B] is true."""
-    return torch.where(torch.from_numpy(flipped).to(x.device)[:, None, None, None], x.flip(3), x)
+def copy_images(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Return a copy of the images [N, H, W, C] at the indices [B].
+
+    For a file that is mapped into memory, the needed parts are announced to the operating system, which then reads all
+    of them at the same time, instead of one after another, each together with its surroundings.
+    """
+    if isinstance(images, np.memmap) and images.filename:
+        size = images[0].nbytes
+        with open(images.filename, "rb") as file:
+            for index in indices.tolist():
+                os.posix_fadvise(file.fileno(), images.offset + index * size, size, os.POSIX_FADV_WILLNEED)
+    return images[indices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from functools import partial
 
@@ -46,6 +47,10 @@ class Trainer:
         state.step += 1
         return loss
 
+    def close(self) -> None:
+        """End the thread that loads the batches."""
+        self._batches.close()
+
     def _backward(self) -> Tensor:
         """Add up the gradients of the mean loss over the microbatches; returns that loss."""
         plan, total = self.plan, torch.zeros((), device=self._device)
@@ -74,7 +79,13 @@ def train(plan: Plan) -> None:
     Raises UserError when the loss or a weight becomes non-finite; the state before that stays on disk.
     """
     trainer = Trainer(plan)
-    state, total = trainer.state, plan.training.total_steps
+    with contextlib.closing(trainer):
+        _train(trainer)
+
+
+def _train(trainer: Trainer) -> None:
+    plan, state = trainer.plan, trainer.state
+    total = plan.training.total_steps
     state.resume()
     progress, saved = ProgressBar(plan.name, total, start=state.step), time.monotonic()
     check_every = 1 if plan.device == "cpu" else 50

