@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from cm.checkpoints import native
-from cm.diffusion.distances import LPIPS, Distance, feature_distance
+from cm.diffusion.distances import LPIPS, Distance
 from cm.diffusion.noise import KarrasNoise
+from cm.diffusion.perceptual import feature_distance
 from cm.evaluation import pretrained
 from cm.evaluation.pretrained.modules import perceptual
 

@@ -19,8 +19,9 @@ from cm.config import Protocol, Run, make_component
 from cm.config.layout import Layout
 from cm.diffusion import sampling
 from cm.diffusion.denoiser import Denoiser
-from cm.diffusion.distances import LPIPS, PerceptualDistance, feature_distance
+from cm.diffusion.distances import LPIPS
 from cm.diffusion.noise import KarrasNoise
+from cm.diffusion.perceptual import PerceptualDistance, feature_distance
 from cm.errors import UserError
 from cm.evaluation import pretrained
 from cm.evaluation.extractors import Extractor

@@ -10,8 +10,8 @@ import torch
 
 from cm import build, config, registry
 from cm.checkpoints import native
-from cm.diffusion.distances import PerceptualDistance, feature_distance
 from cm.diffusion.noise import KarrasNoise
+from cm.diffusion.perceptual import PerceptualDistance, feature_distance
 from cm.errors import UserError
 from cm.methods.base import Batch, Networks
 

@@ -324,6 +324,13 @@ def test_lpips_in_lower_precision_is_within_the_error_that_is_stated(packed, pre
         assert nn.functional.cosine_similarity(gradient.flatten(1), changed.flatten(1)).min() > cosine
 
 
+def test_lpips_is_compiled_as_a_whole(tmp_path):
+    metric = pretrained.load_lpips(random_file("lpips-alexnet", tmp_path), precision="bfloat16")
+    a, b = noisy_pair(32)
+    found = torch._dynamo.explain(metric)(a, b)
+    assert (found.graph_count, found.graph_break_count) == (1, 0)
+
+
 def test_lower_precision_keeps_channels_last_and_float32_heads(tmp_path):
     network = perceptual.build("lpips-alexnet").to(memory_format=torch.channels_last)
     perceptual.metric(network, "bfloat16")

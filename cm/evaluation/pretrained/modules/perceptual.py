@@ -10,7 +10,8 @@ import lpips
 import torch
 from torch import Tensor, nn
 
-from cm.diffusion.distances import Distance, feature_distance
+from cm.diffusion.distances import Distance
+from cm.diffusion.perceptual import feature_distance
 
 NETS = {"lpips-vgg16": "vgg", "lpips-alexnet": "alex"}
 
