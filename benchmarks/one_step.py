@@ -48,7 +48,8 @@ def default_runs() -> list[str]:
 def objective(run: Run, experiments: config.Experiments, perceptual: Path | None) -> tuple[Objective, str]:
     """The objective, and the distance that it has."""
     if not experiments.perceptual(run) or perceptual:
-        return build.build_objective(run, perceptual), run.settings.get("distance", "none")
+        eager = dataclasses.replace(run, training=dataclasses.replace(run.training, compile=False))
+        return build.build_objective(eager, perceptual), run.settings.get("distance", "none")
     return dataclasses.replace(run.objective, distance=l2), f"l2 (instead of {run.settings['distance']})"
 
 
@@ -132,7 +133,8 @@ def main() -> None:
     """Measure and print or write a Markdown table."""
     options = options_of()
     if options.measure:
-        print(measure(options.measure, options.experiments, options.perceptual, options.precision))
+        experiments = config.Experiments(options.experiments)
+        print(measure(options.measure, experiments, options.perceptual, options.precision))
         return
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     print("\n".join(lines), flush=True)

@@ -19,8 +19,9 @@ from cm.config import Protocol, Run, make_component
 from cm.config.layout import Layout
 from cm.diffusion import sampling
 from cm.diffusion.denoiser import Denoiser
-from cm.diffusion.distances import LPIPS, Distance, feature_distance
+from cm.diffusion.distances import LPIPS
 from cm.diffusion.noise import KarrasNoise
+from cm.diffusion.perceptual import PerceptualDistance, feature_distance
 from cm.errors import UserError
 from cm.evaluation import pretrained
 from cm.evaluation.extractors import Extractor
@@ -242,25 +243,43 @@ class ClassifierFeatures(nn.Module):
 def build_objective(run: Run, perceptual: Path | str | None = None, device: str = "cpu") -> Objective:
     """The objective of a run; a perceptual distance gets its network from the model file `perceptual`.
 
-    Raises UserError for a perceptual distance without such a file, and for a file that does not fit.
+    The network of the distance is compiled if those of the training are. Raises UserError for a perceptual distance
+    without such a file, for a file that does not fit, for images that are too small for the network, and for a distance
+    in float16 whose gradients no loss scaling protects.
     """
     if not run.objective.needs_perceptual_network:
         return run.objective
     if perceptual is None:
         name = run.settings["distance"]
         raise UserError(f"{run.name}: distance '{name}' needs the model of its features (--perceptual)")
-    shape = image_shape(run.describe())
-    distance = _perceptual_distance(run.objective.distance, perceptual, shape, device)
-    return dataclasses.replace(run.objective, distance=distance)
+    _check_precision(run)
+    distance = _perceptual_distance(run, perceptual, device)
+    return dataclasses.replace(run.objective, distance=distance.compile() if run.training.compile else distance)
 
 
-def _perceptual_distance(lpips: LPIPS, path: Path | str, shape: tuple[int, int, int], device: str) -> Distance:
+def _check_precision(run: Run) -> None:
+    """UserError for a distance in float16, in which gradients become 0, without the loss scaling of the training."""
+    own, training = run.objective.distance.precision, run.training.precision
+    if own == "float16" and training != "float16":
+        raise UserError(
+            f"{run.name}: distance '{run.settings['distance']}' has precision float16, which needs the loss scaling of "
+            f"a training in float16, not {training}: set its precision to bfloat16 or float32"
+        )
+
+
+def _perceptual_distance(run: Run, path: Path | str, device: str) -> PerceptualDistance:
     """LPIPS with pretrained weights, or at the images' own size with the maps of a trained classifier."""
-    if "weights" in native.description(path):
-        return lpips.with_network(pretrained.load_lpips(path, pooling=lpips.pooling, device=device))
+    lpips: LPIPS = run.objective.distance
+    shape, weights = image_shape(run.describe()), native.description(path).get("weights")
+    if weights:
+        lpips.check_size(shape[-1], weights, registry.get("weights", weights).least_size, run.name)
+        how = {"pooling": lpips.pooling, "precision": lpips.precision, "device": device}
+        return lpips.with_network(pretrained.load_lpips(path, **how))
     backbone, _ = load_classifier(path, shape, device)
+    dtype = getattr(torch, lpips.precision)
+    backbone.to(dtype)
     own_size = dataclasses.replace(lpips, size=None)
-    return own_size.with_network(feature_distance(lambda x: backbone.maps(2 * x - 1)))
+    return own_size.with_network(feature_distance(lambda x: backbone.maps((2 * x - 1).to(dtype))))
 
 
 def _read_training_data(run: Run, data: Path, objective: Objective) -> tuple[np.ndarray, np.ndarray | None]:

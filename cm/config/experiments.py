@@ -139,13 +139,20 @@ class Experiments:
         return teacher
 
     def perceptual(self, run: Run) -> Run | Weights | None:
-        """The network whose features a perceptual distance compares, None for a run without such a distance."""
+        """The network whose features a perceptual distance compares, None for a run without such a distance.
+
+        Raises UserError for a run that names none, and for pretrained weights that need larger images.
+        """
         if run.released or not run.objective.needs_perceptual_network:
             return None
         if run.links.perceptual is None:
             distance = run.settings["distance"]
             raise UserError(f"{run.dataset}/{run.method}: distance '{distance}' needs a 'perceptual:' in base.yaml")
-        return self.run_or_weights(run.links.perceptual)
+        network = self.run_or_weights(run.links.perceptual)
+        if isinstance(network, Weights):
+            least = registry.get("weights", network.name).least_size
+            run.objective.distance.check_size(run.network.resolution, network.name, least, run.name)
+        return network
 
     def run_or_weights(self, name: str) -> Run | Weights:
         """The run of that name, or, for a name without slashes, pretrained weights."""

@@ -107,11 +107,14 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every setting by its own name, components by theirs; their settings follow, `curriculum` and then `s0`."""
+        """Every setting by its own name, components by theirs; their settings follow, `curriculum` and then `s0`.
+
+        Of two settings of the same name, the one that is nearer to its section, as in the name of a variant.
+        """
         settings: dict[str, Any] = {}
         for section in self.describe().values():
-            settings = {**flatten({key: value for key, value in section.items() if key != "name"}), **settings}
-        return settings
+            settings = {**{key: value for key, value in section.items() if key != "name"}, **settings}
+        return flatten(settings)
 
     def describe(self) -> dict[str, Any]:
         """What training depends on, every setting of every section, as plain data to be stored beside the weights."""

@@ -1,4 +1,4 @@
-"""FLOPs of the networks of LPIPS, from their layers: importing torchvision to count them would take a second."""
+"""FLOPs and weights of the networks of LPIPS, from their layers: importing torchvision for it would take a second."""
 
 from __future__ import annotations
 
@@ -19,11 +19,24 @@ def flops(name: str, size: int) -> int:
     A convolution of kernel k from C to D channels costs 2 k^2 C D per pixel of its result. Raises UserError for an
     unknown network.
     """
-    if name not in LAYERS:
-        raise unknown("network of a perceptual distance", name, LAYERS)
     total, channels = 0, 3
-    for width, kernel, stride, padding in LAYERS[name]:
+    for width, kernel, stride, padding in _layers(name):
         size = (size + 2 * padding - kernel) // stride + 1
         total += 2 * kernel**2 * channels * width * size**2
         channels = width or channels
     return total
+
+
+def parameters(name: str) -> int:
+    """The number of weights of the convolutions of a network. Raises UserError for an unknown network."""
+    total, channels = 0, 3
+    for width, kernel, _, _ in _layers(name):
+        total += (kernel**2 * channels + 1) * width
+        channels = width or channels
+    return total
+
+
+def _layers(name: str) -> list[Layer]:
+    if name not in LAYERS:
+        raise unknown("network of a perceptual distance", name, LAYERS)
+    return LAYERS[name]

@@ -16,7 +16,6 @@ from cm.cost import backbones, counting
 from cm.cost.evaluations import count_evaluations
 
 BACKWARD = 2  # the gradients to a layer's input and to its weights each cost what its forward pass does
-LPIPS_SIZE = 224  # images smaller than 256 pixels are compared at this size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +85,19 @@ def training_parts(run: Run, experiments: Experiments) -> list[Part]:
 def _distance_part(calls: int, run: Run, network: Run | Weights) -> Part:
     """Features of two images, and the gradient to one of them; the network itself is not trained."""
     if isinstance(network, Weights):
-        size = run.network.resolution
-        flops = backbones.flops(network.name, LPIPS_SIZE if size < 256 else size)
+        size = run.objective.distance.compared_size(run.network.resolution)
+        flops = backbones.flops(network.name, size)
     else:
         flops = counting.maps_flops(network)
     return Part("distance", 2 * calls, 3 * calls, flops)
+
+
+def distance_parameters(run: Run, experiments: Experiments) -> int:
+    """The number of weights of the network of a perceptual distance, 0 for a run without one."""
+    network = experiments.perceptual(run)
+    if network is None:
+        return 0
+    return backbones.parameters(network.name) if isinstance(network, Weights) else counting.parameters(network)
 
 
 def training_costs(runs: Iterable[Run], experiments: Experiments) -> list[Cost]:

@@ -72,6 +72,10 @@ def _list_memory(run: Run, experiments: Experiments, parts: Sequence[Part]) -> l
         sizes["target"] = weights
     if teacher := experiments.teacher(run):
         sizes["teacher"] = FLOAT32 * counting.parameters(teacher)
+    if compared := costs.distance_parameters(run, experiments):
+        sizes["network of the distance"] = (
+            FLOAT32 if run.objective.distance.precision == "float32" else HALF
+        ) * compared
     sizes["sum"] = sum(sizes.values())
     return [(name, si(size, "B")) for name, size in sizes.items()]
 

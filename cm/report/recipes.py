@@ -52,6 +52,7 @@ OTHERS = {
     "objective.p_std": "P_std",
     "objective.weighting": "weighting",
     "objective.init": "initial weights",
+    "objective.distance.precision": "number format of the distance",
     "objective.curriculum.mu_exponent": "exponent of mu",
     "training.checkpointing": "activation checkpointing",
     "training.compile": "compilation",

@@ -126,7 +126,7 @@ def test_kept_bytes_agree_with_a_real_forward_pass(experiments, name):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("lpips-vgg16", "vgg"), ("lpips-alexnet", "alex")])
-@pytest.mark.parametrize("size", [224, 256])
+@pytest.mark.parametrize("size", [32, 224, 256])
 def test_backbones_cost_what_the_lpips_networks_do(name, kind, size):
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -136,6 +136,7 @@ def test_backbones_cost_what_the_lpips_networks_do(name, kind, size):
     with FlopCounterMode(display=False) as counter:
         net(torch.empty(1, 3, size, size, device="meta"))
     assert backbones.flops(name, size) == counter.get_total_flops()
+    assert backbones.parameters(name) == sum(weight.numel() for weight in net.parameters())
 
 
 def test_backbones_that_nobody_knows_are_refused():
@@ -203,11 +204,33 @@ def test_a_perceptual_distance_costs_three_passes_of_its_network():
 
 def test_published_networks_compare_at_their_own_size():
     folder = Experiments(ROOT / "config/experiments")
-    sizes = {"cifar10": 224, "lsun_cat": 256}
-    for dataset, size in sizes.items():
-        run = load(f"{dataset}/ct/default", folder)
+    sizes = {
+        "cifar10/ct/default": 224,
+        "cifar10/ct/size~null": 32,
+        "cifar10/ct/size~64": 64,
+        "lsun_cat/ct/default": 256,
+    }
+    for name, size in sizes.items():
+        run = load(name, folder)
         distance = next(part for part in costs.training_parts(run, folder) if part.role == "distance")
         assert (distance.passes, distance.flops) == (3, backbones.flops("lpips-vgg16", size))
+
+
+@pytest.mark.parametrize(("variant", "width"), [("default", 4), ("distance.precision~bfloat16", 2)])
+def test_the_network_of_a_distance_is_in_memory(variant, width):
+    page = cost.describe(f"cifar10/ct/{variant}/seed0", experiments=Experiments(ROOT / "config/experiments"))
+    size = text.si(width * backbones.parameters("lpips-vgg16"), "B")
+    assert re.search(rf"\n  network of the distance +{re.escape(size)}\n", page)
+    plain, learned = (load(f"digits/cd/{variant}") for variant in ("default", "distance~lpips"))
+    assert costs.distance_parameters(plain, DIGITS) == 0
+    classifier = load("digits/classifier/default")
+    assert costs.distance_parameters(learned, DIGITS) == counting.parameters(classifier)
+
+
+def test_images_too_small_for_a_distance_are_refused_before_anything_is_trained():
+    folder = Experiments(ROOT / "config/experiments")
+    with pytest.raises(UserError, match=r"^cifar10/cd/size~8/seed0: distance 'lpips' with size 8 compares images of 8"):
+        folder.inputs(folder.run("cifar10/cd/size~8/seed0"))
 
 
 # ---- runs and suites ----

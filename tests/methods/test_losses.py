@@ -11,8 +11,8 @@ from goldens import assert_golden, load
 from nets import Tiny
 
 from cm import registry
-from cm.diffusion.distances import PerceptualDistance
 from cm.diffusion.noise import KarrasNoise
+from cm.diffusion.perceptual import PerceptualDistance
 from cm.methods.base import Batch, Networks
 from cm.methods.cd import ConsistencyDistillation
 from cm.methods.ct import ConsistencyTraining

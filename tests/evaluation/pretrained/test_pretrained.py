@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import tarfile
+import warnings
 
+import lpips
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,7 @@ from cm.evaluation import features, metrics, pretrained
 from cm.evaluation.extractors import Extractor
 from cm.evaluation.imagesets import open_images
 from cm.evaluation.pretrained import names, reading, sdist, sources
+from cm.evaluation.pretrained.modules import perceptual
 from cm.evaluation.pretrained.modules.inception import Inception
 from cm.utils import fetch, files
 
@@ -246,6 +249,94 @@ def test_lpips_of_alexnet_has_gradients_to_images_only(packed):
     assert got.requires_grad and x.grad.abs().amax((1, 2, 3)).min() > 0
     torch.testing.assert_close(got.detach(), torch.tensor([0.138641, 0.851071, 0.812725]), atol=1e-5, rtol=0)
     assert distance(x, x).abs().max() == 0
+
+
+def random_file(name, folder):
+    """A file of LPIPS with the real heads and a random backbone, which needs no download."""
+    network, generator = perceptual.build(name), torch.Generator().manual_seed(0)
+    for weight in network.net.parameters():
+        scale = (2 / weight[0].numel()) ** 0.5 if weight.ndim == 4 else 0.1
+        weight.data.normal_(0, scale, generator=generator)
+    backbone = {f"net.{key}": tensor for key, tensor in network.net.state_dict().items()}
+    native.save(folder / f"{name}.safetensors", backbone | perceptual.read_heads(name), {"weights": name})
+    return folder / f"{name}.safetensors"
+
+
+def package_lpips(path, kind):
+    """The network of the `lpips` package with the weights of a file of this suite."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips calls torchvision with deprecated arguments
+        network = lpips.LPIPS(net=kind, pretrained=False, pnet_rand=True, verbose=False)
+    network.load_state_dict(perceptual.add_aliases(native.load(path)[0]))
+    return network.requires_grad_(False)
+
+
+def noisy_pair(size, channels=3, level=0.3):
+    """Images [3, channels, size, size] in [-1, 1], noisy ones with a gradient and clean ones."""
+    clean = torch.from_numpy(images(3, size)).float()[:, :channels] / 127.5 - 1
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    return (clean + level * noise).requires_grad_(), clean
+
+
+def value_and_gradient(distance, a, b):
+    value = distance(a, b).flatten()
+    return value.detach(), torch.autograd.grad(value.sum(), a)[0]
+
+
+@pytest.mark.parametrize("weights", ["real", "random"])
+@pytest.mark.parametrize(
+    "name, kind, size",
+    [*(("lpips-vgg16", "vgg", size) for size in (28, 32, 64)), *(("lpips-alexnet", "alex", size) for size in (32, 64))],
+)
+def test_lpips_at_the_images_own_size_is_that_of_its_package(packed, tmp_path, weights, name, kind, size):
+    path = packed(name) if weights == "real" else random_file(name, tmp_path)
+    ours, theirs = LPIPS(size=None).with_network(pretrained.load_lpips(path)), package_lpips(path, kind)
+    for channels in (3, 1):
+        a, b = noisy_pair(size, channels)
+        value, gradient = value_and_gradient(ours, a, b)
+        want = value_and_gradient(lambda a, b: theirs(a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1)), a, b)
+        torch.testing.assert_close(value, want[0], atol=1e-6, rtol=1e-5)
+        assert (gradient - want[1]).norm() < 1e-3 * want[1].norm()  # rounding may decide where a ReLU is 0
+
+
+@pytest.mark.parametrize("name", perceptual.NETS)
+def test_the_least_size_of_an_lpips_network_is_that_of_its_layers(name):
+    network, least = perceptual.build(name), sources.KNOWN[name].least_size
+    assert perceptual.maps(network, torch.zeros(1, 1, least, least), torch.float32)[-1].shape[2:] == (1, 1)
+    with pytest.raises(RuntimeError, match=r"[Oo]utput size is too small|[Kk]ernel size can't be greater"):
+        perceptual.maps(network, torch.zeros(1, 1, least - 1, least - 1), torch.float32)
+
+
+@pytest.mark.parametrize("precision, error, cosine", [("bfloat16", 0.08, 0.94), ("float16", 0.01, 0.98)])
+def test_lpips_in_lower_precision_is_within_the_error_that_is_stated(packed, precision, error, cosine):
+    """Of photographs and noisy versions of them; the gradient with the loss scaling that a training would have."""
+    clean = torch.from_numpy(patches("china.jpg", 0, 4)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    exact, rough = (
+        LPIPS(size=None).with_network(pretrained.load_lpips(packed("lpips-vgg16"), precision=name))
+        for name in ("float32", precision)
+    )
+    for level in (0.02, 0.2, 2.0):
+        noise = level * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+        a = (clean + noise).requires_grad_()
+        value, gradient = value_and_gradient(exact, a, clean)
+        other, changed = value_and_gradient(rough, a, clean)
+        assert 0 < (other / value - 1).abs().max() < error
+        assert nn.functional.cosine_similarity(gradient.flatten(1), changed.flatten(1)).min() > cosine
+
+
+def test_lpips_is_compiled_as_a_whole(tmp_path):
+    metric = pretrained.load_lpips(random_file("lpips-alexnet", tmp_path), precision="bfloat16")
+    a, b = noisy_pair(32)
+    found = torch._dynamo.explain(metric)(a, b)
+    assert (found.graph_count, found.graph_break_count) == (1, 0)
+
+
+def test_lower_precision_keeps_channels_last_and_float32_heads(tmp_path):
+    network = perceptual.build("lpips-alexnet").to(memory_format=torch.channels_last)
+    perceptual.metric(network, "bfloat16")
+    weight = network.net.slice2[1].weight
+    assert weight.dtype == torch.bfloat16 and weight.is_contiguous(memory_format=torch.channels_last)
+    assert {head.dtype for head in network.lins.parameters()} == {torch.float32}
 
 
 def test_lpips_has_no_gradients_to_its_weights(packed):

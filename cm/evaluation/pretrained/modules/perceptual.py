@@ -10,6 +10,9 @@ import lpips
 import torch
 from torch import Tensor, nn
 
+from cm.diffusion.distances import Distance
+from cm.diffusion.perceptual import feature_distance
+
 NETS = {"lpips-vgg16": "vgg", "lpips-alexnet": "alex"}
 
 
@@ -25,6 +28,28 @@ def build(name: str, *, pooling: str = "max") -> lpips.LPIPS:
         for layers in module.net.children():
             _replace_max_pools(layers)
     return module.to_empty(device="cpu")
+
+
+def metric(network: lpips.LPIPS, precision: str) -> Distance:
+    """LPIPS of two batches of images in [0, 1], by a network with its weights; see `feature_distance`.
+
+    The weights of the convolutions are converted to `precision` once, instead of by autocast at each call.
+    """
+    dtype = getattr(torch, precision)
+    network.net.to(dtype)
+    return feature_distance(lambda x: maps(network, x, dtype), heads=network.lins)
+
+
+def maps(network: lpips.LPIPS, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """The five feature maps [B, C_l, H_l, W_l] of images [B, 3, H, W] or [B, 1, H, W] in [0, 1].
+
+    The scaling layer has three channels, to which it repeats grey images.
+    """
+    x, found = network.scaling_layer(2 * x - 1).to(dtype), []
+    for layers in network.net.children():
+        x = layers(x)
+        found.append(x)
+    return found
 
 
 def read_heads(name: str) -> dict[str, Tensor]:
