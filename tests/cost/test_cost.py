@@ -341,7 +341,7 @@ def test_a_run_without_target_or_teacher_has_none(experiments):
 @pytest.mark.parametrize(
     ("subject", "message"),
     [
-        ("cifar11", r"'cifar11' is neither a run, .+, nor a suite; known suites: demo, paper"),
+        ("cifar11", r"'cifar11' is neither a run, .+, nor a suite; known suites: demo, laptop, laptop_networks, paper"),
         ("cifar10/cd", "not of the form <dataset>/<method>/<variant>/seed<seed>"),
         ("cifar10/cd/default/seed0", "unknown dataset 'cifar10'; known: digits"),
         ("digits/cd/solver~hune/seed0", "unknown solver 'hune'; known: dpm2, dpmpp2m, euler, heun, midpoint"),
