@@ -36,6 +36,7 @@ class Optimiser:
         self._compiled = is_update_compiled(training)
         self._keeps_gradients = training.cuda_graphs
 
+    @torch.no_grad()
     def step(self, rate: float | Tensor) -> None:
         """Do one step with a learning rate, in place."""
         used = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]

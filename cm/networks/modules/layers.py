@@ -143,11 +143,8 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        return (
-            super()
-            .forward(x)
-            .to(x.dtype, memory_format=torch.channels_last if channels_last else torch.preserve_format)
-        )
+        memory_format = torch.channels_last if channels_last else torch.preserve_format
+        return super().forward(x).to(x.dtype, memory_format=memory_format)
 
 
 class Fourier(nn.Module):
