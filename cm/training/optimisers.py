@@ -39,10 +39,10 @@ class Optimiser:
     @torch.no_grad()
     def step(self, rate: float | Tensor) -> None:
         """Do one step with a learning rate, in place."""
-        used = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
         gradients = [parameter.grad for parameter in self.parameters]
-        lists = (self.parameters, gradients, self._means, self._squares, self._steps)
-        self._function([[tensors[index] for index in used] for tensors in lists], rate, self._compiled)
+        rows = zip(self.parameters, gradients, self._means, self._squares, self._steps, strict=True)
+        used = [row for row in rows if row[1] is not None]
+        self._function([list(column) for column in zip(*used, strict=True)], rate, self._compiled)
 
     def clear_gradients(self) -> None:
         """Remove the gradients, or set them to 0 where CUDA graphs need them to stay at their addresses."""
