@@ -37,8 +37,9 @@ def plan_training(run: Run, *, data: Path, out: Path, keep: list[int], inputs: M
 
     `data`: a prepared data set. `keep`: percentages of training at which models are written to the folder `out`.
     `inputs`: role (`teacher`, `perceptual`) to model file. Raises UserError, before anything expensive, for data or a
-    model that is missing, damaged or does not fit the run.
+    model that is missing, damaged or does not fit the run, and for a precision that the device does not have.
     """
+    sampling.check_precision(torch.device(device), run.training.precision)
     objective = build_objective(run, inputs.get("perceptual"), device)
     images, labels = _read_training_data(run, data, objective)
     torch.manual_seed(run.seed)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 from cm.config.settings import at_least, below, name_of
+from cm.errors import UserError
 
 Precision = Literal["bfloat16", "float16", "float32"]
 Quantization = Literal["round", "truncate"]
@@ -21,8 +22,10 @@ class Training:
     norm of the gradient. `ema_decay`: decay per step of the averaged weights. `flip`: flip each image horizontally with
     probability 1/2. `microbatch`: images of one forward and backward pass, whose gradients add up to those of the
     batch; by default all of them. `precision`: `float32`, or the type of autocast. `checkpointing`: recompute
-    activations in the backward pass instead of keeping them. `compile`: compile the networks with torch.compile.
-    `released`: take the weights of that entry of the experiment's `released:` instead of training.
+    activations in the backward pass instead of keeping them. `compile`: compile the networks, and the update of the
+    weights, with torch.compile. `cuda_graphs`: replay what is compiled as CUDA graphs, which saves the time of starting
+    each kernel but takes more memory. `released`: take the weights of that entry of the experiment's `released:`
+    instead of training.
     """
 
     total_steps: Annotated[int, at_least(1)]
@@ -38,7 +41,13 @@ class Training:
     precision: Precision = "float32"
     checkpointing: bool = False
     compile: bool = False
+    cuda_graphs: bool = False
     released: str | None = None
+
+    def check(self, where: str) -> None:
+        """Raises UserError for CUDA graphs of what is not compiled."""
+        if self.cuda_graphs and not self.compile:
+            raise UserError(f"{where}: 'cuda_graphs' needs 'compile: true'")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from cm.diffusion.noise import KarrasNoise
 from cm.diffusion.samplers import Sampler
+from cm.errors import UserError
 from cm.utils.progress_bar import ProgressBar
 
 
@@ -40,8 +42,10 @@ def images(
 ) -> np.ndarray:
     """Samples, uint8 [count, H, W, C], written to `out` if it is given.
 
-    Sample i depends on the seed and on i only: its noise and its label come from a generator of its own.
+    Sample i depends on the seed and on i only: its noise and its label come from a generator of its own. Raises
+    UserError for a precision that the device of the denoiser does not have.
     """
+    check_precision(next(denoiser.parameters()).device, settings.precision)
     channels, height, width = settings.shape
     samples = np.empty((settings.count, height, width, channels), np.uint8) if out is None else out
     progress = ProgressBar("samples", settings.count, unit="images")
@@ -79,6 +83,17 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Autocast to a type by its name; none for `float32`."""
     dtype = torch.bfloat16 if precision == "float32" else getattr(torch, precision)
     return torch.autocast(device.type, dtype, enabled=precision != "float32")
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Raises UserError for a precision in which the device cannot compute, such as bfloat16 on an old GPU."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch only warns of some, and computes in float32
+        try:
+            autocast(device, precision)
+        except (RuntimeError, Warning) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"precision '{precision}' is unavailable on device '{device}': {reason}") from None
 
 
 def to_device(module: nn.Module, device: str) -> nn.Module:

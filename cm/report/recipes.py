@@ -56,6 +56,7 @@ OTHERS = {
     "objective.curriculum.mu_exponent": "exponent of mu",
     "training.checkpointing": "activation checkpointing",
     "training.compile": "compilation",
+    "training.cuda_graphs": "CUDA graphs",
     "training.released": "released checkpoint",
 }
 TITLES = {**TABLE3, **OTHERS}

@@ -14,14 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cm.checkpoints import native
 from cm.diffusion.sampling import to_device
 from cm.errors import UserError
-from cm.training.optimisers import build_optimiser, build_scaler, set_learning_rate
+from cm.training.optimisers import Optimiser, build_scaler
 from cm.training.plan import Plan
 
 
@@ -38,17 +36,8 @@ class TrainingState:
         self.target = freeze(copy.deepcopy(self.student)) if plan.objective.has_target else None
         if self.target is not None:
             self.target.train(plan.objective.target_uses_dropout)
-        self.optimiser = build_optimiser(plan.training, self.student)
+        self.optimiser = Optimiser(plan.training, self.student)
         self.scaler = build_scaler(plan.training, plan.device)
-        self._parameters = list(self.student.parameters())
-
-    @torch.no_grad()
-    def update_averages(self) -> None:
-        """theta-minus <- mu theta-minus + (1 - mu) theta (Eq. 8), and the same for the ema weights with `ema_decay`."""
-        training = self.plan.training
-        self._move_towards_student(self.ema, training.ema_decay)
-        if self.target is not None:
-            self._move_towards_student(self.target, self.plan.objective.mu_at(self.step, training.total_steps))
 
     def save(self) -> None:
         """Write the state. Raises UserError, and writes nothing, if a weight is not finite."""
@@ -67,7 +56,7 @@ class TrainingState:
         tensors, saved = native.load(self.path)
         if saved["of"]["run"] != self.plan.name:
             raise UserError(f"{self.path} belongs to {saved['of']['run']}, not to {self.plan.name}")
-        if not self._can_continue(saved):
+        if not self._can_continue(tensors, saved):
             self._set_aside()
             return
         self._restore(tensors, saved)
@@ -95,12 +84,10 @@ class TrainingState:
         """The file of the state."""
         return self.plan.partial / "state.safetensors"
 
-    def _move_towards_student(self, average: nn.Module, decay: float) -> None:
-        get_ema_multi_avg_fn(decay)(list(average.parameters()), self._parameters, 0)
-
-    def _can_continue(self, saved: Mapping[str, Any]) -> bool:
+    def _can_continue(self, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> bool:
         same = _settings(saved["of"]) == _settings(self.plan.description)
-        return "step" in saved and same and not self._lacks_models(saved["step"])
+        complete = tensors.keys() == dict(self._tensors()).keys()
+        return "step" in saved and same and complete and not self._lacks_models(saved["step"])
 
     def _lacks_models(self, step: int) -> bool:
         written = [percentage for percentage in self.plan.keep if self.plan.step_of(percentage) <= step]
@@ -119,7 +106,6 @@ class TrainingState:
         self.plan.partial.replace(aside)
 
     def _restore(self, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
-        self._allocate_optimiser(tensors)
         for name, tensor in self._tensors():
             tensor.copy_(tensors[name])
         self.step = saved["step"]
@@ -132,16 +118,8 @@ class TrainingState:
         for part, module in modules.items():
             for name, tensor in module.state_dict().items() if module is not None else ():
                 yield f"{part}.{name}", tensor
-        for index, parameter in enumerate(self._parameters):
-            for name, value in sorted(self.optimiser.state[parameter].items()):
-                yield f"optimiser.{index}.{name}", value
-
-    def _allocate_optimiser(self, saved: Mapping[str, Tensor]) -> None:
-        """Allocate the optimiser's buffers of the parameters that have saved ones, by a step with learning rate 0."""
-        set_learning_rate(self.optimiser, 0.0)
-        for index, parameter in enumerate(self._parameters):
-            parameter.grad = torch.zeros_like(parameter) if f"optimiser.{index}.step" in saved else None
-        self.optimiser.step()
+        for name, tensor in self.optimiser.tensors():
+            yield f"optimiser.{name}", tensor
 
     def _check_finite(self) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in self.ema.parameters()):

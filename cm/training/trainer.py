@@ -8,15 +8,15 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cm.diffusion.sampling import autocast, to_device
 from cm.methods.base import Batch, Networks
 from cm.networks.base import set_activation_checkpointing
 from cm.training.batches import Batches
-from cm.training.optimisers import learning_rate, set_learning_rate
 from cm.training.plan import Plan
 from cm.training.state import TrainingState, freeze
+from cm.training.update import Update, compile_mode
 from cm.utils.progress_bar import ProgressBar
 
 
@@ -26,24 +26,18 @@ class Trainer:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.state, self._batches = plan, TrainingState(plan), Batches(plan)
         self.teacher = freeze(to_device(plan.teacher, plan.device)) if plan.teacher is not None else None
-        self._device = torch.device(plan.device)
+        self._device, self._update = torch.device(plan.device), Update(plan, self.state)
         set_activation_checkpointing(self.state.student, plan.training.checkpointing)
         for module in (self.state.student, self.state.target, self.teacher):
             if plan.training.compile and module is not None:
-                module.compile()
+                module.compile(mode=compile_mode(plan.training))
 
     def step(self) -> Tensor:
         """Do one step; returns the mean loss of the batch, a scalar on the device."""
-        training, state = self.plan.training, self.state
-        set_learning_rate(state.optimiser, learning_rate(training, state.step))
-        state.optimiser.zero_grad(set_to_none=True)
+        state = self.state
+        state.optimiser.clear_gradients()
         loss = self._backward()
-        if training.clip is not None:
-            state.scaler.unscale_(state.optimiser)
-            nn.utils.clip_grad_norm_(state.student.parameters(), training.clip)
-        state.scaler.step(state.optimiser)
-        state.scaler.update()
-        state.update_averages()
+        self._update(state.step)
         state.step += 1
         return loss
 
@@ -55,6 +49,8 @@ class Trainer:
         """Add up the gradients of the mean loss over the microbatches; returns that loss."""
         plan, total = self.plan, torch.zeros((), device=self._device)
         for batch in self._batches.microbatches(self.state.step):
+            if plan.training.cuda_graphs:
+                torch.compiler.cudagraph_mark_step_begin()
             with autocast(self._device, plan.training.precision):
                 losses = plan.objective.loss(self._networks(batch), batch)
             loss = losses.float().sum() / plan.training.batch

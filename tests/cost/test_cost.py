@@ -368,12 +368,16 @@ def test_mistakes_do_not_wait_for_torch():
 # ---- one step of each training, really taken ----
 
 
-def test_one_step_of_a_training_is_measured():
-    spec = importlib.util.spec_from_file_location("one_step", ROOT / "benchmarks/one_step.py")
-    one_step = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(one_step)
-    row = one_step.measure("digits/cd/distance~lpips/seed0", DIGITS, None, "float32")
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert len(cells) == len(one_step.COLUMNS)
-    assert cells[2:4] == ["student, ema, target, teacher", "l2 (instead of lpips)"]
-    assert float(cells[4]) > 0
+def test_a_training_step_is_measured_part_by_part(monkeypatch):
+    spec = importlib.util.spec_from_file_location("training_benchmark", ROOT / "benchmarks/training.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr("sys.argv", ["training.py", "--device", "cpu", "--steps", "1", "--batch", "2"])
+    options = benchmark.parse_options()
+    cells = benchmark.measure("digits/cd/distance~lpips/seed0", DIGITS, options)
+    assert cells.keys() == set(benchmark.COLUMNS)
+    assert cells["networks"] == "student, ema, target, teacher" and cells["batch"] == "2"
+    parts = {part: float(cells[part]) for part in (*benchmark.PARTS, "rest")}
+    assert all(milliseconds > 0 for milliseconds in parts.values())
+    assert sum(parts.values()) == pytest.approx(float(cells["ms per step"]), rel=0.02)
+    assert all(float(cells[column]) > 0 for column in ("loss", "images/s", "TFLOP/s"))

@@ -8,10 +8,11 @@ import pytest
 import torch
 from goldens import recipe_weights
 from nets import F64, FAMILIES, denoiser
+from torch.nn import functional as F
 
 from cm.networks.base import set_activation_checkpointing
 from cm.networks.classifier import ConvNet
-from cm.networks.modules.layers import attend
+from cm.networks.modules.layers import GroupNorm, attend
 from cm.networks.modules.unet import ResidualBlock
 
 both = pytest.mark.parametrize("family", FAMILIES)
@@ -151,3 +152,26 @@ def test_dropout_differs_between_steps_and_is_off_in_evaluation(family):
     assert not torch.equal(network(x, noise), network(x, noise))
     network.eval()
     assert torch.equal(network(x, noise), network(x, noise))
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_normalisation_keeps_the_memory_format(device, memory_format, backend):
+    """With autocast too, in the dtype of its input."""
+    norm, x = GroupNorm(2, 8).to(device), torch.randn(2, 8, 4, 4, device=device)
+    normalise = torch.compile(norm, backend=backend) if backend else norm
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            got = normalise(x.to(dtype, memory_format=memory_format))
+        assert got.is_contiguous(memory_format=memory_format) and got.dtype == dtype
+
+
+def test_normalisation_keeps_the_memory_format_where_the_kernel_does_not(monkeypatch):
+    """As on GPUs in most releases of torch."""
+    original, x = F.group_norm, torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
+    monkeypatch.setattr(F, "group_norm", lambda *arguments: original(*arguments).contiguous())
+    assert GroupNorm(2, 8)(x).is_contiguous(memory_format=torch.channels_last)

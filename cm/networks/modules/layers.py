@@ -136,10 +136,15 @@ class StridedDownsampleConv(ResamplingConv):
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm whose result has the dtype of its input, also where autocast computes it in float32."""
+    """GroupNorm whose result has the dtype and the memory format of its input.
+
+    Autocast computes it in float32 on GPUs, and the kernels of most releases of torch for GPUs return channels-first.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).to(x.dtype)
+        channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        memory_format = torch.channels_last if channels_last else torch.preserve_format
+        return super().forward(x).to(x.dtype, memory_format=memory_format)
 
 
 class Fourier(nn.Module):
