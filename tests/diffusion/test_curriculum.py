@@ -14,7 +14,7 @@ from cm.diffusion.curriculum import Adaptive, Doubling, Fixed
 from cm.errors import UserError
 from cm.methods.cd import ConsistencyDistillation
 from cm.methods.ct import ConsistencyTraining
-from cm.training.optimisers import OPTIMISERS, learning_rate
+from cm.training.optimisers import Optimiser, learning_rate
 
 TABLES = json.loads((GOLDEN / "schedules.json").read_text())
 JCM = json.loads((GOLDEN / "jcm_schedules.json").read_text())
@@ -104,14 +104,13 @@ def test_learning_rate_rises_and_falls():
 def test_optimisers_and_rates_of_the_cifar10_code(name, training, bits):
     data, dtype = load("jcm_optimizers.npz"), {"f32": torch.float32, "f64": torch.float64}[bits]
     weight = torch.nn.Parameter(torch.from_numpy(data["w0"].copy()).to(dtype))
-    optimiser = OPTIMISERS[training.optimiser]([weight], lr=training.lr, betas=(0.9, 0.999), eps=1e-8)
+    optimiser = Optimiser(training, torch.nn.ParameterList([weight]))
     rows = []
     for k, gradient in enumerate(data["grads"]):
-        optimiser.param_groups[0]["lr"] = max(0.0, learning_rate(training, k))
         weight.grad = torch.from_numpy(gradient.copy()).to(dtype)
         if training.clip is not None:
             torch.nn.utils.clip_grad_norm_([weight], training.clip)
-        optimiser.step()
+        optimiser.step(max(0.0, learning_rate(training, k)))
         rows.append(weight.detach().numpy().copy())
     if bits == "f32":
         assert_golden("jcm_optimizers.npz", f"{name}_{bits}", np.stack(rows))
