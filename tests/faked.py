@@ -1,4 +1,4 @@
-"""Made-up results: score files, previews and benchmarks of every cell of a suite."""
+"""Made-up results: score files, previews and training seconds of every cell of a suite."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def fid_of(cell: config.Cell) -> float:
 
 
 def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
-    """Scores, previews and benchmarks of every cell of a suite."""
+    """Scores, previews and training seconds of every cell of a suite."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
     for artefact in (*suite.artefacts.values(), *suite.ablations.values()):
         for cell in suite.cells(artefact):
@@ -74,9 +74,7 @@ def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
             image = Path(Layout(str(root)).preview(*cell.samples))
             image.parent.mkdir(parents=True, exist_ok=True)
             np.save(image, noise)
-            benchmark = root / "benchmarks/train" / f"{cell.run.name}.tsv"
-            benchmark.parent.mkdir(parents=True, exist_ok=True)
-            benchmark.write_text(f"s\th:m:s\tmax_rss\n{10.0 + cell.run.seed}\t0:00:10\t321.5\n")
+            write(Path(Layout(str(root)).seconds(cell.run.name)), {"wall": 10.0 + cell.run.seed, "processor": 20.0})
     return root
 
 

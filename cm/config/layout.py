@@ -46,6 +46,10 @@ class Layout:
         """The model of a run at a percentage of its training."""
         return f"{self.results}/models/{run}/{progress}.safetensors"
 
+    def seconds(self, run: str = "{run}") -> str:
+        """How long the training of a run took, over all its starts."""
+        return f"{self.results}/models/{run}/seconds.json"
+
     def weights(self, name: str = "{name}") -> str:
         """Pretrained weights, as this suite reads them."""
         return f"{self.results}/weights/{name}.safetensors"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from cm.report import figures, footnotes, scores
 from cm.report.published import describe_origin, published, read_rows
 from cm.report.scores import Score
 from cm.report.writing import HIGH, LOW, STD, Place, format_setting, table
+from cm.utils import files
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 AT_INFINITY = " at infinity"
 TRAINING_TIME = (
-    "Training is the wall-clock time of the job, start-up and writing of models included; of a job that was resumed, "
-    "the time of its last part."
+    "Training seconds are the wall-clock time of the steps and of writing the models, over all starts of a training; "
+    "core seconds are the time that the processor's cores worked for it, which other processes on the machine hardly "
+    "change."
 )
 
 
@@ -68,9 +69,9 @@ def ablation(suite: Suite, artefact: Artefact, root: Path) -> tuple[DataFrame, A
     return drawn, figures.ablation(found, footnotes.of_origin(artefact))
 
 
-@report.kind("timings", form="table", needs="benchmarks")
+@report.kind("timings", form="table", needs="seconds")
 def timings(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
-    """Seconds of training, from Snakemake's benchmarks, and seconds of sampling, from the score files that exist."""
+    """Seconds of training, which it leaves beside its models, and of sampling, from the score files that exist."""
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in suite.cells(artefact):
         groups.setdefault((cell.label, cell.run.variant, cell.sampler, cell.progress), []).append(cell)
@@ -134,17 +135,19 @@ def _setting(value: Any) -> Any:
 def _time(cells: Sequence[Cell], root: Path) -> Row:
     """The times of one model and sampler, over its seeds."""
     run = cells[0].run
-    training, deviation = scores.mean_and_deviation([_training_seconds(cell, root) for cell in cells])
+    trained = [_training_seconds(cell, root) for cell in cells]
+    wall, deviation = scores.mean_and_deviation([seconds["wall"] for seconds in trained])
     scored = [scores.read(cell, root) for cell in cells if scores.score_path(cell, root).exists()]
     seconds = [score.seconds["sampling"] for score in scored if "sampling" in score.seconds]
     sampling = scores.spread(seconds) if seconds else (None, None)
     return {
         "Method": cells[0].label,
         "variant": run.variant,
-        "training seconds": training,
+        "training seconds": wall,
         f"training seconds{STD}": deviation,
+        "core seconds": scores.mean_and_deviation([seconds["processor"] for seconds in trained])[0],
         "seeds": len(cells),
-        "training images per second": run.training.total_steps * run.training.batch / training,
+        "training images per second": run.training.total_steps * run.training.batch / wall,
         "sampler": cells[0].sampler,
         "sampling seconds": sampling[0],
         f"sampling seconds{STD}": sampling[1],
@@ -152,14 +155,13 @@ def _time(cells: Sequence[Cell], root: Path) -> Row:
     }
 
 
-def _training_seconds(cell: Cell, root: Path) -> float:
-    """Mean seconds of the training in Snakemake's benchmark file."""
-    path = Path(scores.layout_of(root).benchmark("train", cell.run.name))
+def _training_seconds(cell: Cell, root: Path) -> dict[str, float]:
+    """The seconds of a training, `wall` and `processor`."""
+    path = Path(scores.layout_of(root).seconds(cell.run.name))
     if not path.exists():
-        raise UserError(f"no benchmark {path}: snakemake writes it when it trains {cell.run.name}")
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+        raise UserError(f"no file {path}: `cm train` writes it when it has trained {cell.run.name}")
+    found = files.read_json(path)
     try:
-        return scores.mean_and_deviation([float(row["s"]) for row in rows])[0]
+        return {name: float(found[name]) for name in ("wall", "processor")}
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is not a benchmark: expected seconds in a column 's'") from None
+        raise UserError(f"{path} does not have the seconds of a training: expected 'wall' and 'processor'") from None

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from cm.checkpoints import native
 from cm.diffusion.sampling import to_device
 from cm.errors import UserError
+from cm.training.clock import Clock
 from cm.training.optimisers import Optimiser, build_scaler
 from cm.training.plan import Plan
+from cm.utils import files
 
 
 class TrainingState:
@@ -30,7 +32,7 @@ class TrainingState:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.step = plan, 0
+        self.plan, self.step, self._clock = plan, 0, Clock()
         self.student = to_device(plan.student, plan.device).train()
         self.ema = freeze(copy.deepcopy(self.student))
         self.target = freeze(copy.deepcopy(self.student)) if plan.objective.has_target else None
@@ -43,6 +45,7 @@ class TrainingState:
         """Write the state. Raises UserError, and writes nothing, if a weight is not finite."""
         self._check_finite()
         about = {"step": self.step, "of": self.plan.description, "scaler": self.scaler.state_dict()}
+        about["seconds"] = self._clock.seconds()
         native.save(self.path, dict(self._tensors()), about)
 
     def resume(self) -> None:
@@ -68,7 +71,8 @@ class TrainingState:
         native.save(self._model_path(percentage), self.ema.state_dict(), description)
 
     def finish(self) -> None:
-        """Move the models to their places and remove the state."""
+        """Move the models to their places, write how long the training took, and remove the state."""
+        files.write_json(self.plan.out / "seconds.json", self._clock.seconds())
         for percentage in self.plan.keep:
             path = self._model_path(percentage)
             path.replace(self.plan.out / path.name)
@@ -109,6 +113,7 @@ class TrainingState:
         for name, tensor in self._tensors():
             tensor.copy_(tensors[name])
         self.step = saved["step"]
+        self._clock.resume(saved["seconds"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(saved["scaler"])
 

@@ -87,7 +87,7 @@ def test_a_kind_says_what_it_needs():
         "recipes": "nothing",
         "runs": "nothing",
         "samples": "previews",
-        "timings": "benchmarks",
+        "timings": "seconds",
     }
     assert {name for name, kind in kinds.items() if kind.baseline} == {"comparison", "ablation"}
 
@@ -267,7 +267,7 @@ def test_timings(made):
     run = Experiments(ROOT / "config/experiments").run("digits/edm/default/seed0")
     seen = run.settings["total_steps"] * run.settings["batch"]
     assert float(edm["training images per second"]) == pytest.approx(seen / 11)
-    assert float(edm["sampling seconds"]) == 1.5
+    assert (float(edm["core seconds"]), float(edm["sampling seconds"])) == (20.0, 1.5)
 
 
 def test_timings_without_scores(suite, own):
@@ -596,11 +596,22 @@ def test_a_damaged_score_is_reported_in_one_line(suite, own, text):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "what"), [("fig3a", "scores"), ("fig5", "previews"), ("timings", "benchmarks")])
+@pytest.mark.parametrize(("name", "what"), [("fig3a", "scores"), ("fig5", "previews"), ("timings", "models")])
 def test_a_missing_file_is_reported_in_one_line(suite, own, tmp_path, name, what):
     shutil.rmtree(own / what)
-    with pytest.raises(UserError, match=rf"^no {what.removesuffix('s')}s? .*{what}.*snakemake") as error:
+    with pytest.raises(
+        UserError, match=rf"^no (file|{what.removesuffix('s')}s?) .*{what}.*(snakemake|cm train)"
+    ) as error:
         report.draw(suite, name, own, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"wall": 1.0, "processor": "long"}'])
+def test_a_damaged_file_of_seconds_is_reported_in_one_line(suite, own, text):
+    path = next((own / "models/digits/edm").rglob("seconds.json"))
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(str(path))) as error:
+        tables.timings(suite, suite.find("timings"), own)
     assert "\n" not in str(error.value)
 
 

@@ -265,7 +265,7 @@ def drawn_from(name):
         "nothing": [],
         "scores": scores,
         "previews": [LAYOUT.preview(*cell.samples) for cell in cells],
-        "benchmarks": scores + [LAYOUT.benchmark("train", cell.run.name) for cell in cells],
+        "seconds": scores + [LAYOUT.seconds(cell.run.name) for cell in cells],
     }
     pairs = dict.fromkeys((cell.run.dataset, cell.protocol.name) for cell in cells if kind.baseline)
     tested = [pair for pair in pairs if "test" in EXPERIMENTS.splits(pair[0])]

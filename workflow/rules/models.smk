@@ -51,7 +51,8 @@ rule train:
     input:
         unpack(train_inputs),
     output:
-        LAYOUT.model(progress=100),
+        models=LAYOUT.model(progress=100),
+        seconds=LAYOUT.seconds(),
     log:
         LAYOUT.log("train", "{run}"),
     benchmark:
@@ -68,12 +69,13 @@ rule train:
         models=train_options,
     shell:
         "cm train --run {wildcards.run} --experiments {params.experiments} --data {params.data}"
-        " {params.models} --out {output} --threads {threads} > {log} 2>&1"
+        " {params.models} --out {output.models} --threads {threads} > {log} 2>&1"
 
 
 use rule train as train_curve with:
     output:
-        [LAYOUT.model(progress=progress) for progress in SUITE.progress],
+        models=[LAYOUT.model(progress=progress) for progress in SUITE.progress],
+        seconds=LAYOUT.seconds(),
     wildcard_constraints:
         run=pattern(WITH_CURVES),
 
