@@ -12,7 +12,6 @@ from cm.report import figures, footnotes, scores
 from cm.report.published import describe_origin, published, read_rows
 from cm.report.scores import Score
 from cm.report.writing import HIGH, LOW, STD, Place, format_setting, table
-from cm.utils import files
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -157,6 +156,8 @@ def _time(cells: Sequence[Cell], root: Path) -> Row:
 
 def _training_seconds(cell: Cell, root: Path) -> dict[str, float]:
     """The seconds of a training, `wall` and `processor`."""
+    from cm.utils import files
+
     path = Path(scores.layout_of(root).seconds(cell.run.name))
     if not path.exists():
         raise UserError(f"no file {path}: `cm train` writes it when it has trained {cell.run.name}")
