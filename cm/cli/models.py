@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class TrainCommand(click.Command):
     """A command whose `--out` takes several values, which click does not offer: `--out A B` is `--out A --out B`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["arguments"] = list(args)
         return super().parse_args(ctx, _repeat_option(args, "--out"))
 
 
@@ -77,27 +79,63 @@ input_options = group(
     help="model files to write, one or more, named by percentages of training: 50.safetensors 100.safetensors",
 )
 @input_options
+@click.option(
+    "--processes", type=WholeNumber(1), default=1, show_default=True, help="processes on this machine, one for each GPU"
+)
 @hardware_options
-def train(run: str, experiments: Path, data: Path, out: Sequence[Path], *, inputs: Inputs, hardware: Hardware) -> None:
+def train(
+    run: str,
+    experiments: Path,
+    data: Path,
+    out: Sequence[Path],
+    *,
+    inputs: Inputs,
+    processes: int,
+    hardware: Hardware,
+) -> None:
     """Train a run, or continue its training.
 
-    Writes its models and, if its experiment file names a sampler, a picture of samples.
+    Writes its models and, if its experiment file names a sampler, a picture of samples. Several processes train
+    together if `--processes`, torchrun or srun starts them.
     """
     spec = config.Experiments(experiments).run(run)
     if spec.released:
         raise UserError(f"{run} takes its weights from {spec.released.url}: use `cm convert`")
     folder, keep = _parse_outputs(out)
     sampler = config.sampler_of(spec)
-    device = hardware.select()
-    from cm import build
-    from cm.training.trainer import train as run_training
+    if processes > spec.training.batch:
+        raise UserError(f"{run}: a batch of {spec.training.batch} cannot be divided among {processes} processes")
+    if processes > 1:
+        from cm.training.launch import launch
 
-    plan = build.plan_training(spec, data=data, out=folder, keep=keep, inputs=inputs.paths(), device=device)
-    run_training(plan)
-    if sampler:
+        context = click.get_current_context()
+        arguments = _without_option(context.meta["arguments"], "--processes")
+        context.exit(launch(processes, [sys.executable, "-m", "cm", "train", *arguments]))
+    from cm.training.processes import connect, read_environment
+
+    environment = read_environment()
+    device = hardware.select(environment.local_rank if environment.count > 1 else None)
+    with connect(environment, folder, device) as connected:
+        from cm import build
+        from cm.training.trainer import train as run_training
+
+        plan = build.plan_training(spec, data=data, out=folder, keep=keep, inputs=inputs.paths(), device=device)
+        run_training(dataclasses.replace(plan, processes=connected))
+    if sampler and connected.is_first:
         module, description = build.load_model(folder / f"{max(keep)}.safetensors", device)
         images = build.sample_images(module, description, sampler, count=PREVIEW_COUNT, seed=spec.seed)
         files.write_grid(folder / "samples.png", images)
+
+
+def _without_option(arguments: Sequence[str], option: str) -> list[str]:
+    """The arguments of a command line without an option and its value."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if not skip and argument != option and not argument.startswith(f"{option}="):
+            kept.append(argument)
+        skip = argument == option
+    return kept
 
 
 def _parse_outputs(out: Sequence[Path]) -> tuple[Path, list[int]]:

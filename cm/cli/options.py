@@ -84,9 +84,14 @@ class Hardware:
     threads: int | None
     device: str | None
 
-    def select(self) -> str:
-        """The device; UserError for one that this machine does not have."""
-        return select_device(self.device, self.threads)
+    def select(self, local_rank: int | None = None) -> str:
+        """The device; UserError for one that this machine does not have.
+
+        `local_rank`: the number of this process among those that train together on this machine, each on a GPU of its
+        own.
+        """
+        device = select_device(self.device, self.threads)
+        return f"cuda:{local_rank}" if device == "cuda" and local_rank is not None else device
 
 
 hardware_options = group("hardware", Hardware, threads_option, device_option)

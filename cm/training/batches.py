@@ -68,10 +68,10 @@ class Batches:
 
     @property
     def _slices(self) -> list[slice]:
-        """The images of each microbatch."""
+        """The images of each microbatch, of those of the global batch that this process computes."""
         training = self._plan.training
-        size = training.microbatch or training.batch
-        return [slice(start, start + size) for start in range(0, training.batch, size)]
+        share, size = self._plan.processes.share(training.batch), training.microbatch or training.batch
+        return [slice(start, min(start + size, share.stop)) for start in range(share.start, share.stop, size)]
 
     def _load(self, step: int, indices: np.ndarray, seeds: np.ndarray) -> Batch:
         """Images, uint8 [B, H, W, C], and labels, which are on the device when this returns.

@@ -12,6 +12,7 @@ from torch import nn
 from cm.config import Training
 from cm.diffusion.noise import KarrasNoise
 from cm.methods.base import Objective
+from cm.training.processes import ALONE, Processes
 
 
 @dataclass
@@ -20,7 +21,8 @@ class Plan:
 
     `images`: uint8 [N, H, W, C]. `labels`: [N] or None. `keep`: the percentages of the training after which the ema
     weights are written to `out`/<percentage>.safetensors. `description`: stored with the weights. `save_seconds`: time
-    between two saved states. `stop_at`: the step after which the training pauses, with its state saved.
+    between two saved states. `stop_at`: the step after which the training pauses, with its state saved. `processes`:
+    those that train together.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Plan:
     device: str = "cpu"
     save_seconds: float = 60.0
     stop_at: int | None = None
+    processes: Processes = ALONE
 
     @property
     def partial(self) -> Path:

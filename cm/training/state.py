@@ -42,8 +42,14 @@ class TrainingState:
         self.scaler = build_scaler(plan.training, plan.device)
 
     def save(self) -> None:
-        """Write the state. Raises UserError, and writes nothing, if a weight is not finite."""
+        """Write the state, in the first process.
+
+        Raises UserError, and writes nothing, if a weight is not finite or differs between the processes.
+        """
         self._check_finite()
+        self.check_equal()
+        if not self.plan.processes.is_first:
+            return
         about = {"step": self.step, "of": self.plan.description, "scaler": self.scaler.state_dict()}
         about["seconds"] = self._clock.seconds()
         native.save(self.path, dict(self._tensors()), about)
@@ -65,13 +71,28 @@ class TrainingState:
         self._restore(tensors, saved)
 
     def keep(self, percentage: int) -> None:
-        """Write the ema weights as the model of that percentage."""
+        """Write the ema weights as the model of that percentage, as `save` writes the state."""
         self._check_finite()
+        self.check_equal()
+        if not self.plan.processes.is_first:
+            return
         description = {**self.plan.description, "progress": percentage, "step": self.step}
         native.save(self._model_path(percentage), self.ema.state_dict(), description)
 
     def finish(self) -> None:
-        """Move the models to their places, write how long the training took, and remove the state."""
+        """Move the models to their places, write how long the training took, and remove the state: the first process.
+
+        The others wait for it.
+        """
+        if self.plan.processes.is_first:
+            self._finish()
+        self.plan.processes.wait()
+
+    def check_equal(self) -> None:
+        """Raises UserError if the weights of the student differ between the processes."""
+        self.plan.processes.check_equal(self.optimiser.parameters, f"{self.plan.name}, step {self.step}")
+
+    def _finish(self) -> None:
         files.write_json(self.plan.out / "seconds.json", self._clock.seconds())
         for percentage in self.plan.keep:
             path = self._model_path(percentage)

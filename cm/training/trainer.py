@@ -32,21 +32,23 @@ class Trainer:
             if plan.training.compile and module is not None:
                 module.compile(mode=compile_mode(plan.training))
 
-    def step(self) -> Tensor:
-        """Do one step; returns the mean loss of the batch, a scalar on the device."""
+    def step(self, wants_to_save: bool = False) -> Tensor:
+        """Do one step; returns [2]: the mean loss of the global batch, and how many processes want to save."""
         state = self.state
         state.optimiser.clear_gradients()
         loss = self._backward()
+        numbers = torch.stack([loss, torch.full_like(loss, wants_to_save)])
+        numbers = self.plan.processes.sum_gradients(state.optimiser.parameters, numbers)
         self._update(state.step)
         state.step += 1
-        return loss
+        return numbers
 
     def close(self) -> None:
         """End the thread that loads the batches."""
         self._batches.close()
 
     def _backward(self) -> Tensor:
-        """Add up the gradients of the mean loss over the microbatches; returns that loss."""
+        """Add up the gradients of the mean loss over the microbatches; returns the part of the loss of this process."""
         plan, total = self.plan, torch.zeros((), device=self._device)
         for batch in self._batches.microbatches(self.state.step):
             if plan.training.cuda_graphs:
@@ -72,32 +74,45 @@ class Trainer:
 def train(plan: Plan) -> None:
     """Train from the saved state, or from the start, to the end, and leave one model for each kept percentage.
 
-    Raises UserError when the loss or a weight becomes non-finite; the state before that stays on disk.
+    Of several processes the first one writes the files. Raises UserError when the loss or a weight becomes non-finite,
+    and when the weights of two processes differ; the state before that stays on disk.
     """
     trainer = Trainer(plan)
     with contextlib.closing(trainer):
+        _resume(trainer.state)
         _train(trainer)
+
+
+def _resume(state: TrainingState) -> None:
+    """Continue from the saved state: first the first process, which sets aside what cannot be continued."""
+    processes = state.plan.processes
+    if processes.is_first:
+        state.resume()
+    processes.wait()
+    if not processes.is_first:
+        state.resume()
 
 
 def _train(trainer: Trainer) -> None:
     plan, state = trainer.plan, trainer.state
-    total = plan.training.total_steps
-    state.resume()
-    progress, saved = ProgressBar(plan.name, total, start=state.step), time.monotonic()
-    check_every = 1 if plan.device == "cpu" else 50
+    total, processes = plan.training.total_steps, plan.processes
+    progress, saved = ProgressBar(plan.name, total, start=state.step, shown=processes.is_first), time.monotonic()
+    check_every, first_step, wanted = 1 if plan.device == "cpu" else 50, state.step + 1, 0.0
     while state.step < (plan.stop_at or total):
-        loss = trainer.step()
+        numbers = trainer.step(wants_to_save=processes.is_first and time.monotonic() - saved > plan.save_seconds)
         due = plan.due(state.step)
+        if state.step == first_step:
+            state.check_equal()
         if state.step % check_every == 0 or due:
-            value = loss.item()
-            if not np.isfinite(value):
-                raise state.diverged(f"the loss is {value}")
-            progress.update(state.step - progress.done, loss=value)
+            loss, wanted = numbers.tolist()
+            if not np.isfinite(loss):
+                raise state.diverged(f"the loss is {loss}")
+            progress.update(state.step - progress.done, loss=loss)
         for percentage in due:
             state.keep(percentage)
-        if state.step < total and (due or time.monotonic() - saved > plan.save_seconds):
+        if state.step < total and (due or wanted):
             state.save()
-            saved = time.monotonic()
+            saved, wanted = time.monotonic(), 0.0
     progress.close()
     if plan.stop_at is None:
         state.finish()

@@ -12,13 +12,17 @@ class ProgressBar:
     """Counts from `start` to `total` and shows the rate and the time left on standard error.
 
     `title`: what is computed. `unit`: what is counted. `lines`: how many lines at most are printed where standard
-    error is not a terminal.
+    error is not a terminal. `shown`: whether anything is shown.
     """
 
-    def __init__(self, title: str, total: float, *, start: float = 0, unit: str = "it", lines: int = 10) -> None:
+    def __init__(
+        self, title: str, total: float, *, start: float = 0, unit: str = "it", lines: int = 10, shown: bool = True
+    ) -> None:
         self._title, self._total, self.done, self._start, self._unit = title, total, start, start, unit
         self._interval, self._start_time = max(1, total // lines), time.monotonic()
-        self._bar = tqdm(total=total, initial=start, desc=title, unit=unit) if sys.stderr.isatty() else None
+        self._shown = shown
+        on_terminal = shown and sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=start, desc=title, unit=unit) if on_terminal else None
 
     def update(self, count: float = 1, **values: float) -> None:
         """Count `count` more; `values`, such as the loss, are shown beside the progress."""
@@ -26,7 +30,7 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
             self._bar.update(count)
-        elif before // self._interval != self.done // self._interval or self.done == self._total:
+        elif self._shown and (before // self._interval != self.done // self._interval or self.done == self._total):
             self._print(values)
 
     def close(self) -> None:
