@@ -1,6 +1,6 @@
 """One process of several that train together: `python parallel_worker.py PLACE OUT FAULT RUN ...`.
 
-FAULT is `none`, `die` (the last process dies in the second step) or `differ` (its weights change before the first step).
+FAULT is `none`, `die` (the last process dies in the second step) or `differ` (it has other weights in the first step).
 """
 
 from __future__ import annotations

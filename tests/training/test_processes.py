@@ -62,8 +62,9 @@ def test_the_number_of_processes_does_not_change_the_weights(place, alone, tmp_p
         for progress in (50, 100):
             one, many = (native.load(out / name / f"{progress}.safetensors") for out in (alone, tmp_path))
             assert one[1] == many[1]
-            tolerance = 1e-3 if "float16" in name else 2e-5
-            assert all(torch.allclose(one[0][key], many[0][key], atol=tolerance, rtol=1e-3) for key in one[0]), name
+            # Biases before the classifier's normalisations have no gradient but rounding errors, which Adam enlarges.
+            tolerance = 2e-3 if "classifier" in name else 2e-6
+            assert all(torch.allclose(one[0][key], many[0][key], atol=tolerance, rtol=0) for key in one[0]), name
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
             "100.safetensors",
             "50.safetensors",
@@ -77,7 +78,7 @@ def test_a_training_goes_on_in_another_number_of_processes(place, alone, tmp_pat
     train(plan_of(place, name, tmp_path / name, stop_at=7))
     assert run_together(2, place, tmp_path, name) == 0
     one, two = (native.load(out / name / "100.safetensors")[0] for out in (alone, tmp_path))
-    assert all(torch.allclose(one[key], two[key], atol=2e-5, rtol=1e-3) for key in one)
+    assert all(torch.allclose(one[key], two[key], atol=2e-6, rtol=0) for key in one)
 
 
 def test_a_process_that_dies_ends_the_others(place, tmp_path, capfd):
