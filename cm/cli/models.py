@@ -88,7 +88,7 @@ def train(run: str, experiments: Path, data: Path, out: Sequence[Path], *, input
         raise UserError(f"{run} takes its weights from {spec.released.url}: use `cm convert`")
     folder, keep = _parse_outputs(out)
     sampler = config.sampler_of(spec)
-    device = hardware.select()
+    device = hardware.select_device()
     from cm import build
     from cm.training.trainer import train as run_training
 
