@@ -1,9 +1,10 @@
 """GPUs of one machine, shared by processes that each need some of them to itself.
 
-There is one lock for each GPU: `flock` on a file in the user's folder of the machine's temporary folder. The kernel
-releases it when its holder dies, however it dies. A process takes all the GPUs that it needs or none of them, and
-processes that may use the same GPUs are served in the order of their arrival, so that one that needs several GPUs
-neither deadlocks with another nor starves. The holder sees its own GPUs only (`CUDA_VISIBLE_DEVICES`).
+There is one lock for each GPU: `flock` on a file in `$CM_GPU_LOCKS`, by default a folder of the user in the machine's
+temporary folder. The kernel releases it when its holder dies, however it dies. A process takes all the GPUs that it
+needs or none of them, and processes that may use the same GPUs are served in the order of their arrival, so that one
+that needs several GPUs neither deadlocks with another nor starves. The holder sees its own GPUs only
+(`CUDA_VISIBLE_DEVICES`).
 
 Under Slurm there are no locks: a job of Slurm has the GPUs that Slurm assigned to it.
 """
@@ -119,10 +120,10 @@ def _try_to_lock(count: int, names: Sequence[str]) -> list[str]:
 
 def _open_lock(name: str) -> IO[bytes]:
     folder = lock_folder()
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return open(folder / name, "wb")
 
 
 def lock_folder() -> Path:
-    """The folder of the locks: one for each user and machine."""
-    return Path(tempfile.gettempdir()) / f"cm-gpus-{os.getuid()}"
+    """The folder of the locks: `$CM_GPU_LOCKS`, by default one for each user and machine."""
+    return Path(os.environ.get("CM_GPU_LOCKS") or f"{tempfile.gettempdir()}/cm-gpus-{os.getuid()}")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,8 +31,7 @@ sys.stdin.read()
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """A folder of locks of this test's own."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(gpus.tempfile, "tempdir", None)
+    monkeypatch.setenv("CM_GPU_LOCKS", str(tmp_path))
     monkeypatch.setattr(gpus, "_locks", [])
     for name in (gpus.VISIBLE, gpus.HELD, "SLURM_JOB_ID"):
         monkeypatch.setenv(name, "")
@@ -143,9 +143,10 @@ def test_more_gpus_than_are_visible_are_refused_at_once(monkeypatch):
         gpus.take_gpus(2)
 
 
-def test_a_machine_without_gpus_has_none_to_take(monkeypatch, folder):
+@pytest.mark.parametrize("names", ["0", "GPU-8932f937"])
+def test_a_machine_without_gpus_has_none_to_take(monkeypatch, folder, names):
     simulate(monkeypatch, 0)
-    monkeypatch.setenv(gpus.VISIBLE, "0")
+    monkeypatch.setenv(gpus.VISIBLE, names)
     assert gpus.take_gpus(1) == []
     assert not list(folder.iterdir())
 
@@ -156,6 +157,11 @@ def test_slurm_has_assigned_the_gpus(monkeypatch, folder):
     monkeypatch.setenv(gpus.VISIBLE, "2,3")
     assert gpus.take_gpus(2) == ["2", "3"]
     assert not list(folder.iterdir())
+
+
+def test_the_locks_are_in_a_temporary_folder_by_default(monkeypatch):
+    monkeypatch.delenv("CM_GPU_LOCKS")
+    assert gpus.lock_folder() == Path(tempfile.gettempdir()) / f"cm-gpus-{os.getuid()}"
 
 
 def test_counting_needs_no_driver(monkeypatch):
