@@ -51,6 +51,14 @@ FILES = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_gpu_locks(tmp_path_factory):
+    """Locks of GPUs that no other process knows, so that tests never wait for a GPU that somebody computes on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CM_GPU_LOCKS", str(tmp_path_factory.mktemp("gpu-locks")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
     """Experiment files, prepared digits, and two classifiers and a teacher, trained for a moment."""

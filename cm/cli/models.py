@@ -23,6 +23,7 @@ from cm.cli.options import (
 )
 from cm.config.layout import PREVIEW_COUNT
 from cm.errors import UserError
+from cm.training import launch
 from cm.utils import files
 
 
@@ -80,7 +81,7 @@ input_options = group(
 )
 @input_options
 @click.option(
-    "--processes", type=WholeNumber(1), default=1, show_default=True, help="processes on this machine, one for each GPU"
+    "--processes", type=WholeNumber(1), help="processes on this machine that train together; by default one for a GPU"
 )
 @hardware_options
 def train(
@@ -90,7 +91,7 @@ def train(
     out: Sequence[Path],
     *,
     inputs: Inputs,
-    processes: int,
+    processes: int | None,
     hardware: Hardware,
 ) -> None:
     """Train a run, or continue its training.
@@ -103,18 +104,19 @@ def train(
         raise UserError(f"{run} takes its weights from {spec.released.url}: use `cm convert`")
     folder, keep = _parse_outputs(out)
     sampler = config.sampler_of(spec)
+    environment = launch.read_environment()
+    processes = environment.count if environment.count > 1 else processes or hardware.count_processes()
     if processes > spec.training.batch:
         raise UserError(f"{run}: a batch of {spec.training.batch} cannot be divided among {processes} processes")
-    if processes > 1:
-        from cm.training.launch import launch
-
+    if processes > environment.count:
+        hardware.take_gpus(processes)
         context = click.get_current_context()
         arguments = _without_option(context.meta["arguments"], "--processes")
-        context.exit(launch(processes, [sys.executable, "-m", "cm", "train", *arguments]))
-    from cm.training.processes import connect, read_environment
+        context.exit(launch.launch(processes, [sys.executable, "-m", "cm", "train", *arguments]))
+    together = environment.count > 1
+    device = hardware.select_own_device(environment.local_rank) if together else hardware.select_device()
+    from cm.training.processes import connect
 
-    environment = read_environment()
-    device = hardware.select(environment.local_rank if environment.count > 1 else None)
     with connect(environment, folder, device) as connected:
         from cm import build
         from cm.training.trainer import train as run_training

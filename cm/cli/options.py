@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cm import api, config
+from cm.utils import gpus
 
 if TYPE_CHECKING:
     from cm.evaluation.features import Compute
@@ -62,39 +63,75 @@ experiments_option = click.option(
     "--experiments", type=FOLDER, default=config.EXPERIMENTS, show_default=True, help="folder of experiment files"
 )
 threads_option = click.option("--threads", type=WholeNumber(1), help="processor threads that torch may use")
-device_option = click.option("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one")
-
-
-def select_device(name: str | None, threads: int | None) -> str:
-    """The device of that name, or the default one, after the number of threads of torch has been set.
-
-    Raises UserError for a device that this machine does not have.
-    """
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    return api.select_device(name)
+gpus_option = click.option(
+    "--gpus",
+    type=WholeNumber(0),
+    default=1,
+    show_default=True,
+    help="without --device: GPUs to take; waits until so many are free; with 0, or without a GPU, computes on the CPU",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """What a command computes on."""
+    """What a command computes on: `device`, or `gpus` GPUs that nobody else has taken; `threads` of the processor."""
 
     threads: int | None
     device: str | None
+    gpus: int
 
-    def select(self, local_rank: int | None = None) -> str:
-        """The device; UserError for one that this machine does not have.
+    def select_device(self) -> str:
+        """The first device; UserError for one that this machine does not have."""
+        return self.select_devices()[0]
 
-        `local_rank`: the number of this process among those that train together on this machine, each on a GPU of its
-        own.
+    def select_devices(self) -> tuple[str, ...]:
+        """The devices, after the GPUs have been taken and the number of threads of torch has been set.
+
+        Raises UserError for a device that this machine does not have, and for more GPUs than it has.
         """
-        device = select_device(self.device, self.threads)
-        return f"cuda:{local_rank}" if device == "cuda" and local_rank is not None else device
+        names = self.device.split(",") if self.device else self._take_gpus()
+        import torch
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return tuple(map(api.select_device, names))
+
+    def _take_gpus(self) -> Sequence[str | None]:
+        """The names of the default devices; None is the GPU that torch finds, or the CPU if it finds none."""
+        if self.gpus == 0:
+            return ["cpu"]
+        taken = gpus.take_gpus(self.gpus)
+        return [f"cuda:{index}" for index in range(self.gpus)] if self.gpus > 1 and taken else [None]
+
+    def count_processes(self) -> int:
+        """The processes that train together by default: one for each GPU that is asked for, else a single one."""
+        return 1 if self.device else max(1, min(self.gpus, len(gpus.visible_gpus())))
+
+    def take_gpus(self, count: int) -> None:
+        """Take this many GPUs for the processes that this one starts, unless it computes elsewhere."""
+        if self.gpus and not self.device:
+            gpus.take_gpus(count)
+
+    def select_own_device(self, local_rank: int) -> str:
+        """The device of one process of several that train together: each has a GPU of its own on its machine.
+
+        `local_rank`: the number of the process on its machine. The GPUs are those that are visible, since whatever
+        started the processes has taken them.
+        """
+        import torch
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        count = torch.cuda.device_count() if self.gpus else 0
+        return api.select_device(self.device or (f"cuda:{local_rank % count}" if count else "cpu"))
 
 
-hardware_options = group("hardware", Hardware, threads_option, device_option)
+hardware = (
+    threads_option,
+    click.option("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one"),
+    gpus_option,
+)
+hardware_options = group("hardware", Hardware, *hardware)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,18 +176,15 @@ comparison_options = group("comparison", Comparison, *_scoring, _reference)
 
 
 @dataclasses.dataclass(frozen=True)
-class ExtractionOptions:
+class ExtractionOptions(Hardware):
     """How features are computed; the result does not depend on it."""
 
     batch: int
     workers: int
-    threads: int | None
-    device: str | None
 
     def select(self) -> Compute:
-        """The batch, the workers and the devices; UserError for a device that this machine does not have."""
-        names = self.device.split(",") if self.device else [None]
-        devices = tuple(select_device(name, self.threads) for name in names)
+        """The batch, the workers and the devices; UserError as `select_devices` raises it."""
+        devices = self.select_devices()
         from cm.evaluation.features import Compute
 
         return Compute(self.batch, self.workers, devices)
@@ -164,5 +198,6 @@ extraction_options = group(
         "--workers", type=WholeNumber(1), default=4, show_default=True, help="threads that decode and resize images"
     ),
     threads_option,
-    click.option("--device", help="cpu, cuda, or several: cuda:0,cuda:1; by default a GPU if there is one"),
+    click.option("--device", help="cpu, cuda, or several: cuda:0,cuda:1; by default the GPUs that are taken"),
+    gpus_option,
 )

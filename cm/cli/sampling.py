@@ -17,13 +17,12 @@ from cm.cli.options import (
     FILE,
     FOLDER,
     Comparison,
+    Hardware,
     WholeNumber,
     comparison_options,
-    device_option,
     experiments_option,
     group,
-    select_device,
-    threads_option,
+    hardware,
 )
 from cm.config.layout import PREVIEW_COUNT
 from cm.errors import UserError
@@ -31,15 +30,13 @@ from cm.utils import files
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelSource:
-    """Where `sample` takes its model from: a file, or a run."""
+class ModelSource(Hardware):
+    """Where `sample` takes its model from, a file or a run, and what it computes on."""
 
     model: Path | None
     run: str | None
     experiments: Path
     results: Path
-    threads: int | None
-    device: str | None
 
     def load(self) -> api.Model:
         """The model.
@@ -50,7 +47,7 @@ class ModelSource:
             raise UserError("give either --model or --run: the model file, or the run whose model is sampled")
         if self.run is not None:
             config.Experiments(self.experiments).run(self.run)
-        device = select_device(self.device, self.threads)
+        device = self.select_device()
         subject = self.run or self.model or ""
         return api.load(subject, device=device, experiments=self.experiments, results=self.results)
 
@@ -66,8 +63,7 @@ model_options = group(
     ),
     experiments_option,
     click.option("--results", type=FOLDER, default=Path("results"), show_default=True, help="folder of the results"),
-    threads_option,
-    device_option,
+    *hardware,
 )
 
 

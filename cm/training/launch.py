@@ -1,4 +1,4 @@
-"""Several processes of one training on this machine: `cm train --processes N`."""
+"""Several processes of one training: how they are started on this machine, and how each finds out which one it is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,44 @@ import subprocess
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import FrameType
 
-START = "CM_START"  # the variable that names this start, which cm.training.processes reads
+START = "CM_START"  # the variable that names a start
 GRACE_SECONDS = 20.0  # for the others to leave by themselves once one process has died
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where this process stands among those that were started together.
+
+    `local_rank`: its number on its machine, from 0. `start`: what names this start of them all, for a file through
+    which they find each other; empty if `MASTER_ADDR` and `MASTER_PORT` say where the first process listens.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    start: str = ""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first process."""
+        return self.rank == 0
+
+
+def read_environment() -> Environment:
+    """The place of this process, from the variables of `cm train --processes`, torchrun or srun; else a single one."""
+    variables = os.environ
+    if "WORLD_SIZE" in variables:
+        rank, count, local_rank = (int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        return Environment(rank, count, local_rank, start=variables.get(START, ""))
+    if int(variables.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+        rank, count, local_rank = (int(variables[name]) for name in names)
+        start = (variables.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
+        return Environment(rank, count, local_rank, start="slurm-" + "-".join(start))
+    return Environment()
 
 
 def launch(count: int, command: Sequence[str]) -> int:

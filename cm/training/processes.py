@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cm.errors import UserError
-from cm.training.launch import START
+from cm.training.launch import Environment
 
 CONNECT_SECONDS = 300.0
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
@@ -93,39 +92,6 @@ def digest(tensors: Sequence[Tensor]) -> str:
     for tensor in tensors:
         found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where this process stands among those that were started together.
-
-    `local_rank`: its number on its machine, from 0. `start`: what names this start of them all, for a file through
-    which they find each other; empty if `MASTER_ADDR` and `MASTER_PORT` say where the first process listens.
-    """
-
-    rank: int = 0
-    count: int = 1
-    local_rank: int = 0
-    start: str = ""
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is the first process."""
-        return self.rank == 0
-
-
-def read_environment() -> Environment:
-    """The place of this process, from the variables of `cm train --processes`, torchrun or srun; else a single one."""
-    variables = os.environ
-    if "WORLD_SIZE" in variables:
-        rank, count, local_rank = (int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        return Environment(rank, count, local_rank, start=variables.get(START, ""))
-    if int(variables.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
-        rank, count, local_rank = (int(variables[name]) for name in names)
-        start = (variables.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
-        return Environment(rank, count, local_rank, start="slurm-" + "-".join(start))
-    return Environment()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from conftest import plan_of
 
 from cm.errors import UserError
 from cm.training import trainer
-from cm.training.processes import connect, read_environment
+from cm.training.launch import read_environment
+from cm.training.processes import connect
 
 
 def main(place: str, out: str, fault: str, *names: str) -> int:

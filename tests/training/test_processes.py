@@ -15,8 +15,8 @@ from conftest import plan_of
 from cm.checkpoints import native
 from cm.cli import main
 from cm.training import processes
-from cm.training.launch import launch
-from cm.training.processes import ALONE, Environment, Processes, digest, read_environment
+from cm.training.launch import Environment, launch, read_environment
+from cm.training.processes import ALONE, Processes, digest
 from cm.training.trainer import train
 
 WORKER = Path(__file__).parent / "parallel_worker.py"

@@ -14,6 +14,7 @@ rule table:
         LAYOUT.log("draw", "{name}"),
     wildcard_constraints:
         name=pattern(artefacts_of(("table",))),
+    localrule: True
     conda:
         "../../environment.yml"
     params:

@@ -13,6 +13,8 @@ from cm.config.layout import Layout, check_layout
 from cm.errors import UserError, unknown
 from cm.report import caption as caption_of
 
+# Rules state `cpus_per_task` besides `threads`: Snakemake never gives a job more threads than the machine it is started on
+# has cores, though Slurm runs the job elsewhere; there, `threads` are those that Slurm granted.
 ROOT = Path(workflow.current_basedir).parents[1]
 LAYOUT = Layout()
 

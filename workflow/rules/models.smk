@@ -8,6 +8,10 @@ rule prepare:
     conda:
         "../../environment.yml"
     threads: 16
+    resources:
+        cpus_per_task=16,
+        mem_mb=16_000,
+        runtime=1440,
     params:
         data=data_options,
         out=subpath(output.manifest, parent=True),
@@ -62,6 +66,9 @@ rule train:
     threads: SUITE.threads
     resources:
         gpu=SUITE.gpus,
+        cpus_per_task=SUITE.threads,
+        mem_mb=32_000,
+        runtime=1440,
     params:
         settings=run_settings,
         experiments=EXPERIMENTS.folder,
@@ -69,7 +76,7 @@ rule train:
         models=train_options,
     shell:
         "cm train --run {wildcards.run} --experiments {params.experiments} --data {params.data}"
-        " {params.models} --out {output.models} --threads {threads} > {log} 2>&1"
+        " {params.models} --out {output.models} --threads {threads} --gpus {resources.gpu} > {log} 2>&1"
 
 
 use rule train as train_curve with:

@@ -15,11 +15,15 @@ rule sample:
     threads: SUITE.threads
     resources:
         gpu=SUITE.gpus,
+        cpus_per_task=SUITE.threads,
+        mem_mb=32_000,
+        runtime=720,
     params:
         evaluation=sample_options,
     shell:
         "cm sample --model {input.model} --sampler {wildcards.sampler:q} {params.evaluation}"
-        " --out {output.images:q} --preview {output.preview:q} --threads {threads} > {log:q} 2>&1"
+        " --out {output.images:q} --preview {output.preview:q}"
+        " --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"
 
 
 rule score:
@@ -36,12 +40,15 @@ rule score:
     threads: SUITE.threads
     resources:
         gpu=SUITE.gpus,
+        cpus_per_task=SUITE.threads,
+        mem_mb=32_000,
+        runtime=240,
     params:
         protocol=protocol_path,
         settings=protocol_settings,
     shell:
         "cm score {input.images:q} --reference {input.reference} --protocol {params.protocol}"
-        " --extractor {input.extractor} --out {output:q} --threads {threads} > {log:q} 2>&1"
+        " --extractor {input.extractor} --out {output:q} --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"
 
 
 # Runs with one protocol are sampled and scored in one job, so that Python and torch start once for each score. The job
@@ -67,6 +74,9 @@ for protocol, runs in SINGLE_PROTOCOL_RUNS.items():
         threads: SUITE.threads
         resources:
             gpu=SUITE.gpus,
+            cpus_per_task=SUITE.threads,
+            mem_mb=32_000,
+            runtime=720,
         params:
             evaluation=sample_options,
             preview=LAYOUT.preview(),
@@ -76,7 +86,7 @@ for protocol, runs in SINGLE_PROTOCOL_RUNS.items():
             "cm evaluate --model {input.model} --sampler {wildcards.sampler:q} {params.evaluation}"
             " --preview {params.preview:q} --reference {input.reference} --protocol {params.protocol}"
             " --extractor {input.extractor} --score {output:q}"
-            " --threads {threads} > {log:q} 2>&1"
+            " --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"
 
     workflow.ruleorder(f"evaluate_{protocol}", "score")
 
@@ -93,6 +103,9 @@ rule featurize:
     threads: SUITE.threads
     resources:
         gpu=SUITE.gpus,
+        cpus_per_task=SUITE.threads,
+        mem_mb=32_000,
+        runtime=720,
     params:
         images=reference_images,
         statistics=statistics_option,
@@ -100,7 +113,7 @@ rule featurize:
         settings=protocol_settings,
     shell:
         "cm featurize {params.images} --protocol {params.protocol} --extractor {input.extractor}"
-        " {params.statistics} --out {output} --threads {threads} > {log} 2>&1"
+        " {params.statistics} --out {output} --threads {threads} --gpus {resources.gpu} > {log} 2>&1"
 
 
 rule baseline:
@@ -116,10 +129,14 @@ rule baseline:
     threads: SUITE.threads
     resources:
         gpu=SUITE.gpus,
+        cpus_per_task=SUITE.threads,
+        mem_mb=32_000,
+        runtime=240,
     params:
         data=subpath(input.manifest, parent=True),
         protocol=protocol_path,
         settings=protocol_settings,
     shell:
         "cm score {params.data}/{wildcards.split}/images.npy --reference {input.reference}"
-        " --protocol {params.protocol} --extractor {input.extractor} --out {output} --threads {threads} > {log} 2>&1"
+        " --protocol {params.protocol} --extractor {input.extractor} --out {output}"
+        " --threads {threads} --gpus {resources.gpu} > {log} 2>&1"

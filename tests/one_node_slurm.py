@@ -1,0 +1,169 @@
+"""A real Slurm on this machine, for tests: one node, no systemd, no accounting, everything in one temporary folder.
+
+It needs Debian's packages `slurm-wlm` and `munge`. The CPUs and the memory of the node are simulated, so that jobs of
+the workflow fit on a small machine; so are its GPUs, which are device files that nothing opens and that root must make.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+DAEMONS = ("munged", "slurmctld", "slurmd")
+CLIENTS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "sshare", "sacctmgr")
+SYSTEM_PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+CONFIGURATION = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller_port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.sock
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdPidFile={folder}/slurmd.pid
+SlurmdSpoolDir={folder}/spool
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SwitchType=switch/none
+ReturnToService=2
+EnforcePartLimits=ALL
+KillWait=5
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=5,sched_min_interval=0,batch_sched_delay=0,bf_interval=1
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SlurmdParameters=config_overrides
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 Port={node_port} CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def missing() -> str:
+    """Why no Slurm can be started here; empty if one can."""
+    programs = [name for name in (*DAEMONS, "sbatch") if not shutil.which(name, path=SYSTEM_PATH)]
+    if programs:
+        return f"{', '.join(programs)} not installed: apt-get install slurm-wlm munge"
+    return "" if os.geteuid() == 0 else "simulated GPUs of Slurm are device files, which only root may make"
+
+
+@contextlib.contextmanager
+def run_slurm(folder: Path, *, cpus: int = 16, gpus: int = 2) -> Iterator[Path]:
+    """A context with a running Slurm; its value is a folder of Slurm's commands, which must come first on the path.
+
+    All files are below `folder`. At the end, jobs are cancelled and the daemons are stopped.
+    """
+    clients = _configure(folder, cpus, gpus)
+    try:
+        _start(folder)
+        _wait_until(
+            lambda: "idle" in _call(clients / "sinfo", "--noheader", "--format=%T"), "the node of Slurm", folder
+        )
+        yield clients
+    finally:
+        if (folder / "slurmctld.pid").exists():
+            _call(clients / "scancel", f"--user={_user()}")
+            _wait_until(lambda: not _call(clients / "squeue", "--noheader"), "cancelled jobs", folder)
+        for daemon in reversed(DAEMONS):
+            _stop(folder / f"{daemon}.pid")
+
+
+def _user() -> str:
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def _configure(folder: Path, cpus: int, gpus: int) -> Path:
+    """Write the configuration, the key of munge, the device files and the commands; returns the folder of those."""
+    (folder / "state").mkdir(parents=True)
+    folder.chmod(0o755)  # munge refuses a socket that others cannot reach
+    key = folder / "munge.key"
+    key.write_bytes(secrets.token_bytes(128))
+    key.chmod(0o600)
+    for index in range(gpus):
+        os.mknod(folder / f"gpu{index}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))  # the numbers of /dev/null
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{gpus - 1}]\n")
+    controller, node = _free_ports(2)
+    values = {"host": socket.gethostname().split(".")[0], "user": _user(), "folder": folder}
+    numbers = {"controller_port": controller, "node_port": node, "cpus": cpus, "memory": 1_000_000, "gpus": gpus}
+    (folder / "slurm.conf").write_text(CONFIGURATION.format(**values, **numbers))
+    return _wrap_clients(folder)
+
+
+def _wrap_clients(folder: Path) -> Path:
+    """Commands that know the configuration; an exported SLURM_CONF would not reach the inside of a Snakemake job."""
+    clients = folder / "bin"
+    clients.mkdir()
+    for name in CLIENTS:
+        real = shutil.which(name, path=SYSTEM_PATH)
+        if real:
+            (clients / name).write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {real} "$@"\n')
+            (clients / name).chmod(0o755)
+    return clients
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _start(folder: Path) -> None:
+    options = {"key-file": "munge.key", "socket": "munge.sock", "pid-file": "munged.pid"}
+    options |= {"log-file": "munged.log", "seed-file": "munged.seed"}
+    commands = {
+        "munged": ["--force", *(f"--{option}={folder / name}" for option, name in options.items())],
+        "slurmctld": ["-f", str(folder / "slurm.conf")],
+        "slurmd": ["-f", str(folder / "slurm.conf")],
+    }
+    for daemon, arguments in commands.items():
+        with open(folder / f"{daemon}.out", "wb") as out:
+            program = shutil.which(daemon, path=SYSTEM_PATH)
+            subprocess.run([program, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True)
+        _wait_until((folder / f"{daemon}.pid").exists, daemon, folder)
+
+
+def _stop(pid_file: Path) -> None:
+    """End a daemon that this module started, by the number in its own file, and wait until it has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+        process = int(pid_file.read_text())
+        os.kill(process, signal.SIGTERM)
+        for _ in range(100):
+            os.kill(process, 0)
+            time.sleep(0.1)
+        os.kill(process, signal.SIGKILL)
+
+
+def _call(program: Path, *arguments: str) -> str:
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=20)
+    return done.stdout.strip()
+
+
+def _wait_until(condition: Callable[[], object], what: str, folder: Path, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            logs = [
+                f"{path.name}:\n{path.read_text()[-1500:]}" for path in (*folder.glob("*.log"), *folder.glob("*.out"))
+            ]
+            raise RuntimeError(f"no {what} after {seconds:g} s\n" + "\n".join(logs))
+        time.sleep(0.1)
