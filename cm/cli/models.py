@@ -14,11 +14,11 @@ from cm.cli.options import (
     FILE,
     FILE_OR_FOLDER,
     FOLDER,
-    Hardware,
+    Machine,
     WholeNumber,
     experiments_option,
     group,
-    hardware_options,
+    machine_options,
 )
 from cm.config.layout import PREVIEW_COUNT
 from cm.errors import UserError
@@ -77,8 +77,8 @@ input_options = group(
     help="model files to write, one or more, named by percentages of training: 50.safetensors 100.safetensors",
 )
 @input_options
-@hardware_options
-def train(run: str, experiments: Path, data: Path, out: Sequence[Path], *, inputs: Inputs, hardware: Hardware) -> None:
+@machine_options
+def train(run: str, experiments: Path, data: Path, out: Sequence[Path], *, inputs: Inputs, machine: Machine) -> None:
     """Train a run, or continue its training.
 
     Writes its models and, if its experiment file names a sampler, a picture of samples.
@@ -88,12 +88,12 @@ def train(run: str, experiments: Path, data: Path, out: Sequence[Path], *, input
         raise UserError(f"{run} takes its weights from {spec.released.url}: use `cm convert`")
     folder, keep = _parse_outputs(out)
     sampler = config.sampler_of(spec)
-    device = hardware.select()
+    device = machine.select()
     from cm import build
     from cm.training.trainer import train as run_training
 
     plan = build.plan_training(spec, data=data, out=folder, keep=keep, inputs=inputs.paths(), device=device)
-    run_training(plan)
+    run_training(dataclasses.replace(plan, **machine.settings()))
     if sampler:
         module, description = build.load_model(folder / f"{max(keep)}.safetensors", device)
         images = build.sample_images(module, description, sampler, count=PREVIEW_COUNT, seed=spec.seed)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,18 +79,38 @@ def select_device(name: str | None, threads: int | None) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Hardware:
-    """What a command computes on."""
+class Machine:
+    """What a training computes on, and how often it saves its state; no result depends on it."""
 
     threads: int | None
     device: str | None
+    save_seconds: float
+    save_steps: int | None
 
     def select(self) -> str:
         """The device; UserError for one that this machine does not have."""
         return select_device(self.device, self.threads)
 
+    def settings(self) -> dict[str, Any]:
+        """The settings of a plan that the machine decides. Slurm kills a job some time after it sent SIGTERM."""
+        saving = {"save_seconds": self.save_seconds, "save_steps": self.save_steps}
+        return saving | {"continue_on_sigterm": "SLURM_JOB_ID" in os.environ}
 
-hardware_options = group("hardware", Hardware, threads_option, device_option)
+
+machine_options = group(
+    "machine",
+    Machine,
+    threads_option,
+    device_option,
+    click.option(
+        "--save-seconds",
+        type=click.FloatRange(0),
+        default=60.0,
+        show_default=True,
+        help="time after which the state is saved again",
+    ),
+    click.option("--save-steps", type=WholeNumber(1), help="steps after which the state is saved again, if sooner"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

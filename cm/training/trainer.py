@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from functools import partial
 
@@ -11,12 +12,16 @@ import torch
 from torch import Tensor
 
 from cm.diffusion.sampling import autocast, to_device
+from cm.errors import Interrupted
 from cm.methods.base import Batch, Networks
 from cm.networks.base import set_activation_checkpointing
 from cm.training.batches import Batches
 from cm.training.plan import Plan
+from cm.training.saved import SavedFiles
+from cm.training.signals import Signals
 from cm.training.state import TrainingState, freeze
 from cm.training.update import Update, compile_mode
+from cm.utils.locks import hold_lock
 from cm.utils.progress_bar import ProgressBar
 
 
@@ -72,34 +77,65 @@ class Trainer:
 def train(plan: Plan) -> None:
     """Train from the saved state, or from the start, to the end, and leave one model for each kept percentage.
 
-    Raises UserError when the loss or a weight becomes non-finite; the state before that stays on disk.
+    A training that is complete already is left as it is. Raises UserError when the loss or a weight becomes non-finite,
+    with the state before that on disk, and when another process trains the same run; raises Interrupted after a signal
+    that asks for the end (see `signals`), with the state saved.
     """
-    trainer = Trainer(plan)
-    with contextlib.closing(trainer):
-        _train(trainer)
+    signals, saved = Signals(continue_on_sigterm=plan.continue_on_sigterm), SavedFiles(plan)
+    with signals.handle(), hold_lock(saved.lock, f"the training of {plan.name} in {plan.out}"):
+        saved.remove_leftovers()
+        if saved.is_complete():
+            saved.clear()
+            print(f"{plan.name} is trained already: to train it anew, remove its models in {plan.out}", flush=True)
+            return
+        with contextlib.closing(Trainer(plan)) as trainer:
+            _train(trainer, signals)
 
 
-def _train(trainer: Trainer) -> None:
+def _train(trainer: Trainer, signals: Signals) -> None:
     plan, state = trainer.plan, trainer.state
-    total = plan.training.total_steps
     state.resume()
-    progress, saved = ProgressBar(plan.name, total, start=state.step), time.monotonic()
-    check_every = 1 if plan.device == "cpu" else 50
-    while state.step < (plan.stop_at or total):
-        loss = trainer.step()
-        due = plan.due(state.step)
-        if state.step % check_every == 0 or due:
-            value = loss.item()
-            if not np.isfinite(value):
-                raise state.diverged(f"the loss is {value}")
-            progress.update(state.step - progress.done, loss=value)
-        for percentage in due:
-            state.keep(percentage)
-        if state.step < total and (due or time.monotonic() - saved > plan.save_seconds):
+    progress = ProgressBar(plan.name, plan.training.total_steps, start=state.step)
+    last_save = Moment(state.step)
+    while state.step < plan.last_step:
+        _do_step(trainer, progress)
+        if signals.save or plan.due(state.step) or state.step == plan.last_step or last_save.is_past(plan, state.step):
             state.save()
-            saved = time.monotonic()
+            last_save = Moment(state.step)
+            _leave(signals.clear(), state)
     progress.close()
     if plan.stop_at is None:
         state.finish()
-    else:
-        state.save()
+
+
+class Moment:
+    """The step and the time at which a state was saved."""
+
+    def __init__(self, step: int) -> None:
+        self._step, self._time = step, time.monotonic()
+
+    def is_past(self, plan: Plan, step: int) -> bool:
+        """Whether the next state is due, after `step` steps."""
+        steps_are_over = plan.save_steps is not None and step - self._step >= plan.save_steps
+        return steps_are_over or time.monotonic() - self._time > plan.save_seconds
+
+
+def _do_step(trainer: Trainer, progress: ProgressBar) -> None:
+    """Do one step, look at its loss now and then, and write the models that are due after it."""
+    plan, state = trainer.plan, trainer.state
+    loss = trainer.step()
+    due = plan.due(state.step)
+    if plan.device == "cpu" or state.step % 50 == 0 or due:
+        value = loss.item()
+        if not np.isfinite(value):
+            raise state.diverged(f"the loss is {value}")
+        progress.update(state.step - progress.done, loss=value)
+    for percentage in due:
+        state.keep(percentage)
+
+
+def _leave(number: signal.Signals | None, state: TrainingState) -> None:
+    """Raise Interrupted if a signal asked for the end of the training, whose state is saved."""
+    if number is not None:
+        message = f"{number.name} after step {state.step}: the state is saved, the same command continues from there"
+        raise Interrupted(message, 128 + number)
