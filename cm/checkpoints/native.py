@@ -46,8 +46,8 @@ def save(
 def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors, by name, and the description.
 
-    Raises UserError for a file that is missing, and DamagedFile for one that is truncated or changed, or was not
-    written by `save`.
+    Raises UserError for a file that is missing or cannot be read, and DamagedFile for one that is truncated or changed,
+    or was not written by `save`.
     """
     with _open(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -72,7 +72,9 @@ def _open(path: Path | str) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+    except (OSError, MemoryError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedFile(f"{path} is not a whole safetensors file: {reason}") from None
 

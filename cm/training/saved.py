@@ -115,9 +115,12 @@ class SavedFiles:
         return found
 
     def _find_problem(self, path: Path, percentage: int) -> str | None:
+        """What is wrong with a model; UserError for one that cannot be read, which another start may be able to."""
+        if not path.exists():
+            return f"no file {path}"
         try:
             _, description = native.load(path)
-        except UserError as error:
+        except native.DamagedFile as error:
             return str(error)
         if _settings(description) != _settings(self._describe_model(percentage)):
             return f"{path} is a model of another training"
@@ -150,7 +153,7 @@ class SavedFiles:
     def _others(self) -> list[Path]:
         """The files beside the states and the lock."""
         known = (self.lock, self.state, self.previous)
-        return [path for path in self._partial.iterdir() if path not in known]
+        return [path for path in self._partial.iterdir() if path.is_file() and path not in known]
 
 
 def _model_name(percentage: int) -> str:
