@@ -124,12 +124,14 @@ def test_a_kill_before_any_file_operation_changes_no_bit_of_the_models(plan, mod
             disk, steps = Disk(patch, last), count_steps(patch)
             with contextlib.suppress(Killed):
                 run(plan, out)
+        finishing = (out / "seconds.json").exists()
         with monkeypatch.context() as patch:
             again = count_steps(patch)
             if disk.count >= last:
                 run(plan, out)
         check_complete(out, models)
         assert not {"superseded", "damaged"} & {path.name for path in out.iterdir()}
+        assert not (finishing and again)
         assert len(steps) + len(again) <= STEPS + 1, f"kill {last}: {steps}, then {again}"
         if disk.count < last:
             break
@@ -162,6 +164,16 @@ def test_any_flipped_bit_or_missing_piece_of_a_file_is_found(tmp_path):
             assert {name: (value.dtype, value.tolist()) for name, value in found.items()} == {
                 name: (value.dtype, value.tolist()) for name, value in tensors.items()
             }
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"[3,2]", b"[2,3]"), (b'"BF16"', b'"F16" '), (b'"b"', b'"c"')])
+def test_names_types_and_shapes_belong_to_the_checksum(tmp_path, old, new):
+    native.save(tmp_path / "a", {"b": torch.ones(3, 2, dtype=torch.bfloat16)}, {"run": "x"})
+    data = (tmp_path / "a").read_bytes()
+    assert data.count(old) == 1
+    (tmp_path / "a").write_bytes(data.replace(old, new))
+    with pytest.raises(native.DamagedFile, match="its tensors do not have their checksum"):
+        native.load(tmp_path / "a")
 
 
 def flip(data: bytes, bit: int) -> bytes:
@@ -238,6 +250,7 @@ def test_a_training_with_a_damaged_model_goes_back_to_a_state_before_it(plan, mo
         line = capsys.readouterr().out
         assert line.count("\n") == 1 and "continues from step 1" in line and "50.safetensors" in line
         assert (out / "damaged/50.safetensors").read_bytes() == data
+        assert (out / "damaged/state.safetensors").read_bytes() == whole["state.safetensors"]
         check_complete(out, models)
 
 
@@ -279,7 +292,8 @@ def test_the_state_is_saved_after_some_steps_or_some_time(plan, tmp_path, monkey
     monkeypatch.setattr(SavedFiles, "write_state", write_state)
     run(plan, tmp_path / "a", keep=[100], save_seconds=1e9, save_steps=3)
     run(plan, tmp_path / "b", keep=[100], save_seconds=1e9)
-    assert saved == [3, 4, 4]
+    run(plan, tmp_path / "c", keep=[50], save_seconds=1e9, stop_at=3)
+    assert saved == [3, 4, 4, 2, 3]
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
 
 
