@@ -194,7 +194,7 @@ def time_steps(trainer: Trainer, timers: Timers, count: int) -> tuple[list[float
     seconds, loss = [], torch.zeros(())
     for _ in range(count):
         began = timers.now()
-        loss, _ = trainer.step()
+        loss, *_ = trainer.step()
         seconds.append(timers.now() - began)
     return seconds, float(loss)
 

@@ -1,4 +1,7 @@
-"""The one exception that a user may see: a single line that names the offender, what was expected and what is known."""
+"""The exceptions that a user may see, each in a single line.
+
+The line of a mistake names the offender, what was expected and what is known.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,17 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """A mistake of the user. The command line prints its message and exits with status 2, without a traceback."""
+
+
+class Interrupted(Exception):
+    """A signal ended a command, which has saved its state. `status`: 128 and the number of the signal.
+
+    The command line prints the message and exits with that status, without a traceback.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def unknown(what: str, name: object, known: Iterable[object], where: str = "") -> UserError:

@@ -1,8 +1,17 @@
-"""Our own format: weights and training states as safetensors files, with a description in their metadata."""
+"""Our own format: weights and training states as safetensors files, with a description in their metadata.
+
+The metadata `description` has two lines: the description as JSON, and the checksums `sha256 TENSORS DESCRIPTION`. The
+first is that of all tensors, with their names, types and shapes; the second is that of the line of JSON and the first
+checksum, so that a description alone can be verified too. Both are in one entry because safetensors writes the entries
+in a random order, and equal models are to be equal files. A file whose description is JSON alone is one of an earlier
+version: it is read without verification, so that models, weights and states that exist stay usable. No change of one
+bit makes a file with checksums look like one without.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,29 +24,43 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def save(path: Path | str, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write tensors and a description in JSON types, whole or not at all."""
+class DamagedFile(UserError):
+    """A file that is not whole: it is truncated, its contents do not have their checksums, or it is of another kind."""
+
+
+def save(
+    path: Path | str, tensors: Mapping[str, Tensor], description: Mapping[str, Any], previous: Path | None = None
+) -> None:
+    """Write tensors and a description in JSON types, with their checksums, whole or not at all.
+
+    `previous`: the name that a file that is already at `path` gets; without it, that file is lost.
+    """
     from safetensors.torch import save_file
 
-    with files.replace_file(path) as temporary:
-        on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-        save_file(on_cpu, temporary, metadata={"description": json.dumps(description)})
+    on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    with files.replace_file(path, previous) as temporary:
+        save_file(on_cpu, temporary, metadata={"description": _add_checksums(json.dumps(description), on_cpu)})
         temporary.chmod(files.default_mode())
 
 
 def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors, by name, and the description.
 
-    Raises UserError for a file that is missing, truncated, or not written by `save`.
+    Raises UserError for a file that is missing or cannot be read, and DamagedFile for one that is truncated or changed,
+    or was not written by `save`.
     """
     with _open(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _read_description(file, path)  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text, checksum = _read_description(file, path)
+    if checksum is not None and checksum != _checksum(tensors):
+        raise DamagedFile(f"{path} is damaged: its tensors do not have their checksum")
+    return tensors, _parse(text, path)
 
 
 def description(path: Path | str) -> dict[str, Any]:
-    """The description alone, without reading the tensors. Raises UserError as `load` does."""
+    """The description alone, verified, without reading the tensors. Raises UserError as `load` does."""
     with _open(path) as file:
-        return _read_description(file, path)
+        return _parse(_read_description(file, path)[0], path)
 
 
 @contextlib.contextmanager
@@ -49,15 +72,57 @@ def _open(path: Path | str) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+    except (OSError, MemoryError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamagedFile(f"{path} is not a whole safetensors file: {reason}") from None
 
 
-def _read_description(file: Any, path: Path | str) -> dict[str, Any]:
+def _read_description(file: Any, path: Path | str) -> tuple[str, str | None]:
+    """The description, as text that has its checksum, and the checksum of the tensors, None in a file without them."""
     metadata = file.metadata() or {}
     if "description" not in metadata:
-        raise UserError(f"{path} has no description: it was not written by this suite")
-    return json.loads(metadata["description"])
+        raise DamagedFile(f"{path} has no description: it was not written by this suite")
+    text, newline, checksums = metadata["description"].partition("\n")
+    if not newline:
+        return text, None
+    checksum = checksums[len("sha256 ") :][:64]
+    if checksums != _checksum_line(text, checksum):
+        raise DamagedFile(f"{path} is damaged: its description does not have its checksum")
+    return text, checksum
+
+
+def _parse(text: str, path: Path | str) -> dict[str, Any]:
+    """The description of a text in JSON; DamagedFile for anything else."""
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise DamagedFile(f"{path} is damaged: its description is not JSON")
+    return parsed
+
+
+def _add_checksums(text: str, tensors: Mapping[str, Tensor]) -> str:
+    return f"{text}\n{_checksum_line(text, _checksum(tensors))}"
+
+
+def _checksum_line(text: str, checksum: str) -> str:
+    """The line with the checksum of the tensors, and with that of the description and the first."""
+    return f"sha256 {checksum} {files.sha256(f'{text} {checksum}'.encode())}"
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of tensors on the CPU with their names, types and shapes, in the order of the names, hexadecimal."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def restore(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:

@@ -12,7 +12,7 @@ from cm.cli.datasets import prepare
 from cm.cli.models import convert, describe, train
 from cm.cli.sampling import evaluate, sample
 from cm.cli.scores import draw, featurize, schema, score, weights
-from cm.errors import UserError, unknown
+from cm.errors import Interrupted, UserError, unknown
 
 COMMANDS = (prepare, train, convert, weights, describe, sample, featurize, score, evaluate, draw, schema)
 
@@ -36,14 +36,20 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status: 2 after a mistake of the user, which is reported in one line."""
+    """Run a command and return the exit status.
+
+    It is 2 after a mistake of the user and 128 + N after signal N; both are reported in one line.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    name = f"cm {arguments[0]}" if arguments and arguments[0] in cli.commands else "cm"
     try:
         status = cli.main(list(arguments), prog_name="cm", standalone_mode=False)
     except click.exceptions.Abort:
         return 130
+    except Interrupted as interruption:
+        print(f"{name}: {interruption}", file=sys.stderr)
+        return interruption.status
     except (UserError, click.ClickException, OSError) as error:
-        name = f"cm {arguments[0]}" if arguments and arguments[0] in cli.commands else "cm"
         print(f"{name}: error: {_explain(error)}", file=sys.stderr)
         return 2
     return status or 0

@@ -15,11 +15,11 @@ from cm.cli.options import (
     FILE,
     FILE_OR_FOLDER,
     FOLDER,
-    Hardware,
+    Machine,
     WholeNumber,
     experiments_option,
     group,
-    hardware_options,
+    machine_options,
 )
 from cm.config.layout import PREVIEW_COUNT
 from cm.errors import UserError
@@ -83,7 +83,7 @@ input_options = group(
 @click.option(
     "--processes", type=WholeNumber(1), help="processes on this machine that train together; by default one for a GPU"
 )
-@hardware_options
+@machine_options
 def train(
     run: str,
     experiments: Path,
@@ -92,7 +92,7 @@ def train(
     *,
     inputs: Inputs,
     processes: int | None,
-    hardware: Hardware,
+    machine: Machine,
 ) -> None:
     """Train a run, or continue its training.
 
@@ -105,16 +105,16 @@ def train(
     folder, keep = _parse_outputs(out)
     sampler = config.sampler_of(spec)
     environment = launch.read_environment()
-    processes = environment.count if environment.count > 1 else processes or hardware.count_processes()
+    processes = environment.count if environment.count > 1 else processes or machine.count_processes()
     if processes > spec.training.batch:
         raise UserError(f"{run}: a batch of {spec.training.batch} cannot be divided among {processes} processes")
     if processes > environment.count:
-        hardware.take_gpus(processes)
+        machine.take_gpus(processes)
         context = click.get_current_context()
         arguments = _without_option(context.meta["arguments"], "--processes")
         context.exit(launch.launch(processes, [sys.executable, "-m", "cm", "train", *arguments]))
     together = environment.count > 1
-    device = hardware.select_own_device(environment.local_rank) if together else hardware.select_device()
+    device = machine.select_own_device(environment.local_rank) if together else machine.select_device()
     from cm.training.processes import connect
 
     with connect(environment, folder, device) as connected:
@@ -122,7 +122,7 @@ def train(
         from cm.training.trainer import train as run_training
 
         plan = build.plan_training(spec, data=data, out=folder, keep=keep, inputs=inputs.paths(), device=device)
-        run_training(dataclasses.replace(plan, processes=connected))
+        run_training(dataclasses.replace(plan, processes=connected, **machine.settings()))
     if sampler and connected.is_first:
         module, description = build.load_model(folder / f"{max(keep)}.safetensors", device)
         images = build.sample_images(module, description, sampler, count=PREVIEW_COUNT, seed=spec.seed)

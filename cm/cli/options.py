@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,34 @@ hardware = (
     gpus_option,
 )
 hardware_options = group("hardware", Hardware, *hardware)
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine(Hardware):
+    """What a training computes on, and how often it saves its state; no result depends on it."""
+
+    save_seconds: float
+    save_steps: int | None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of a plan that the machine decides. Slurm kills a job some time after it sent SIGTERM."""
+        saving = {"save_seconds": self.save_seconds, "save_steps": self.save_steps}
+        return saving | {"continue_on_sigterm": "SLURM_JOB_ID" in os.environ}
+
+
+machine_options = group(
+    "machine",
+    Machine,
+    *hardware,
+    click.option(
+        "--save-seconds",
+        type=click.FloatRange(0),
+        default=60.0,
+        show_default=True,
+        help="time after which the state is saved again",
+    ),
+    click.option("--save-steps", type=WholeNumber(1), help="steps after which the state is saved again, if sooner"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

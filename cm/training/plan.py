@@ -20,9 +20,10 @@ class Plan:
     """Everything that a training needs.
 
     `images`: uint8 [N, H, W, C]. `labels`: [N] or None. `keep`: the percentages of the training after which the ema
-    weights are written to `out`/<percentage>.safetensors. `description`: stored with the weights. `save_seconds`: time
-    between two saved states. `stop_at`: the step after which the training pauses, with its state saved. `processes`:
-    those that train together.
+    weights are written to `out`/<percentage>.safetensors. `description`: stored with the weights. `save_seconds` and
+    `save_steps`: time and steps after which the state is saved again, whichever is over first. `stop_at`: the step
+    after which the training pauses, with its state saved. `continue_on_sigterm`: whether it goes on after SIGTERM,
+    when it has saved its state, until it is killed. `processes`: those that train together.
     """
 
     name: str
@@ -39,7 +40,9 @@ class Plan:
     teacher: nn.Module | None = None
     device: str = "cpu"
     save_seconds: float = 60.0
+    save_steps: int | None = None
     stop_at: int | None = None
+    continue_on_sigterm: bool = False
     processes: Processes = ALONE
 
     @property
@@ -50,6 +53,11 @@ class Plan:
     def step_of(self, percentage: int) -> int:
         """The number of steps after which the model of that percentage is written."""
         return max(1, round(self.training.total_steps * percentage / 100))
+
+    @property
+    def last_step(self) -> int:
+        """The number of steps after which the training pauses or is complete."""
+        return self.stop_at or self.training.total_steps
 
     def due(self, step: int) -> list[int]:
         """The percentages whose models are written after `step` steps."""

@@ -76,6 +76,15 @@ class Processes:
             names = ", ".join(map(str, others))
             raise UserError(f"{where}: the weights of process {names} differ from those of process 0; nothing is saved")
 
+    def any(self, flag: bool) -> bool:
+        """Whether one of the processes says so."""
+        if self.count == 1:
+            return flag
+        flags = [False] * self.count
+        with _one_line_errors():
+            dist.all_gather_object(flags, flag)
+        return any(flags)
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.count > 1:

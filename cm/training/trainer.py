@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -11,12 +14,16 @@ import torch
 from torch import Tensor
 
 from cm.diffusion.sampling import autocast, to_device
+from cm.errors import Interrupted
 from cm.methods.base import Batch, Networks
 from cm.networks.base import set_activation_checkpointing
 from cm.training.batches import Batches
 from cm.training.plan import Plan
+from cm.training.saved import SavedFiles
+from cm.training.signals import Signals
 from cm.training.state import TrainingState, freeze
 from cm.training.update import Update, compile_mode
+from cm.utils.locks import hold_lock
 from cm.utils.progress_bar import ProgressBar
 
 
@@ -32,12 +39,16 @@ class Trainer:
             if plan.training.compile and module is not None:
                 module.compile(mode=compile_mode(plan.training))
 
-    def step(self, wants_to_save: bool = False) -> Tensor:
-        """Do one step; returns [2]: the mean loss of the global batch, and how many processes want to save."""
+    def step(self, wishes: Wishes | None = None) -> Tensor:
+        """Do one step; returns [3]: the mean loss of the global batch, and how many processes want to save and leave.
+
+        `wishes`: those of this process, by default none.
+        """
         state = self.state
         state.optimiser.clear_gradients()
         loss = self._backward()
-        numbers = torch.stack([loss, torch.full_like(loss, wants_to_save)])
+        wanted = loss.new_tensor([wishes.save, wishes.leave] if wishes else [0, 0])
+        numbers = torch.cat([loss[None], wanted])
         numbers = self.plan.processes.sum_gradients(state.optimiser.parameters, numbers)
         self._update(state.step)
         state.step += 1
@@ -74,13 +85,51 @@ class Trainer:
 def train(plan: Plan) -> None:
     """Train from the saved state, or from the start, to the end, and leave one model for each kept percentage.
 
-    Of several processes the first one writes the files. Raises UserError when the loss or a weight becomes non-finite,
-    and when the weights of two processes differ; the state before that stays on disk.
+    Of several processes the first one writes the files. A training that is complete already is left as it is. Raises
+    UserError when the loss or a weight becomes non-finite or the weights of two processes differ, with the state before
+    that on disk, and when another process trains the same run; raises Interrupted after a signal that asks for the end
+    (see `signals`), with the state saved.
     """
-    trainer = Trainer(plan)
-    with contextlib.closing(trainer):
-        _resume(trainer.state)
-        _train(trainer)
+    signals = Signals(continue_on_sigterm=plan.continue_on_sigterm)
+    with signals.handle(), _hold_files(plan) as complete:
+        if not complete:
+            with contextlib.closing(Trainer(plan)) as trainer:
+                _train(trainer, signals)
+
+
+@contextlib.contextmanager
+def _hold_files(plan: Plan) -> Iterator[bool]:
+    """A context in which the files of a run are those of this training alone; whether the training is complete."""
+    saved, processes = SavedFiles(plan), plan.processes
+    if not processes.is_first:
+        yield processes.any(False)
+        return
+    with hold_lock(saved.lock, f"the training of {plan.name} in {plan.out}"):
+        saved.remove_leftovers()
+        complete = saved.is_complete()
+        if complete:
+            saved.clear()
+            print(f"{plan.name} is trained already: to train it anew, remove its models in {plan.out}", flush=True)
+        yield processes.any(complete)
+
+
+def _train(trainer: Trainer, signals: Signals) -> None:
+    plan, state, processes = trainer.plan, trainer.state, trainer.plan.processes
+    _resume(state)
+    progress = ProgressBar(plan.name, plan.training.total_steps, start=state.step, shown=processes.is_first)
+    own, first_step = OwnWishes(plan, signals, state.step), state.step + 1
+    while state.step < plan.last_step:
+        wishes = _do_step(trainer, progress, own)
+        if state.step == first_step:
+            state.check_equal()
+        if wishes.save or plan.due(state.step) or state.step == plan.last_step:
+            state.save()
+            number = own.clear(state.step)
+            if wishes.leave:
+                _leave(number or signal.SIGTERM, state)
+    progress.close()
+    if plan.stop_at is None:
+        state.finish()
 
 
 def _resume(state: TrainingState) -> None:
@@ -93,28 +142,57 @@ def _resume(state: TrainingState) -> None:
         state.resume()
 
 
-def _train(trainer: Trainer) -> None:
-    plan, state = trainer.plan, trainer.state
-    total, processes = plan.training.total_steps, plan.processes
-    progress, saved = ProgressBar(plan.name, total, start=state.step, shown=processes.is_first), time.monotonic()
-    check_every, first_step, wanted = 1 if plan.device == "cpu" else 50, state.step + 1, 0.0
-    while state.step < (plan.stop_at or total):
-        numbers = trainer.step(wants_to_save=processes.is_first and time.monotonic() - saved > plan.save_seconds)
-        due = plan.due(state.step)
-        if state.step == first_step:
-            state.check_equal()
-        if state.step % check_every == 0 or due:
-            loss, wanted = numbers.tolist()
-            if not np.isfinite(loss):
-                raise state.diverged(f"the loss is {loss}")
-            progress.update(state.step - progress.done, loss=loss)
-        for percentage in due:
-            state.keep(percentage)
-        if state.step < total and (due or wanted):
-            state.save()
-            saved, wanted = time.monotonic(), 0.0
-    progress.close()
-    if plan.stop_at is None:
-        state.finish()
-    else:
-        state.save()
+@dataclass(frozen=True)
+class Wishes:
+    """Whether a process, or one of several, wants the state to be saved, and to leave after that."""
+
+    save: bool = False
+    leave: bool = False
+
+
+class OwnWishes:
+    """What this process wants, since the state was saved last: signals ask for it, or the time or the steps are over.
+
+    Of several processes the first one decides whether the time or the steps are over.
+    """
+
+    def __init__(self, plan: Plan, signals: Signals, step: int) -> None:
+        self._plan, self._signals = plan, signals
+        self._step, self._time = step, time.monotonic()
+
+    def after(self, step: int) -> Wishes:
+        """The wishes after `step` steps."""
+        plan = self._plan
+        steps_are_over = plan.save_steps is not None and step - self._step >= plan.save_steps
+        is_due = steps_are_over or time.monotonic() - self._time > plan.save_seconds
+        return Wishes(self._signals.save or (is_due and plan.processes.is_first), self._signals.leave)
+
+    def clear(self, step: int) -> signal.Signals | None:
+        """Start anew, since the state after `step` steps is saved; returns the signal that asks for the end, if any."""
+        self._step, self._time = step, time.monotonic()
+        return self._signals.clear()
+
+
+def _do_step(trainer: Trainer, progress: ProgressBar, own: OwnWishes) -> Wishes:
+    """Do one step, look at its loss now and then, and write the models that are due after it.
+
+    Returns the wishes of all processes, for which each hands over its own with the gradients.
+    """
+    plan, state, several = trainer.plan, trainer.state, trainer.plan.processes.count > 1
+    numbers = trainer.step(own.after(state.step) if several else None)
+    due, wishes = plan.due(state.step), Wishes()
+    if several or plan.device == "cpu" or state.step % 50 == 0 or due:
+        loss, save, leave = numbers.tolist()
+        wishes = Wishes(save > 0, leave > 0)
+        if not np.isfinite(loss):
+            raise state.diverged(f"the loss is {loss}")
+        progress.update(state.step - progress.done, loss=loss)
+    for percentage in due:
+        state.keep(percentage)
+    return wishes if several else own.after(state.step)
+
+
+def _leave(number: signal.Signals, state: TrainingState) -> None:
+    """Raise Interrupted, since a signal asked for the end of the training, whose state is saved."""
+    message = f"{number.name} after step {state.step}: the state is saved, the same command continues from there"
+    raise Interrupted(message, 128 + number)

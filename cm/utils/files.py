@@ -1,12 +1,13 @@
 """Files, written whole or not at all, and read with a one-line error if something is wrong with them.
 
-Every file is written under a temporary name beside its own, which it gets when it is complete.
+Every file is written under a temporary name beside its own, which it gets when it is complete and on the disk.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -37,17 +38,23 @@ READ_ERRORS = (
 
 
 @contextlib.contextmanager
-def replace_file(path: Path | str) -> Iterator[Path]:
+def replace_file(path: Path | str, previous: Path | None = None) -> Iterator[Path]:
     """A context with a temporary path beside `path`; the file written there replaces `path` when the block succeeds.
 
-    If the block raises an exception, the temporary file is removed and `path` stays as it was.
+    It is on the disk before it has its name, and the name is there before the context ends. `previous`: the name that
+    the replaced file gets; without it, that file is lost. If the block raises an exception, the temporary file is
+    removed and `path` stays as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = _temporary_path(path)
     try:
         yield temporary
+        sync(temporary)
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -56,15 +63,53 @@ def replace_file(path: Path | str) -> Iterator[Path]:
 def create_folder(path: Path) -> Iterator[Path]:
     """A context with a temporary folder beside `path`, which it becomes when the block succeeds.
 
-    If the block raises an exception, the temporary folder is removed.
+    Its contents are on the disk before it has its name. If the block raises an exception, the temporary folder is
+    removed.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = _temporary_path(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for part in (*temporary.rglob("*"), temporary):
+            sync(part)
         os.rename(temporary, path)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_path(path: Path) -> Path:
+    """The name that a file or folder has while this process writes it."""
+    return path.with_name(f".{os.getpid()}.{path.name}")
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove the temporary files that writers of the files `names` left in a folder when they were killed.
+
+    Nobody may be writing these files: the caller holds the lock of the folder.
+    """
+    for name in names:
+        for path in folder.glob(f".*.{glob.escape(name)}"):
+            if path.name.split(".")[1].isdecimal():
+                path.unlink(missing_ok=True)
+
+
+def link_file(source: Path, path: Path) -> None:
+    """Give a file a second name, which replaces what has that name; a copy where the file system has no links."""
+    with replace_file(path) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of the names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def default_mode() -> int:

@@ -32,13 +32,13 @@ def break_something(fault: str) -> None:
     """Let this process die in its second step, or have weights of its own."""
     step = trainer.Trainer.step
 
-    def broken(self, wants_to_save=False):
+    def broken(self, wishes=None):
         if fault == "die" and self.state.step == 1:
             os._exit(7)
         if fault == "differ" and self.state.step == 0:
             with torch.no_grad():
                 next(self.state.student.parameters()).mul_(1 + 1e-6)
-        return step(self, wants_to_save)
+        return step(self, wishes)
 
     trainer.Trainer.step = broken
 

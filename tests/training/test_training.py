@@ -63,21 +63,18 @@ def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
     for name, document in FILES.items():
         document = document | ({"training": TRAINING | {"total_steps": 60}} if name == "ct" else {})
         (experiments / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
-    code = (
-        "import dataclasses, sys; from cm import build, __main__; plan = build.plan_training;"
-        "build.plan_training = lambda *a, **k: dataclasses.replace(plan(*a, **k), save_seconds=0.0);"
-        "sys.exit(__main__.main())"
-    )
     out = {name: tmp_path / name for name in ("whole", "parts")}
     command = {
         name: [
             sys.executable,
-            "-c",
-            code,
+            "-m",
+            "cm",
             "train",
             "--run",
             "digits/ct/default/seed0",
             "--threads",
+            "1",
+            "--save-steps",
             "1",
             "--experiments",
             str(experiments),

@@ -33,6 +33,45 @@ def test_a_file_is_replaced_only_when_the_block_succeeds(tmp_path):
     assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
 
 
+def test_the_replaced_file_can_get_another_name(tmp_path):
+    path, previous = tmp_path / "a", tmp_path / "b"
+    for text in ("1", "2", "3"):
+        with files.replace_file(path, previous) as temporary:
+            temporary.write_text(text)
+    assert (path.read_text(), previous.read_text()) == ("3", "2")
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done, sync, replace = [], files.sync, os.replace
+    monkeypatch.setattr(files, "sync", lambda path: (done.append(path.name), sync(path)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append("replace"), replace(old, new)))
+    files.write_json(tmp_path / "a", {})
+    assert done == [f".{os.getpid()}.a", "replace", tmp_path.name]
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path):
+    for name in (".12.a", ".3.a", ".12.b", ".x.a", ".a", "a", "12.a"):
+        (tmp_path / name).touch()
+    files.remove_leftovers(tmp_path, ["a"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".12.b", ".a", ".x.a", "12.a", "a"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_gets_a_second_name(tmp_path, monkeypatch, links):
+    def link(source, path):
+        raise OSError("no links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", link)
+    (tmp_path / "a").write_text("new")
+    (tmp_path / "b").write_text("old")
+    for _ in range(2):
+        files.link_file(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == (tmp_path / "a").read_text() == "new"
+    assert os.path.samefile(tmp_path / "a", tmp_path / "b") is links
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_folder_appears_only_when_the_block_succeeds(tmp_path):
     path = tmp_path / "folder"
     with pytest.raises(ZeroDivisionError), files.create_folder(path) as temporary:

@@ -1,0 +1,165 @@
+"""The files of a training that is not complete, and what a start of it finds in them.
+
+While a training runs, the folder `partial` holds the last two states, `state.safetensors` and
+`state.previous.safetensors`, the models that wait until the training is complete, and a lock. Every file is verified
+before it is used. A start continues from the last state that is whole and whose models are whole, or else from the
+beginning. Files that are damaged or belong to other settings are set aside, not deleted.
+
+A kill at any moment leaves files from which the next start continues. In particular, the state of the last step is
+saved before the models get their places, and removed when all of them have theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cm.checkpoints import native
+from cm.errors import UserError
+from cm.training.plan import Plan
+from cm.utils import files
+
+State = tuple[dict[str, Tensor], dict[str, Any]]  # the tensors by name, and the description
+
+
+class SavedFiles:
+    """The files that the training of a plan has saved, or will save."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._partial = plan, plan.partial
+        self.lock, self.state = self._partial / "lock", self._partial / "state.safetensors"
+        self.previous = self._partial / "state.previous.safetensors"
+
+    def write_state(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+        """Write a state; the last one becomes the previous one."""
+        native.save(self.state, tensors, {**description, "of": self._plan.description}, previous=self.previous)
+
+    def write_model(self, percentage: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write the model of a percentage, which waits until the training is complete."""
+        native.save(self._partial / _model_name(percentage), tensors, self._describe_model(percentage))
+
+    def find_state(self, names: Collection[str]) -> State | None:
+        """The last state from which the training can continue, None for a training that starts from the beginning.
+
+        `names`: those of the tensors of a state. What is damaged, or belongs to other settings or inputs, is set aside
+        and reported in one line. Raises UserError for the state of another run.
+        """
+        problems: dict[Path, str] = {}
+        for path in (self.state, self.previous):
+            if not path.exists():
+                continue
+            try:
+                tensors, saved = self._read_state(path)
+            except native.DamagedFile as error:
+                problems[path] = str(error)
+                continue
+            if not self._fits(saved) or tensors.keys() != set(names):
+                self._start_anew(f"{self._partial} has other settings or inputs", "superseded")
+                return None
+            damaged = self._find_damaged_models(self._partial, saved["step"])
+            if not damaged:
+                self._go_back(problems, path, saved["step"])
+                return tensors, saved
+            problems |= damaged
+        if problems:
+            self._start_anew("; ".join(problems.values()), "damaged")
+        return None
+
+    def is_complete(self) -> bool:
+        """Whether the training was completed: all models have their places, are whole, and no state is left."""
+        unfinished = self.state.exists() or self.previous.exists() or not (self._plan.out / "seconds.json").exists()
+        return not unfinished and not self._find_damaged_models(self._plan.out, self._plan.training.total_steps)
+
+    def complete(self, seconds: Mapping[str, float]) -> None:
+        """Put the models in their places, write how long the training took, and remove the other files."""
+        files.write_json(self._plan.out / "seconds.json", seconds)
+        for percentage in self._plan.keep:
+            files.link_file(self._partial / _model_name(percentage), self._plan.out / _model_name(percentage))
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the files of a complete training, the last state after the previous one and before the models."""
+        for path in (self.previous, self.state, *self._others()):
+            path.unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of starts of this training that were killed; the caller holds the lock."""
+        models = [_model_name(percentage) for percentage in self._plan.keep]
+        files.remove_leftovers(self._partial, [self.state.name, *models])
+        files.remove_leftovers(self._plan.out, ["seconds.json", *models])
+
+    def _read_state(self, path: Path) -> State:
+        """Read a state; DamagedFile for a damaged one, UserError for that of another run."""
+        tensors, saved = native.load(path)
+        of = saved.get("of")
+        if not isinstance(of, dict) or "run" not in of:
+            raise native.DamagedFile(f"{path} is not the state of a training")
+        if of["run"] != self._plan.name:
+            raise UserError(f"{path} belongs to {of['run']}, not to {self._plan.name}")
+        return tensors, saved
+
+    def _fits(self, saved: Mapping[str, Any]) -> bool:
+        """Whether a state has the form and the settings of this training."""
+        return {"step", "scaler"} <= saved.keys() and _settings(saved["of"]) == _settings(self._plan.description)
+
+    def _find_damaged_models(self, folder: Path, step: int) -> dict[Path, str]:
+        """What is wrong with each model of the first `step` steps that is not in the folder, or not whole."""
+        found: dict[Path, str] = {}
+        for percentage in self._plan.keep:
+            path = folder / _model_name(percentage)
+            problem = self._find_problem(path, percentage) if self._plan.step_of(percentage) <= step else None
+            found |= {path: problem} if problem else {}
+        return found
+
+    def _find_problem(self, path: Path, percentage: int) -> str | None:
+        """What is wrong with a model; UserError for one that cannot be read, which another start may be able to."""
+        if not path.exists():
+            return f"no file {path}"
+        try:
+            _, description = native.load(path)
+        except native.DamagedFile as error:
+            return str(error)
+        if _settings(description) != _settings(self._describe_model(percentage)):
+            return f"{path} is a model of another training"
+        return None
+
+    def _describe_model(self, percentage: int) -> dict[str, Any]:
+        step = self._plan.step_of(percentage)
+        return {**self._plan.description, "progress": percentage, "step": step}
+
+    def _go_back(self, problems: Mapping[Path, str], path: Path, step: int) -> None:
+        """Set the files with problems aside, and the state that they make useless, if there are any."""
+        if problems:
+            aside = self._set_aside({*problems, self.state} - {path}, "damaged")
+            reason = "; ".join(problems.values())
+            print(f"{reason}: set aside in {aside}, training continues from step {step} of {path}", flush=True)
+
+    def _start_anew(self, reason: str, name: str) -> None:
+        aside = self._set_aside([self.state, self.previous, *self._others()], name)
+        print(f"{reason}: training starts anew, the old state is in {aside}", flush=True)
+
+    def _set_aside(self, paths: Iterable[Path], name: str) -> Path:
+        """Move those of the files that exist to the folder `name` beside `partial`; returns it."""
+        aside = self._plan.out / name
+        aside.mkdir(exist_ok=True)
+        for path in paths:
+            if path.exists():
+                path.replace(aside / path.name)
+        return aside
+
+    def _others(self) -> list[Path]:
+        """The files beside the states and the lock."""
+        known = (self.lock, self.state, self.previous)
+        return [path for path in self._partial.iterdir() if path.is_file() and path not in known]
+
+
+def _model_name(percentage: int) -> str:
+    return f"{percentage}.safetensors"
+
+
+def _settings(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description without the entries that may differ between two starts of one training."""
+    return {key: value for key, value in description.items() if key not in ("commit", "version")}

@@ -1,0 +1,68 @@
+"""What a training does when it is asked to end: it saves its state after the current step, and then leaves or goes on.
+
+SIGINT (Ctrl-C), SIGTERM and SIGHUP save and leave. SIGUSR1 saves and goes on. A training that `continue_on_sigterm`
+describes goes on after SIGTERM as well: Slurm sends it some time before it kills a job, which may use that time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+LEAVING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HANDLED = (*LEAVING, signal.SIGUSR1)
+
+
+class Signals:
+    """The signals that came since they were last asked for."""
+
+    def __init__(self, *, continue_on_sigterm: bool = False) -> None:
+        self._continue_on_sigterm = continue_on_sigterm
+        self._save, self._leave = False, None  # type: bool, signal.Signals | None
+
+    @contextlib.contextmanager
+    def handle(self) -> Iterator[None]:
+        """A context in which the signals are remembered instead of ending the process.
+
+        Only the main thread can do so: in another one nothing changes. Signals that the process ignores, as `nohup`
+        makes it do, stay ignored. A second Ctrl-C raises KeyboardInterrupt at once. A signal that nobody asked for
+        until the end of the context has its usual effect then.
+        """
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            before = {number: signal.getsignal(number) for number in HANDLED}
+        before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+        for number in before:
+            signal.signal(number, self._receive)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self._leave is not None:
+            signal.raise_signal(self._leave)
+
+    @property
+    def save(self) -> bool:
+        """Whether the state is to be saved now."""
+        return self._save
+
+    @property
+    def leave(self) -> bool:
+        """Whether the training is to leave when the state is saved."""
+        return self._leave is not None
+
+    def clear(self) -> signal.Signals | None:
+        """Forget the signals, since the state is saved; returns the one after which the training leaves, if any."""
+        leave, self._leave, self._save = self._leave, None, False
+        return leave
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._leave == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._save = True
+        if number in LEAVING and not (number == signal.SIGTERM and self._continue_on_sigterm):
+            self._leave = signal.Signals(number)
