@@ -90,9 +90,9 @@ def count_steps(monkeypatch) -> list[int]:
     """A list that gets the number of every step that a training does from now on."""
     steps, step = [], Trainer.step
 
-    def do_step(trainer):
+    def do_step(trainer, wishes=None):
         steps.append(trainer.state.step)
-        return step(trainer)
+        return step(trainer, wishes)
 
     monkeypatch.setattr(Trainer, "step", do_step)
     return steps
@@ -301,10 +301,10 @@ def send(monkeypatch, number: int, step: int) -> None:
     """Send this process a signal within a step."""
     do_step = trainer_module._do_step
 
-    def do_step_with_signal(trainer, progress):
+    def do_step_with_signal(trainer, progress, own):
         if trainer.state.step == step:
             os.kill(os.getpid(), number)
-        do_step(trainer, progress)
+        return do_step(trainer, progress, own)
 
     monkeypatch.setattr(trainer_module, "_do_step", do_step_with_signal)
 
@@ -367,7 +367,7 @@ def test_a_signal_that_comes_too_late_has_its_usual_effect(plan, models, tmp_pat
 
 
 def test_a_second_interrupt_does_not_wait_for_the_step(plan, tmp_path, monkeypatch):
-    def step(trainer):
+    def step(trainer, wishes=None):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
 
