@@ -51,8 +51,8 @@ def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     with _open(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        text, checksum = _read_description(file, path)
-    if checksum is not None and checksum != _checksum(tensors):
+        text, expected = _read_description(file, path)
+    if expected is not None and expected != checksum(tensors):
         raise DamagedFile(f"{path} is damaged: its tensors do not have their checksum")
     return tensors, _parse(text, path)
 
@@ -87,10 +87,10 @@ def _read_description(file: Any, path: Path | str) -> tuple[str, str | None]:
     text, newline, checksums = metadata["description"].partition("\n")
     if not newline:
         return text, None
-    checksum = checksums[len("sha256 ") :][:64]
-    if checksums != _checksum_line(text, checksum):
+    of_tensors = checksums[len("sha256 ") :][:64]
+    if checksums != _checksum_line(text, of_tensors):
         raise DamagedFile(f"{path} is damaged: its description does not have its checksum")
-    return text, checksum
+    return text, of_tensors
 
 
 def _parse(text: str, path: Path | str) -> dict[str, Any]:
@@ -105,21 +105,21 @@ def _parse(text: str, path: Path | str) -> dict[str, Any]:
 
 
 def _add_checksums(text: str, tensors: Mapping[str, Tensor]) -> str:
-    return f"{text}\n{_checksum_line(text, _checksum(tensors))}"
+    return f"{text}\n{_checksum_line(text, checksum(tensors))}"
 
 
-def _checksum_line(text: str, checksum: str) -> str:
+def _checksum_line(text: str, of_tensors: str) -> str:
     """The line with the checksum of the tensors, and with that of the description and the first."""
-    return f"sha256 {checksum} {files.sha256(f'{text} {checksum}'.encode())}"
+    return f"sha256 {of_tensors} {files.sha256(f'{text} {of_tensors}'.encode())}"
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 of tensors on the CPU with their names, types and shapes, in the order of the names, hexadecimal."""
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of tensors with their names, types and shapes, in the order of the names, hexadecimal."""
     import torch
 
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = tensors[name].detach().cpu().contiguous()
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -80,20 +80,8 @@ input_options = group(
     help="model files to write, one or more, named by percentages of training: 50.safetensors 100.safetensors",
 )
 @input_options
-@click.option(
-    "--processes", type=WholeNumber(1), help="processes on this machine that train together; by default one for a GPU"
-)
 @machine_options
-def train(
-    run: str,
-    experiments: Path,
-    data: Path,
-    out: Sequence[Path],
-    *,
-    inputs: Inputs,
-    processes: int | None,
-    machine: Machine,
-) -> None:
+def train(run: str, experiments: Path, data: Path, out: Sequence[Path], *, inputs: Inputs, machine: Machine) -> None:
     """Train a run, or continue its training.
 
     Writes its models and, if its experiment file names a sampler, a picture of samples. Several processes train
@@ -104,29 +92,38 @@ def train(
         raise UserError(f"{run} takes its weights from {spec.released.url}: use `cm convert`")
     folder, keep = _parse_outputs(out)
     sampler = config.sampler_of(spec)
-    environment = launch.read_environment()
-    processes = environment.count if environment.count > 1 else processes or machine.count_processes()
-    if processes > spec.training.batch:
-        raise UserError(f"{run}: a batch of {spec.training.batch} cannot be divided among {processes} processes")
-    if processes > environment.count:
-        machine.take_gpus(processes)
-        context = click.get_current_context()
-        arguments = _without_option(context.meta["arguments"], "--processes")
-        context.exit(launch.launch(processes, [sys.executable, "-m", "cm", "train", *arguments]))
-    together = environment.count > 1
-    device = machine.select_own_device(environment.local_rank) if together else machine.select_device()
+    environment = _start_processes(spec, machine)
+    device = machine.select_device_of(environment)
     from cm.training.processes import connect
 
-    with connect(environment, folder, device) as connected:
+    with connect(environment, folder, device) as processes:
         from cm import build
         from cm.training.trainer import train as run_training
 
         plan = build.plan_training(spec, data=data, out=folder, keep=keep, inputs=inputs.paths(), device=device)
-        run_training(dataclasses.replace(plan, processes=connected, **machine.settings()))
-    if sampler and connected.is_first:
+        run_training(dataclasses.replace(plan, processes=processes, **machine.settings()))
+    if sampler and processes.is_first:
         module, description = build.load_model(folder / f"{max(keep)}.safetensors", device)
         images = build.sample_images(module, description, sampler, count=PREVIEW_COUNT, seed=spec.seed)
         files.write_grid(folder / "samples.png", images)
+
+
+def _start_processes(run: config.Run, machine: Machine) -> launch.Environment:
+    """The place of this process among those that train together.
+
+    If this command is to start them, it does, and exits with their status. Raises UserError for more processes than
+    images of a batch.
+    """
+    environment = launch.read_environment()
+    count = environment.count if environment.count > 1 else machine.count_processes()
+    if count > run.training.batch:
+        raise UserError(f"{run.name}: a batch of {run.training.batch} cannot be divided among {count} processes")
+    if count > environment.count:
+        machine.take_gpus_of_processes()
+        context = click.get_current_context()
+        arguments = _without_option(context.meta["arguments"], "--processes")
+        context.exit(launch.launch(count, [sys.executable, "-m", "cm", "train", *arguments]))
+    return environment
 
 
 def _without_option(arguments: Sequence[str], option: str) -> list[str]:

@@ -20,6 +20,7 @@ from cm.utils import gpus
 if TYPE_CHECKING:
     from cm.evaluation.features import Compute
     from cm.evaluation.scoring import MakeExtractor
+    from cm.training.launch import Environment
 
 Function = Callable[..., None]
 Decorator = Callable[[Function], Function]
@@ -90,7 +91,10 @@ class Hardware:
 
         Raises UserError for a device that this machine does not have, and for more GPUs than it has.
         """
-        names = self.device.split(",") if self.device else self._take_gpus()
+        return self._prepare(self.device.split(",") if self.device else self._take_gpus())
+
+    def _prepare(self, names: Sequence[str | None]) -> tuple[str, ...]:
+        """The devices of these names, after the number of threads of torch has been set."""
         import torch
 
         if self.threads:
@@ -104,28 +108,6 @@ class Hardware:
         taken = gpus.take_gpus(self.gpus)
         return [f"cuda:{index}" for index in range(self.gpus)] if self.gpus > 1 and taken else [None]
 
-    def count_processes(self) -> int:
-        """The processes that train together by default: one for each GPU that is asked for, else a single one."""
-        return 1 if self.device else max(1, min(self.gpus, len(gpus.visible_gpus())))
-
-    def take_gpus(self, count: int) -> None:
-        """Take this many GPUs for the processes that this one starts, unless it computes elsewhere."""
-        if self.gpus and not self.device:
-            gpus.take_gpus(count)
-
-    def select_own_device(self, local_rank: int) -> str:
-        """The device of one process of several that train together: each has a GPU of its own on its machine.
-
-        `local_rank`: the number of the process on its machine. The GPUs are those that are visible, since whatever
-        started the processes has taken them.
-        """
-        import torch
-
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        count = torch.cuda.device_count() if self.gpus else 0
-        return api.select_device(self.device or (f"cuda:{local_rank % count}" if count else "cpu"))
-
 
 hardware = (
     threads_option,
@@ -137,10 +119,33 @@ hardware_options = group("hardware", Hardware, *hardware)
 
 @dataclasses.dataclass(frozen=True)
 class Machine(Hardware):
-    """What a training computes on, and how often it saves its state; no result depends on it."""
+    """What a training computes on, in how many processes, and how often it saves its state; no result depends on it."""
 
+    processes: int | None
     save_seconds: float
     save_steps: int | None
+
+    def count_processes(self) -> int:
+        """The processes that train together: by default one for each GPU that is asked for, else a single one."""
+        return self.processes or (1 if self.device else max(1, min(self.gpus, len(gpus.visible_gpus()))))
+
+    def take_gpus_of_processes(self) -> None:
+        """Take a GPU for each of the processes that this one starts, unless they compute elsewhere."""
+        if self.gpus and not self.device:
+            gpus.take_gpus(self.count_processes())
+
+    def select_device_of(self, environment: Environment) -> str:
+        """The device of this process; of several on one machine each has a GPU of its own.
+
+        Their GPUs are those that are visible, since whatever started the processes has taken them.
+        """
+        if environment.count == 1:
+            return self.select_device()
+        import torch
+
+        count = torch.cuda.device_count() if self.gpus else 0
+        name = self.device or (f"cuda:{environment.local_rank % count}" if count else "cpu")
+        return self._prepare([name])[0]
 
     def settings(self) -> dict[str, Any]:
         """The settings of a plan that the machine decides. Slurm kills a job some time after it sent SIGTERM."""
@@ -152,6 +157,11 @@ machine_options = group(
     "machine",
     Machine,
     *hardware,
+    click.option(
+        "--processes",
+        type=WholeNumber(1),
+        help="processes on this machine that train together; by default one for a GPU",
+    ),
     click.option(
         "--save-seconds",
         type=click.FloatRange(0),

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from cm.training.signals import HANDLED
+
 START = "CM_START"  # the variable that names a start
 GRACE_SECONDS = 20.0  # for the others to leave by themselves once one process has died
 
@@ -51,19 +53,21 @@ def read_environment() -> Environment:
 def launch(count: int, command: Sequence[str]) -> int:
     """Run a command in `count` processes that find each other by their environment, and return their exit status.
 
-    It is 0 if all succeed, else that of the first that failed; the others are then stopped within GRACE_SECONDS.
-    SIGTERM, SIGINT and SIGUSR1 are passed on.
+    It is 0 if all succeed, else that of the first that failed; the others are then stopped within GRACE_SECONDS. The
+    signals that a training handles are passed on; the processes are a group of their own, so that Ctrl-C in a terminal
+    reaches each of them once.
     """
     shared = os.environ | {"WORLD_SIZE": str(count), START: uuid.uuid4().hex}
     processes = [
-        subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)
+        subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, process_group=0)
+        for rank in range(count)
     ]
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for process in processes:
             process.send_signal(number)
 
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    previous = {number: signal.signal(number, pass_on) for number in HANDLED}
     try:
         return _wait(processes)
     finally:

@@ -15,20 +15,23 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cm.checkpoints import native
 from cm.errors import UserError
 from cm.training.launch import Environment
+from cm.utils import files
 
+Value = TypeVar("Value")
 CONNECT_SECONDS = 300.0
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
 
@@ -64,26 +67,19 @@ class Processes:
         torch._foreach_copy_(gradients, [part.view_as(own) for part, own in zip(parts, gradients, strict=True)])
         return sums
 
-    def check_equal(self, tensors: Sequence[Tensor], where: str) -> None:
+    def check_equal(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Raises UserError, in every process, if the bytes of the tensors differ between the processes."""
         if self.count == 1:
             return
-        digests: list[str] = [""] * self.count
-        with _one_line_errors():
-            dist.all_gather_object(digests, digest(tensors))
-        others = [rank for rank, other in enumerate(digests) if other != digests[0]]
+        checksums = self._gather(native.checksum(tensors))
+        others = [rank for rank, other in enumerate(checksums) if other != checksums[0]]
         if others:
             names = ", ".join(map(str, others))
             raise UserError(f"{where}: the weights of process {names} differ from those of process 0; nothing is saved")
 
     def any(self, flag: bool) -> bool:
         """Whether one of the processes says so."""
-        if self.count == 1:
-            return flag
-        flags = [False] * self.count
-        with _one_line_errors():
-            dist.all_gather_object(flags, flag)
-        return any(flags)
+        return any(self._gather(flag))
 
     def wait(self) -> None:
         """Wait until all processes are here."""
@@ -91,16 +87,16 @@ class Processes:
             with _one_line_errors():
                 dist.barrier()
 
+    def _gather(self, value: Value) -> list[Value]:
+        """The values that the processes have, in the order of their ranks."""
+        values = [value] * self.count
+        if self.count > 1:
+            with _one_line_errors():
+                dist.all_gather_object(values, value)
+        return values
+
 
 ALONE = Processes()
-
-
-def digest(tensors: Sequence[Tensor]) -> str:
-    """A digest of the bytes of tensors."""
-    found = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 @contextlib.contextmanager
@@ -141,7 +137,8 @@ def _open_store(environment: Environment, folder: Path) -> dist.Store:
         return dist.TCPStore(host, port, count, is_master=False, timeout=seconds)
     host = _host()
     store = dist.TCPStore(host, 0, count, is_master=True, timeout=seconds, wait_for_workers=False)
-    _publish(path, f"{host} {store.port}")
+    with files.replace_file(path) as temporary:
+        temporary.write_text(f"{host} {store.port}")
     return store
 
 
@@ -156,13 +153,6 @@ def _host() -> str:
     except OSError:
         return "127.0.0.1"
     return socket.gethostname()
-
-
-def _publish(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _read_address(path: Path) -> tuple[str, int]:

@@ -76,7 +76,7 @@ class TrainingState:
 
     def check_equal(self) -> None:
         """Raises UserError if the weights of the student differ between the processes."""
-        self.plan.processes.check_equal(self.optimiser.parameters, f"{self.plan.name}, step {self.step}")
+        self.plan.processes.check_equal(dict(self.student.named_parameters()), f"{self.plan.name}, step {self.step}")
 
     def diverged(self, what: str) -> UserError:
         """The error for a training that has become non-finite; what was saved before stays."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from cm.checkpoints import native
 from cm.cli import main
 from cm.training import processes
 from cm.training.launch import Environment, launch, read_environment
-from cm.training.processes import ALONE, Processes, digest
+from cm.training.processes import ALONE, Processes
 from cm.training.trainer import train
 
 WORKER = Path(__file__).parent / "parallel_worker.py"
@@ -104,6 +105,22 @@ def test_the_command_starts_processes(place, tmp_path, monkeypatch):
     assert (tmp_path / "100.safetensors").exists() and (tmp_path / "samples.png").exists()
 
 
+def test_ctrl_c_reaches_each_process_once(place, tmp_path):
+    """A terminal sends SIGINT to the whole group of the command; a second one would end the step at once."""
+    command = [sys.executable, "-m", "cm", "train", "--run", "digits/edm/total_steps~3000/seed0", "--processes", "2"]
+    command += ["--experiments", str(place / "experiments"), "--data", str(place / "data"), "--device", "cpu"]
+    command += ["--out", str(tmp_path / "100.safetensors"), "--threads", "1", "--save-steps", "5"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0) as training:
+        state = tmp_path / "partial" / "state.safetensors"
+        while not state.exists() and training.poll() is None:
+            time.sleep(0.1)
+        os.killpg(training.pid, signal.SIGINT)
+        error = training.communicate(timeout=60)[1]
+    assert training.returncode == 130, error
+    assert "SIGINT after step" in error and "the state is saved" in error and "Traceback" not in error
+    assert native.description(state)["step"] >= 5
+
+
 def test_torchrun_starts_processes(place, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(WORKER), str(place), str(tmp_path), "none", RUNS[0]]
@@ -152,14 +169,16 @@ def test_the_environment_says_who_trains_together(monkeypatch, variables, enviro
 def test_one_process_communicates_with_nobody():
     numbers = torch.tensor([1.0, 0.0])
     assert ALONE.sum_gradients([], numbers) is numbers
-    ALONE.check_equal([torch.zeros(1)], "here")
+    ALONE.check_equal({"a": torch.zeros(1)}, "here")
+    assert ALONE.any(True) and not ALONE.any(False)
     ALONE.wait()
 
 
 def test_a_digest_sees_every_bit():
-    weights = [torch.zeros(3), torch.ones(2, dtype=torch.bfloat16)]
-    changed = [torch.zeros(3), torch.tensor([1.0, 1.0078125], dtype=torch.bfloat16)]
-    assert digest(weights) == digest([tensor.clone() for tensor in weights]) != digest(changed)
+    weights = {"a": torch.zeros(3), "b": torch.ones(2, dtype=torch.bfloat16)}
+    changed = {**weights, "b": torch.tensor([1.0, 1.0078125], dtype=torch.bfloat16)}
+    copied = {name: tensor.clone() for name, tensor in weights.items()}
+    assert native.checksum(weights) == native.checksum(copied) != native.checksum(changed)
 
 
 def test_a_first_process_that_never_starts(tmp_path, monkeypatch):

@@ -209,15 +209,21 @@ def test_a_damaged_state_is_set_aside_and_the_previous_one_used(plan, models, tm
     assert sorted(whole) == ["50.safetensors", "state.previous.safetensors", "state.safetensors"]
     for number, data in enumerate(damages(whole["state.safetensors"])):
         out = tmp_path / str(number)
-        write_folder(out / "partial", whole | {"state.safetensors": data})
-        with monkeypatch.context() as patch:
-            steps = count_steps(patch)
-            run(plan, out)
+        steps = continue_from(whole | {"state.safetensors": data}, plan, out, monkeypatch)
         assert steps == [2, 3]
         line = capsys.readouterr().out
         assert line.count("\n") == 1 and "continues from step 2" in line and str(out / "partial/state.saf") in line
         assert (out / "damaged/state.safetensors").read_bytes() == data
         check_complete(out, models)
+
+
+def continue_from(contents: dict[str, bytes], plan, out: Path, monkeypatch) -> list[int]:
+    """The steps that a training does that finds these files."""
+    write_folder(out / "partial", contents)
+    with monkeypatch.context() as patch:
+        steps = count_steps(patch)
+        run(plan, out)
+    return steps
 
 
 def write_folder(folder: Path, contents: dict[str, bytes]) -> None:
@@ -242,10 +248,7 @@ def test_a_training_with_a_damaged_model_goes_back_to_a_state_before_it(plan, mo
     whole = {path.name: path.read_bytes() for path in partial.iterdir()}
     for number, data in enumerate(damages(whole["50.safetensors"])):
         out = tmp_path / str(number)
-        write_folder(out / "partial", whole | {"50.safetensors": data})
-        with monkeypatch.context() as patch:
-            steps = count_steps(patch)
-            run(plan, out)
+        steps = continue_from(whole | {"50.safetensors": data}, plan, out, monkeypatch)
         assert steps == [1, 2, 3]
         line = capsys.readouterr().out
         assert line.count("\n") == 1 and "continues from step 1" in line and "50.safetensors" in line
