@@ -48,12 +48,14 @@ class Model:
     """A trained or converted model.
 
     `description`: what the model file says of it: its run, network, noise grid, training and origin. `settings`: how it
-    is sampled by default. `module`: the torch module, without gradients, in evaluation mode, on its device.
+    is sampled by default. `module`: the torch module, without gradients, in evaluation mode, on the first of `devices`,
+    which all sample.
     """
 
     module: nn.Module
     description: Mapping[str, Any]
     path: Path
+    devices: tuple[str, ...]
     settings: SamplingSettings = SamplingSettings()
 
     @property
@@ -81,8 +83,8 @@ class Model:
 
     @property
     def device(self) -> str:
-        """The device that the model is on."""
-        return str(next(self.module.parameters()).device)
+        """The device that the module is on, the first of `devices`."""
+        return self.devices[0]
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Denoises: the estimate D(x, t) of the clean images, f(x, t) for a consistency model, [B, C, H, W].
@@ -104,8 +106,9 @@ class Model:
         """Samples of the model, uint8 [count, H, W, C], written to `out` if it is given.
 
         `sampler`: its name, such as `onestep` or `multistep,times~0.8`. Sample i depends on `seed` and i only; by
-        default the seed is that of the run. Raises UserError for an unknown sampler, a setting out of range, and a
-        model that cannot be sampled.
+        default the seed is that of the run. Several devices take the batches in turns, which changes no bit of the
+        samples if the devices are alike. Raises UserError for an unknown sampler, a setting out of range, a model that
+        cannot be sampled, and a device with too little memory.
         """
         from cm import build
 
@@ -113,7 +116,7 @@ class Model:
         if count < 1 or not 0 <= seed <= config.MAX_SEED:
             raise UserError(f"count must be at least 1 and seed in 0..{config.MAX_SEED}, not {count} and {seed}")
         parsed, _ = config.parse_sampler(sampler), self.image_shape
-        how = dataclasses.asdict(settings or self.settings)
+        how = {**dataclasses.asdict(settings or self.settings), "devices": self.devices}
         return build.sample_images(self.module, self.description, parsed, count=count, seed=seed, out=out, **how)
 
 
@@ -128,24 +131,37 @@ def load(
 
     The model of a run is `<results>/models/<run>/100.safetensors`. A run that takes its weights from a published
     checkpoint (`released~NAME`) is fetched and converted if that file is missing. The settings by which a run is
-    sampled are those of its experiment file below `experiments`. `device`: by default a GPU if there is one.
+    sampled are those of its experiment file below `experiments`. `device`: as of `select_devices`; several sample
+    together.
 
     Raises UserError for a file that is missing, damaged or no model of this suite, an unknown run, a run that has not
     been trained, and a device that this machine does not have.
     """
     from cm import build
 
-    device = select_device(device)
+    devices = select_devices(device)
     if not _is_run(path_or_run):
-        return Model(*build.load_model(path_or_run, device), Path(path_or_run))
+        return Model(*build.load_model(path_or_run, devices[0]), Path(path_or_run), devices)
     known = config.Experiments(experiments)
     run = known.run(str(path_or_run))
     path = find_model(run, Layout(str(results)))
-    return Model(*build.load_model(path, device), path, SamplingSettings.of_run(run, known))
+    return Model(*build.load_model(path, devices[0]), path, devices, SamplingSettings.of_run(run, known))
 
 
 def _is_run(path_or_run: str | Path) -> bool:
     return isinstance(path_or_run, str) and not path_or_run.endswith(".safetensors") and not os.path.exists(path_or_run)
+
+
+def select_devices(names: str | None = None) -> tuple[str, ...]:
+    """The devices of these names, such as `cuda:0,cuda:1`, or by default a GPU if there is one.
+
+    Raises UserError for a device that this machine does not have, and for devices of different types, whose results
+    would differ.
+    """
+    devices = tuple(map(select_device, names.split(",") if names is not None else [None]))
+    if len({device.partition(":")[0] for device in devices}) > 1:
+        raise UserError(f"the devices must be of one type, not {', '.join(devices)}: their results would differ")
+    return devices
 
 
 def select_device(name: str | None = None) -> str:
@@ -155,7 +171,7 @@ def select_device(name: str | None = None) -> str:
     """
     import torch
 
-    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if name is None else name
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -194,7 +210,7 @@ def score(
     `images`: uint8 [N, H, W, C], or the path of a folder, a zip, a .npz or a .npy of 8-bit images. `reference`: the
     same of real images, or the path of their summary or of published statistics. `protocol`: a name in config/protocols
     or a .yaml file. `extractor`: the file of the protocol's extractor; by default pretrained weights, which are
-    fetched. `device`: by default a GPU if there is one.
+    fetched. `device`: as of `select_devices`; several compute features together.
 
     Raises UserError for an unknown protocol, and for images, a reference or an extractor that do not fit together.
     """
@@ -205,7 +221,7 @@ def score(
     from cm.evaluation.scoring import score_images
 
     make_extractor = functools.partial(build.load_extractor, protocol, Path(extractor) if extractor else None)
-    compute = Compute(workers=4, devices=(select_device(device),))
+    compute = Compute(workers=4, devices=select_devices(device))
     with _as_path(images) as samples, _as_path(reference) as real:
         return score_images(samples, real, protocol=protocol, make_extractor=make_extractor, compute=compute)
 

@@ -132,9 +132,29 @@ def test_a_classifier_makes_no_images(judge):
         cm.load(judge).sample("onestep")
 
 
-def test_an_unknown_device_is_refused(path):
-    with pytest.raises(UserError, match="device 'cuda:9' cannot be used here"):
-        cm.load(path, device="cuda:9")
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:9", "device 'cuda:9' cannot be used here"),
+        ("cpu,cuda:9", "device 'cuda:9' cannot be used here"),
+        ("cpu,", "device '' cannot be used here"),
+        ("cpu,meta", "the devices must be of one type, not cpu, meta"),
+    ],
+)
+def test_other_devices_are_refused(path, device, message):
+    with pytest.raises(UserError, match=message):
+        cm.load(path, device=device)
+
+
+def test_a_model_on_several_devices(path, model):
+    """Its samples are those of one device, also after its weights have changed."""
+    several, settings = cm.load(path, device="cpu,cpu"), cm.SamplingSettings(batch=4)
+    assert (several.devices, several.device) == (("cpu", "cpu"), "cpu")
+    for _ in range(2):
+        images = [one.sample("onestep", count=10, settings=settings) for one in (model, several)]
+        assert images[0].tobytes() == images[1].tobytes()
+        for one in (model, several):
+            next(one.module.parameters()).mul_(1.5)
 
 
 # ---- files of an earlier version ----
@@ -174,7 +194,7 @@ def test_pretrained_weights_are_no_model(path, tmp_path):
 
 def test_arrays_and_files_have_the_same_score(place, judge, by_classifier):
     paths = [place / "data" / split / "images.npy" for split in ("test", "train")]
-    by_path = cm.score(*paths, by_classifier, extractor=judge)
+    by_path = cm.score(*paths, by_classifier, extractor=judge, device="cpu,cpu")
     arrays = [np.load(path) for path in paths]
     by_array = cm.score(*arrays, str(by_classifier), extractor=judge)
     assert by_path["metrics"] == by_array["metrics"]

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pytest
+import torch
 
 from cm import registry
 from cm.cli import main
@@ -39,6 +40,60 @@ def test_sample(model, tmp_path):
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
+def without_seconds(path: Path) -> dict:
+    return {key: value for key, value in files.read_json(path).items() if key != "seconds"}
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """The devices on which something is computed, of each sampling and each computation of features."""
+    from cm.diffusion import sampling
+    from cm.evaluation import features
+
+    devices, map_on_devices = [], sampling.map_on_devices
+
+    def record(function, module, parts, names):
+        devices.append(",".join(names))
+        return map_on_devices(function, module, parts, names)
+
+    for module in (sampling, features):
+        monkeypatch.setattr(module, "map_on_devices", record)
+    return devices
+
+
+def test_several_devices_write_what_one_writes(place, model, judge, tmp_path, used):
+    """The same bytes of samples, and the same scores; 7 does not divide 40."""
+    how = {"model": model, "sampler": "multistep,times~0.8", "count": 40, "batch": 7}
+    scoring = {"reference": place / "data/train/images.npy", "protocol": "offline", "extractor": judge}
+    for device in ("cpu", "cpu,cpu"):
+        assert run("sample", out=tmp_path / f"{device}.npy", device=device, **how) == 0
+        assert run("evaluate", score=tmp_path / f"{device}.score.json", device=device, **how, **scoring) == 0
+    assert set(used[: used.index("cpu,cpu")]) == {"cpu"} and set(used[used.index("cpu,cpu") :]) == {"cpu,cpu"}
+    assert used.count("cpu,cpu") == 3, "of `sample`, of `evaluate`, and the features of its samples"
+    assert (tmp_path / "cpu.npy").read_bytes() == (tmp_path / "cpu,cpu.npy").read_bytes()
+    for end in ("json", "score.json"):
+        assert without_seconds(tmp_path / f"cpu.{end}") == without_seconds(tmp_path / f"cpu,cpu.{end}")
+
+
+def test_a_device_that_fails_is_one_line_and_no_file(model, tmp_path, monkeypatch, capsys):
+    from cm.diffusion.denoiser import Denoiser
+
+    forward = Denoiser.forward
+
+    def fail(self, x, *others):
+        if len(x) == 3:  # of the last batch
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        return forward(self, x, *others)
+
+    monkeypatch.setattr(Denoiser, "forward", fail)
+    how = {"model": model, "sampler": "onestep", "count": 11, "batch": 4, "device": "cpu,cpu"}
+    assert run("sample", out=tmp_path / "a.npy", **how) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1].startswith("cm sample: error: device 'cpu' has too little free memory")
+    assert not [line for line in error if "Traceback" in line]
+    assert not list(tmp_path.iterdir())
+
+
 def test_samples_in_lower_precision_differ_a_little(model, tmp_path):
     made = {}
     for precision in ("float32", "bfloat16", "float16"):
@@ -57,6 +112,7 @@ def test_samples_in_lower_precision_differ_a_little(model, tmp_path):
         ({"sampler": "ode,solver~heun,steps~1"}, "steps must be at least 2"),
         ({"model": "absent.safetensors"}, "no file absent.safetensors"),
         ({"device": "cuda:9"}, "device 'cuda:9'"),
+        ({"device": "cpu,cuda:9"}, "device 'cuda:9'"),
         ({"count": 0}, "count must be at least 1"),
         ({"out": "a.json"}, "a.json must end in .npy"),
         ({"seed": -1}, "seed must be at least 0"),
@@ -111,6 +167,10 @@ def test_a_mistake_is_told_before_torch_is_imported():
         ("draw --suite config/suites/demo.yaml --artefact a b", "cm draw: error: got unexpected extra argument (b)"),
         ("draw --suite x.yaml --artefact a --results pyproject.toml", "cm draw: error: invalid value for '--results'"),
         ("prepare --dataset digits --out x --allow-undecodable 1", "cm prepare: error: invalid value for '--allow-"),
+        (
+            "train --run x --data y --out z --device cpu,cpu",
+            "cm train: error: a process trains on one device, not on cpu",
+        ),
         ("sample --seed 4001 --sampler onestep --out a.npy", "cm sample: error: seed must be at most 4000, not 4001"),
     ],
 )

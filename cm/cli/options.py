@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cm import api, config
+from cm.errors import UserError
 from cm.utils import gpus
 
 if TYPE_CHECKING:
@@ -76,45 +77,44 @@ gpus_option = click.option(
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """What a command computes on: `device`, or `gpus` GPUs that nobody else has taken; `threads` of the processor."""
+    """What a command computes on: `device`, or `gpus` GPUs that nobody else has taken; `threads` of the processor.
+
+    `device`: one or several, separated by commas.
+    """
 
     threads: int | None
     device: str | None
     gpus: int
 
-    def select_device(self) -> str:
-        """The first device; UserError for one that this machine does not have."""
-        return self.select_devices()[0]
-
     def select_devices(self) -> tuple[str, ...]:
         """The devices, after the GPUs have been taken and the number of threads of torch has been set.
 
-        Raises UserError for a device that this machine does not have, and for more GPUs than it has.
+        Raises UserError for a device that this machine does not have, for devices of different types, and for more
+        GPUs than it has.
         """
-        return self._prepare(self.device.split(",") if self.device else self._take_gpus())
+        return self._prepare(self.device or self._take_gpus())
 
-    def _prepare(self, names: Sequence[str | None]) -> tuple[str, ...]:
+    def _prepare(self, names: str | None) -> tuple[str, ...]:
         """The devices of these names, after the number of threads of torch has been set."""
         import torch
 
         if self.threads:
             torch.set_num_threads(self.threads)
-        return tuple(map(api.select_device, names))
+        return api.select_devices(names)
 
-    def _take_gpus(self) -> Sequence[str | None]:
+    def _take_gpus(self) -> str | None:
         """The names of the default devices; None is the GPU that torch finds, or the CPU if it finds none."""
         if self.gpus == 0:
-            return ["cpu"]
+            return "cpu"
         taken = gpus.take_gpus(self.gpus)
-        return [f"cuda:{index}" for index in range(self.gpus)] if self.gpus > 1 and taken else [None]
+        return ",".join(f"cuda:{index}" for index in range(self.gpus)) if self.gpus > 1 and taken else None
 
 
 hardware = (
     threads_option,
-    click.option("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one"),
+    click.option("--device", help="cpu, cuda, or several: cuda:0,cuda:1; by default the GPUs that are taken"),
     gpus_option,
 )
-hardware_options = group("hardware", Hardware, *hardware)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +124,10 @@ class Machine(Hardware):
     processes: int | None
     save_seconds: float
     save_steps: int | None
+
+    def __post_init__(self) -> None:
+        if self.device and "," in self.device:
+            raise UserError(f"a process trains on one device, not on {self.device}; --gpus trains on several")
 
     def count_processes(self) -> int:
         """The processes that train together: by default one for each GPU that is asked for, else a single one."""
@@ -140,12 +144,12 @@ class Machine(Hardware):
         Their GPUs are those that are visible, since whatever started the processes has taken them.
         """
         if environment.count == 1:
-            return self.select_device()
+            return self.select_devices()[0]
         import torch
 
         count = torch.cuda.device_count() if self.gpus else 0
         name = self.device or (f"cuda:{environment.local_rank % count}" if count else "cpu")
-        return self._prepare([name])[0]
+        return self._prepare(name)[0]
 
     def settings(self) -> dict[str, Any]:
         """The settings of a plan that the machine decides. Slurm kills a job some time after it sent SIGTERM."""
@@ -156,7 +160,9 @@ class Machine(Hardware):
 machine_options = group(
     "machine",
     Machine,
-    *hardware,
+    threads_option,
+    click.option("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one"),
+    gpus_option,
     click.option(
         "--processes",
         type=WholeNumber(1),
@@ -236,7 +242,5 @@ extraction_options = group(
     click.option(
         "--workers", type=WholeNumber(1), default=4, show_default=True, help="threads that decode and resize images"
     ),
-    threads_option,
-    click.option("--device", help="cpu, cuda, or several: cuda:0,cuda:1; by default the GPUs that are taken"),
-    gpus_option,
+    *hardware,
 )

@@ -47,7 +47,7 @@ class ModelSource(Hardware):
             raise UserError("give either --model or --run: the model file, or the run whose model is sampled")
         if self.run is not None:
             config.Experiments(self.experiments).run(self.run)
-        device = self.select_device()
+        device = ",".join(self.select_devices())
         subject = self.run or self.model or ""
         return api.load(subject, device=device, experiments=self.experiments, results=self.results)
 
@@ -178,7 +178,7 @@ def evaluate(
         from cm.evaluation.features import Compute
         from cm.evaluation.scoring import score_images
 
-        make_extractor, compute = comparison.make_extractor(protocol), Compute(devices=(model.device,))
+        make_extractor, compute = comparison.make_extractor(protocol), Compute(devices=model.devices)
         result = score_images(
             outputs.out, comparison.reference, protocol=protocol, make_extractor=make_extractor, compute=compute
         )

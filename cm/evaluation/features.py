@@ -11,8 +11,7 @@ computation that was interrupted continues from its last saved state.
 
 from __future__ import annotations
 
-import copy
-import itertools
+import functools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cm.diffusion.sampling import autocast
+from cm.diffusion.sampling import Network, autocast, map_on_devices
 from cm.errors import UserError
 from cm.evaluation import metrics, reference
 from cm.evaluation.imagesets import Images
@@ -33,7 +32,7 @@ from cm.utils.parallel import map_in_order
 from cm.utils.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from cm.evaluation.extractors import Extractor
 
@@ -231,18 +230,16 @@ def _batches(extractor: Extractor, images: Images, compute: Compute, start: int 
 
 
 def _forward(extractor: Extractor, inputs: Iterator[Tensor], devices: Sequence[str]) -> Iterator[list[np.ndarray]]:
-    """The outputs for each input, in order; several devices take turns."""
-    precision = extractor.precision
-    if len(devices) == 1:
-        network = extractor.network.to(devices[0])
-        return (_outputs(network, x, devices[0], precision) for x in inputs)
-    networks = [copy.deepcopy(extractor.network).to(device) for device in devices]
-    turns = zip(inputs, itertools.cycle(zip(networks, devices, strict=True)), strict=False)
-    return map_in_order(lambda turn: _outputs(turn[1][0], turn[0], turn[1][1], precision), turns, len(devices))
+    """The outputs for each input, in order, without TF32, which would change the third decimal of FID.
+
+    All threads share the switch of TF32, so it is not set in each of them.
+    """
+    compute = functools.partial(_outputs, extractor.precision)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield from map_on_devices(compute, extractor.network, inputs, devices)
 
 
-def _outputs(network: nn.Module, x: Tensor, device: str, precision: str) -> list[np.ndarray]:
-    """The outputs of the network that are not None, without TF32, which would change the third decimal of FID."""
-    without_tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with torch.inference_mode(), without_tf32, autocast(torch.device(device), precision):
+def _outputs(precision: str, network: Network, device: torch.device, x: Tensor) -> list[np.ndarray]:
+    """The outputs of the network that are not None."""
+    with torch.inference_mode(), autocast(device, precision):
         return [part.float().cpu().numpy() for part in network(x.to(device)) if part is not None]

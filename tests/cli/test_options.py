@@ -24,23 +24,25 @@ def taken(monkeypatch):
 
 
 def test_by_default_one_gpu_is_taken(taken):
-    assert Hardware(threads=None, device=None, gpus=1).select_device() == "cuda"
+    assert Hardware(threads=None, device=None, gpus=1).select_devices() == ("cuda",)
     assert taken == [1]
 
 
 def test_two_gpus_are_two_devices(taken):
+    assert Hardware(threads=None, device=None, gpus=2).select_devices() == ("cuda:0", "cuda:1")
     extraction = ExtractionOptions(threads=None, device=None, gpus=2, batch=8, workers=1)
     assert extraction.select().devices == ("cuda:0", "cuda:1")
-    assert taken == [2]
+    assert taken == [2, 2]
 
 
 def test_a_device_that_is_named_is_used_and_none_taken(taken):
-    assert Hardware(threads=None, device="cuda:1", gpus=1).select_device() == "cuda:1"
+    assert Hardware(threads=None, device="cuda:1", gpus=1).select_devices() == ("cuda:1",)
+    assert Hardware(threads=None, device="cuda:1,cuda:3", gpus=1).select_devices() == ("cuda:1", "cuda:3")
     assert not taken
 
 
 def test_no_gpus_means_the_processor(taken):
-    assert Hardware(threads=None, device=None, gpus=0).select_device() == "cpu"
+    assert Hardware(threads=None, device=None, gpus=0).select_devices() == ("cpu",)
     assert not taken
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 
 import numpy as np
@@ -55,6 +56,23 @@ def test_features_come_in_the_order_of_the_images():
         found = features.extract(PLACES, Endless(300), compute)
         assert found.features[:, 0].tolist() == list(range(300))
         assert found.logits is None
+
+
+class Slow(nn.Module):
+    """The features are 1 if TF32 is allowed at the end of the computation, which lasts longer for later images."""
+
+    def forward(self, x):
+        time.sleep(0.02 * x[0, 0, 0, 0].item())
+        return torch.full((len(x), 1), float(torch.backends.cudnn.allow_tf32)), None
+
+
+@pytest.mark.parametrize("devices", [("cpu",), ("cpu",) * 3])
+def test_tf32_is_off_on_every_device_until_all_have_finished(devices):
+    """The switch is that of the process: one thread must not turn it on again while another computes."""
+    slow = Extractor("slow", 1, lambda images: torch.from_numpy(images[:, :1, :1, 2:]).permute(0, 3, 1, 2), Slow())
+    allowed = torch.backends.cudnn.allow_tf32
+    assert not features.extract(slow, Endless(6), Compute(1, 1, devices)).features.any()
+    assert torch.backends.cudnn.allow_tf32 == allowed
 
 
 def test_halves_and_kept_features_are_of_different_images():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import pickle
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 
 import cm
 from cm.utils import pickles, provenance
-from cm.utils.parallel import map_in_order
+from cm.utils.parallel import map_in_order, map_in_turns
 from cm.utils.progress_bar import ProgressBar
 
 
@@ -34,6 +36,45 @@ def test_an_exception_is_raised_in_place_of_its_result():
     assert next(results) == 0.5
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_functions_take_turns_each_in_a_thread_of_its_own(count):
+    threads = [set() for _ in range(count)]
+
+    def record(index: int, part: int) -> tuple[int, int]:
+        threads[index].add(threading.get_ident())
+        return index, part
+
+    functions = [functools.partial(record, index) for index in range(count)]
+    results = list(map_in_turns(functions, iter(range(8)), threading.Event()))
+    assert results == [(part % count, part) for part in range(8)]
+    assert all(len(own) == 1 for own in threads) and len(set.union(*threads)) == count
+    assert (threading.get_ident() in threads[0]) == (count == 1)
+
+
+def test_an_error_in_one_thread_is_raised_before_the_others_have_finished():
+    """The first part would take for ever, but for `stop`."""
+    stop, parts = threading.Event(), []
+
+    def wait_for_stop(part: int) -> None:
+        parts.append(part)
+        assert stop.wait(10)
+
+    def fail(part: int) -> None:
+        raise ValueError(part)
+
+    with pytest.raises(ValueError, match="1"):
+        list(map_in_turns([wait_for_stop, fail], range(100), stop))
+    assert stop.is_set() and parts == [0]
+
+
+def test_who_ends_early_stops_the_functions():
+    stop = threading.Event()
+    results = map_in_turns([str, lambda part: str(stop.wait(10))], itertools.count(), stop)
+    assert next(results) == "0"
+    results.close()
+    assert stop.is_set()
 
 
 def test_a_process_ends_although_results_are_left():
