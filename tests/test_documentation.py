@@ -1,8 +1,9 @@
-"""Every public function, class and module of the package says what it is."""
+"""Public functions, classes and modules say what they are, and documented commands can be typed."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,3 +46,12 @@ def test_a_comprehension_has_one_for(path):
         if isinstance(node, comprehensions):
             inner = [one for one in ast.walk(node) if isinstance(one, comprehensions)]
             assert len(node.generators) == 1 and len(inner) == 1, f"{path}:{node.lineno} has more than one 'for'"
+
+
+def test_no_target_follows_config():
+    """Snakemake reads every word after `--config`, up to the next option, as KEY=VALUE."""
+    paths = [path for folder in ("config", "docs", "profiles", "reports") for path in (ROOT / folder).rglob("*.*")]
+    texts = {path: path.read_text() for path in [ROOT / "README.md", *paths] if path.suffix in (".md", ".yaml")}
+    commands = {path: re.findall(r"--config suite=[^\s`]+ +[\w./]+", text) for path, text in texts.items()}
+    assert "--config suite=" in texts[ROOT / "README.md"]
+    assert not {path: found for path, found in commands.items() if found}

@@ -200,11 +200,29 @@ def _import_checkpoint(run: str, checkpoint: Path | None, experiments: Path, out
     show_default=True,
     help="assumed speed of a GPU, 10^12 operations per second",
 )
-def describe(subject: str, experiments: Path, batch: int, teraflops: float) -> None:
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    help="profile of Snakemake, by name or path: state also the jobs, GPUs and hours that it requests for a suite",
+)
+@click.option("--target", default="all", show_default=True, help="rule or file whose jobs are stated with --profile")
+def describe(
+    subject: str, experiments: Path, batch: int, teraflops: float, *, profiles: Sequence[str], target: str
+) -> None:
     """Print the parameters and the cost of a run or a suite.
 
     CONFIG is a run, <dataset>/<method>/<variant>/seed<seed>, the name of a suite, or the file of one.
     """
     from cm import cost
 
-    print(cost.describe(subject, batch=batch, rate=teraflops * 1e12, experiments=config.Experiments(experiments)))
+    print(
+        cost.describe(
+            subject,
+            batch=batch,
+            rate=teraflops * 1e12,
+            experiments=config.Experiments(experiments),
+            profiles=profiles,
+            target=target,
+        )
+    )

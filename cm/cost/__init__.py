@@ -6,27 +6,38 @@ memory, and `evaluations` counts how often an objective calls its networks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cm.config import Experiments, load_suite
+from cm.cost.requests import WHOLE_SUITE, plan_jobs
 from cm.errors import UserError
 
 SUITES = Path("config/suites")
 
 
-def describe(subject: str, *, batch: int = 1, rate: float = 1e14, experiments: Experiments | None = None) -> str:
+def describe(
+    subject: str,
+    *,
+    batch: int = 1,
+    rate: float = 1e14,
+    experiments: Experiments | None = None,
+    profiles: Sequence[str] = (),
+    target: str = WHOLE_SUITE,
+) -> str:
     """The description of a run, of the suite of that name, or of the suite in that file.
 
     `batch`: images of the training step whose memory is described. `rate`: FLOPs per second that a GPU is assumed to
-    reach. Raises UserError for a subject that is neither a run nor a suite, or whose configuration has a mistake.
+    reach. `profiles`: those of Snakemake whose requests for `target` of a suite are described too. Raises UserError for
+    a subject that is neither a run nor a suite, and for a mistake in its configuration or in the profiles.
     """
     if not rate > 0:
         raise UserError(f"the rate of a GPU must be above 0, not {rate:g}")
-    if subject.endswith(".yaml"):
-        return _describe_suite(Path(subject), rate)
-    if "/" in subject:
+    if "/" in subject and not subject.endswith(".yaml"):
+        if profiles:
+            raise UserError(f"a profile is for the jobs of a suite, and '{subject}' is a run")
         return _describe_run(subject, experiments or Experiments(), batch=batch, rate=rate)
-    return _describe_suite(_find_suite(subject), rate)
+    return _describe_suite(subject, rate, profiles, target)
 
 
 def _describe_run(name: str, experiments: Experiments, *, batch: int, rate: float) -> str:
@@ -37,14 +48,17 @@ def _describe_run(name: str, experiments: Experiments, *, batch: int, rate: floa
     return pages.describe_run(run, experiments, batch=batch, rate=rate)
 
 
-def _describe_suite(path: Path, rate: float) -> str:
-    suite = load_suite(path)
+def _describe_suite(subject: str, rate: float, profiles: Sequence[str], target: str) -> str:
+    suite = load_suite(_find_suite(subject))
+    plan = plan_jobs(subject, profiles, target) if profiles else None
     from cm.cost import pages
 
-    return pages.describe_suite(suite, rate=rate)
+    return pages.describe_suite(suite, rate=rate, plan=plan)
 
 
 def _find_suite(name: str) -> Path:
+    if name.endswith(".yaml"):
+        return Path(name)
     path = SUITES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in SUITES.glob("*.yaml"))) or "none"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from cm.config import Experiments, Run, Suite, sampler_name, sampler_of
 from cm.cost import costs, counting
 from cm.cost.costs import Cost, Part, Sampling
+from cm.cost.requests import Plan, describe_plan
 from cm.cost.text import Row, hours, scientific, si, table
 
 FLOAT32 = 4  # bytes
@@ -32,13 +33,17 @@ def describe_run(run: Run, experiments: Experiments, *, batch: int, rate: float)
     return "\n\n".join([*blocks, _notes(rate)])
 
 
-def describe_suite(suite: Suite, *, rate: float) -> str:
-    """Every training of a suite, its sampling, and the sum, at `rate` FLOPs per second."""
+def describe_suite(suite: Suite, *, rate: float, plan: Plan | None = None) -> str:
+    """Every training of a suite, its sampling, and the sum, at `rate` FLOPs per second; then the requests of a plan."""
     trainings, samplings = costs.suite_costs(suite)
     trained = sum(cost.count for cost in trainings if not cost.released)
     released = sum(cost.count for cost in trainings if cost.released)
     title = f"suite {suite.name}: {trained:,} trainings, {released:,} released checkpoints"
-    return "\n\n".join([title, _list_costs(trainings, samplings, rate), _notes(rate)])
+    blocks = [title, _list_costs(trainings, samplings, rate), _notes(rate)]
+    if plan:
+        flops = sum(_sum_by_dataset([*trainings, *samplings]).values())
+        blocks.append(describe_plan(plan, estimate=flops / rate))
+    return "\n\n".join(blocks)
 
 
 # ---- a run ----------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ rule table:
         "cm draw --suite {params.suite} --artefact {wildcards.name} > {log} 2>&1"
 
 
+# `use rule` does not hand `localrule` on.
 use rule table as figure with:
     output:
         report(
@@ -36,6 +37,7 @@ use rule table as figure with:
         LAYOUT.figure(suffix=".png"),
     wildcard_constraints:
         name=pattern(artefacts_of(("figure",))),
+    localrule: True
 
 
 use rule table as ablation with:
@@ -57,6 +59,7 @@ use rule table as ablation with:
         LAYOUT.figure(suffix=".png"),
     wildcard_constraints:
         name=pattern(artefacts_of(("table", "figure"))),
+    localrule: True
 
 
 for ablation in SUITE.ablations:
