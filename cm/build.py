@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -163,12 +162,11 @@ def import_released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str,
 
 
 def _fetch_released(run: Run) -> Path:
-    """The published checkpoint of a run, in the cache under the name of its entry in the experiment file."""
-    entry, name = run.released, run.training.released
-    if entry is None or name is None:
+    """The published checkpoint of a run, in the cache."""
+    entry = run.released
+    if entry is None:
         raise UserError(f"{run.name} names no published checkpoint")
-    suffix = PurePosixPath(urlparse(entry.url).path).suffix
-    return fetch.fetch_file(entry.url, sha256=entry.sha256, size=entry.size, name=name + suffix)
+    return fetch.fetch_file(entry.url, sha256=entry.sha256, size=entry.size)
 
 
 def sample_images(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cm.checkpoints import native
 from cm.checkpoints.fitting import block_widths
 from cm.diffusion.noise import KarrasNoise
 from cm.errors import UserError
@@ -47,15 +48,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, network: ADM, noise: Kar
     `tensors`: those of the `UNet2DModel`. `steps`: the number of times on the noise grid. Raises UserError if no
     `UNet2DModel` computes what `network` computes.
     """
-    from safetensors.torch import save_file
-
     parts = {"scheduler": ["diffusers", "CMStochasticIterativeScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     config = unet_config(network)
     with files.create_folder(path) as temporary:
         files.write_json(temporary / "model_index.json", _header("ConsistencyModelPipeline") | parts)
         files.write_json(temporary / "scheduler" / "scheduler_config.json", _scheduler_config(noise, steps))
         files.write_json(temporary / "unet" / "config.json", config)
-        save_file(dict(tensors), temporary / "unet" / WEIGHTS, metadata={"format": "pt"})
+        native.write_tensors(temporary / "unet" / WEIGHTS, tensors, {"format": "pt"})
 
 
 def unet_config(net: ADM) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,12 +37,29 @@ def save(
 
     `previous`: the name that a file that is already at `path` gets; without it, that file is lost.
     """
-    from safetensors.torch import save_file
-
     on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with files.replace_file(path, previous) as temporary:
-        save_file(on_cpu, temporary, metadata={"description": _add_checksums(json.dumps(description), on_cpu)})
-        temporary.chmod(files.default_mode())
+        write_tensors(temporary, on_cpu, {"description": _add_checksums(json.dumps(description), on_cpu)})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with the permissions that the umask gives new files; raises OSError if that fails.
+
+    safetensors itself writes files that only their owner may read, and reports a full disk by an exception of its own.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata))
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+    path.chmod(mode)
 
 
 def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -37,11 +37,14 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a state dict, whole or not at all."""
+    """Write a state dict, whole or not at all. Raises OSError if there is no room for it."""
     import torch
 
     with files.replace_file(path) as temporary:
-        torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        try:
+            torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        except RuntimeError as error:  # what torch makes of an error of the disk
+            raise OSError(f"{path} cannot be written, perhaps for lack of room: {describe_error(error)}") from None
 
 
 def load_restricted(file: Path | BytesIO, *, mmap: bool = False) -> Any:

@@ -14,6 +14,7 @@ from cm.config.checking import make_component
 from cm.diffusion.noise import KarrasNoise
 from cm.errors import UserError, unknown
 from cm.networks.adm import ADM
+from cm.utils import outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +33,7 @@ def export_checkpoint(
     """
     if format_name not in WRITERS:
         raise unknown("format", format_name, WRITERS)
-    if Path(out).exists():
-        raise UserError(f"{out} exists already")
+    outputs.check_new(Path(out))
     WRITERS[format_name](tensors, description, Path(out))
 
 

@@ -56,7 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: Exception) -> str:
-    """The message of an error in one line."""
+    """The message of an error in one line, without the control characters that names and servers may put into it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in _message(error))
+
+
+def _message(error: Exception) -> str:
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         options = [param.opts[0] for param in error.ctx.command.get_params(error.ctx) if param.opts[0][0] == "-"]
         return str(unknown("option", error.option_name, options))

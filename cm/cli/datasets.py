@@ -11,11 +11,12 @@ import click
 import yaml
 
 from cm import registry
-from cm.cli.options import FOLDER, WholeNumber
+from cm.cli.options import WholeNumber
+from cm.cli.paths import OUT_FOLDER, Command, InputText
 from cm.config.checking import WORDS, hints_of, parse_list
 
 
-class PrepareCommand(click.Command):
+class PrepareCommand(Command):
     """A command that has the settings of all data sets as options, besides its own."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -89,8 +90,12 @@ def _is_number(text: str) -> bool:
 
 @click.command(cls=PrepareCommand)
 @click.option("--dataset", required=True, help="cifar10, imagenet64, lsun_bedroom, folder, ...")
-@click.option("--source", help="archive or folder, or its URL; by default it is looked for in $CM_CACHE, or fetched")
-@click.option("--out", type=FOLDER, required=True, help="folder to write")
+@click.option(
+    "--source",
+    type=InputText(lambda text: "://" not in text),
+    help="archive or folder, or its URL; by default it is looked for in $CM_CACHE, or fetched",
+)
+@click.option("--out", type=OUT_FOLDER, required=True, help="folder to write")
 @click.option("--workers", type=WholeNumber(1), help="processes; by default one for each core")
 @click.option(
     "--allow-undecodable",

@@ -12,22 +12,20 @@ import click
 
 from cm import config
 from cm.cli.options import (
-    FILE,
-    FILE_OR_FOLDER,
-    FOLDER,
     Machine,
     WholeNumber,
     experiments_option,
     group,
     machine_options,
 )
+from cm.cli.paths import IN_FILE, IN_FILE_OR_FOLDER, IN_FOLDER, OUT_FILE, OUT_FILE_OR_FOLDER, Command
 from cm.config.layout import PREVIEW_COUNT
 from cm.errors import UserError
 from cm.training import launch
-from cm.utils import files
+from cm.utils import files, outputs
 
 
-class TrainCommand(click.Command):
+class TrainCommand(Command):
     """A command whose `--out` takes several values, which click does not offer: `--out A B` is `--out A --out B`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -63,18 +61,18 @@ class Inputs:
 input_options = group(
     "inputs",
     Inputs,
-    click.option("--teacher", type=FILE, help="model file of the teacher"),
-    click.option("--perceptual", type=FILE, help="model file whose features a perceptual distance compares"),
+    click.option("--teacher", type=IN_FILE, help="model file of the teacher"),
+    click.option("--perceptual", type=IN_FILE, help="model file whose features a perceptual distance compares"),
 )
 
 
 @click.command(cls=TrainCommand)
 @click.option("--run", required=True, help="<dataset>/<method>/<variant>/seed<seed>")
 @experiments_option
-@click.option("--data", type=FOLDER, required=True, help="folder that `cm prepare` wrote")
+@click.option("--data", type=IN_FOLDER, required=True, help="folder that `cm prepare` wrote")
 @click.option(
     "--out",
-    type=FILE,
+    type=OUT_FILE,
     required=True,
     multiple=True,
     help="model files to write, one or more, named by percentages of training: 50.safetensors 100.safetensors",
@@ -150,15 +148,15 @@ def _parse_outputs(out: Sequence[Path]) -> tuple[Path, list[int]]:
     return folders.pop(), progress
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--run", help="the run that takes its weights from the checkpoint; it describes the network")
 @click.option(
-    "--checkpoint", type=FILE_OR_FOLDER, help="file or folder to read; by default the released one, which is fetched"
+    "--checkpoint", type=IN_FILE_OR_FOLDER, help="file or folder to read; by default the released one, which is fetched"
 )
 @experiments_option
-@click.option("--model", type=FILE, help="model file to write in another form")
+@click.option("--model", type=IN_FILE, help="model file to write in another form")
 @click.option("--to", type=click.Choice(["bfloat16", "diffusers", "openai"]), help="that form")
-@click.option("--out", type=FILE_OR_FOLDER, required=True, help="file to write; a folder for diffusers")
+@click.option("--out", type=OUT_FILE_OR_FOLDER, required=True, help="file to write; a folder for diffusers")
 def convert(
     run: str | None, checkpoint: Path | None, experiments: Path, *, model: Path | None, to: str | None, out: Path
 ) -> None:
@@ -170,8 +168,10 @@ def convert(
     if (run is None) == (model is None) or (model is not None) != (to is not None):
         raise UserError("give --run, to read a checkpoint, or --model and --to, to write one")
     if run is not None:
+        outputs.check_file(out)
         _import_checkpoint(run, checkpoint, experiments, out)
     elif model is not None and to is not None:
+        outputs.check_new(out)
         from cm import build, checkpoints
 
         checkpoints.export_checkpoint(*build.read_model(model), out, to)

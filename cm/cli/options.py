@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cm import api, config
+from cm.cli.paths import IN_FILE, InputPath, InputText
+from cm.data.encoded import is_image_file
 from cm.errors import UserError
 from cm.utils import gpus
 
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
 
 Function = Callable[..., None]
 Decorator = Callable[[Function], Function]
-FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE_OR_FOLDER = click.Path(path_type=Path)
+# Of a folder only the images are read; beside samples in a .npy file stands how they were made.
+IMAGES = InputPath(reads=lambda path: is_image_file(str(path)), beside={".npy": ".json"})
+REFERENCE = InputPath(reads=lambda path: is_image_file(str(path)))
+PROTOCOL = InputText(lambda text: text.endswith(".yaml"))
 
 
 class WholeNumber(click.IntRange):
@@ -205,14 +209,16 @@ class Comparison(Scoring):
 
 
 _scoring = (
-    click.option("--protocol", required=True, help=f"how to score: a name in {config.PROTOCOLS}, or a .yaml file"),
     click.option(
-        "--extractor", type=FILE, help="file of the protocol's extractor; by default pretrained weights, fetched"
+        "--protocol", type=PROTOCOL, required=True, help=f"how to score: a name in {config.PROTOCOLS}, or a .yaml file"
+    ),
+    click.option(
+        "--extractor", type=IN_FILE, help="file of the protocol's extractor; by default pretrained weights, fetched"
     ),
 )
 _reference = click.option(
     "--reference",
-    type=FILE_OR_FOLDER,
+    type=REFERENCE,
     required=True,
     help="real images, their summary (`cm featurize`), or published statistics",
 )

@@ -14,7 +14,6 @@ import click
 
 from cm import api, config
 from cm.cli.options import (
-    FILE,
     FOLDER,
     Comparison,
     Hardware,
@@ -24,9 +23,13 @@ from cm.cli.options import (
     group,
     hardware,
 )
+from cm.cli.paths import IN_FILE, OUT_FILE, Command, OutputPath
 from cm.config.layout import PREVIEW_COUNT
 from cm.errors import UserError
 from cm.utils import files
+
+SAMPLES = OutputPath(suffix=".npy", beside=".json", dir_okay=False)
+PREVIEW = OutputPath(suffix=".npy", beside=".png", dir_okay=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ class ModelSource(Hardware):
 model_options = group(
     "source",
     ModelSource,
-    click.option("--model", type=FILE, help="model file"),
+    click.option("--model", type=IN_FILE, help="model file"),
     click.option(
         "--run",
         help="<dataset>/<method>/<variant>/seed<seed>: its model in the results, or the published checkpoint of a "
@@ -105,18 +108,14 @@ class SampleFiles:
     out: Path
     preview: Path | None
 
-    def check(self) -> None:
-        """UserError for a name that is not that of a .npy file."""
-        for path in filter(None, (self.out, self.preview)):
-            if path.suffix != ".npy":
-                raise UserError(f"{path} must end in .npy: other files are written beside it")
-
 
 output_options = group(
     "outputs",
     SampleFiles,
-    click.option("--out", type=FILE, required=True, help=".npy file to write; its description is written beside it"),
-    click.option("--preview", type=FILE, help=f".npy file for the first {PREVIEW_COUNT}; a .png is written beside it"),
+    click.option("--out", type=SAMPLES, required=True, help=".npy file to write; its description is written beside it"),
+    click.option(
+        "--preview", type=PREVIEW, help=f".npy file for the first {PREVIEW_COUNT}; a .png is written beside it"
+    ),
 )
 
 
@@ -138,7 +137,7 @@ request_options = group(
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @model_options
 @request_options
 @output_options
@@ -151,13 +150,13 @@ def sample(source: ModelSource, request: SampleRequest, *, outputs: SampleFiles,
     _write_samples(source, request, outputs, changes)
 
 
-@click.command()
+@click.command(cls=Command)
 @model_options
 @request_options
 @sampling_options
 @comparison_options
-@click.option("--score", type=FILE, required=True, help=".json file to write: the score of the samples")
-@click.option("--preview", type=FILE, help="as of `cm sample`; not written if it is there and newer than the model")
+@click.option("--score", type=OUT_FILE, required=True, help=".json file to write: the score of the samples")
+@click.option("--preview", type=PREVIEW, help="as of `cm sample`; not written if it is there and newer than the model")
 def evaluate(
     source: ModelSource,
     request: SampleRequest,
@@ -210,18 +209,17 @@ def _write_samples(
     `keep_preview`: not if there is a preview that is newer than the model.
     """
     sampler = config.parse_sampler(request.sampler)
-    outputs.check()
     model = source.load()
     settings = changes.apply(model.settings)
     started = time.monotonic()
     with files.create_array(outputs.out, (request.count, *model.image_shape)) as images:
         model.sample(request.sampler, count=request.count, seed=request.seed, settings=settings, out=images)
-    description = {
-        **_describe_samples(model, request, settings),
-        "nfe": sampler.evaluations,
-        "seconds": {"sampling": round(time.monotonic() - started, 3)},
-    }
-    files.write_json(outputs.out.with_suffix(".json"), description)
+        description = {
+            **_describe_samples(model, request, settings),
+            "nfe": sampler.evaluations,
+            "seconds": {"sampling": round(time.monotonic() - started, 3)},
+        }
+        files.write_json(outputs.out.with_suffix(".json"), description)
     if outputs.preview and not (keep_preview and _is_newer(outputs.preview, model.path)):
         files.write_array(outputs.preview, images[:PREVIEW_COUNT])
         files.write_grid(outputs.preview.with_suffix(".png"), images[:PREVIEW_COUNT])

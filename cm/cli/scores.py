@@ -9,9 +9,8 @@ import click
 
 from cm import config
 from cm.cli.options import (
-    FILE,
-    FILE_OR_FOLDER,
     FOLDER,
+    IMAGES,
     Comparison,
     ExtractionOptions,
     Scoring,
@@ -19,13 +18,14 @@ from cm.cli.options import (
     extraction_options,
     scoring_options,
 )
+from cm.cli.paths import IN_FILE, OUT_FILE, OUT_FOLDER, Command
 from cm.utils import files
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--name", required=True, help="inception, dinov2, lpips-vgg16 or lpips-alexnet")
-@click.option("--source", type=FILE, help="file to read; by default it is fetched to $CM_CACHE")
-@click.option("--out", type=FILE, required=True, help="file to write")
+@click.option("--source", type=IN_FILE, help="file to read; by default it is fetched to $CM_CACHE")
+@click.option("--out", type=OUT_FILE, required=True, help="file to write")
 def weights(name: str, source: Path | None, out: Path) -> None:
     """Write pretrained weights of Inception, DINOv2 or LPIPS."""
     from cm.evaluation import pretrained
@@ -33,18 +33,18 @@ def weights(name: str, source: Path | None, out: Path) -> None:
     pretrained.write_weights(name, out, source)
 
 
-images_argument = click.argument("images", type=FILE_OR_FOLDER)
+images_argument = click.argument("images", type=IMAGES)
 
 
-@click.command()
+@click.command(cls=Command)
 @images_argument
 @scoring_options
 @click.option(
     "--statistics",
-    type=FILE,
+    type=IN_FILE,
     help="file whose mean and covariance are taken instead of computed; by default the protocol's, if it names one",
 )
-@click.option("--out", type=FILE, required=True, help=".npz file to write")
+@click.option("--out", type=OUT_FILE, required=True, help=".npz file to write")
 @click.option("--compact", is_flag=True, help="only the mean and covariance, computed anew: small enough to publish")
 @extraction_options
 def featurize(
@@ -78,10 +78,10 @@ def featurize(
         features.write(out, found, about)
 
 
-@click.command()
+@click.command(cls=Command)
 @images_argument
 @comparison_options
-@click.option("--out", type=FILE, required=True, help=".json file to write")
+@click.option("--out", type=OUT_FILE, required=True, help=".json file to write")
 @extraction_options
 def score(images: Path, comparison: Comparison, *, out: Path, extraction: ExtractionOptions) -> None:
     """Score images against real images by a protocol.
@@ -100,11 +100,11 @@ def score(images: Path, comparison: Comparison, *, out: Path, extraction: Extrac
     files.write_json(out, result)
 
 
-@click.command()
-@click.option("--suite", type=FILE, required=True, help="suite file")
+@click.command(cls=Command)
+@click.option("--suite", type=IN_FILE, required=True, help="suite file")
 @click.option("--artefact", required=True, help="name of a table, a figure or an ablation of the suite")
 @click.option("--results", type=FOLDER, default=Path("results"), show_default=True, help="folder of the results")
-@click.option("--out", type=FOLDER, default=Path("reports"), show_default=True, help="folder to write")
+@click.option("--out", type=OUT_FOLDER, default=Path("reports"), show_default=True, help="folder to write")
 def draw(suite: Path, artefact: str, results: Path, out: Path) -> None:
     """Draw a table or a figure of a suite from its scores."""
     from cm import report
@@ -112,8 +112,8 @@ def draw(suite: Path, artefact: str, results: Path, out: Path) -> None:
     report.draw(config.load_suite(suite), artefact, results, out)
 
 
-@click.command()
-@click.option("--out", type=FOLDER, default=Path("workflow/schemas"), show_default=True, help="folder to write")
+@click.command(cls=Command)
+@click.option("--out", type=OUT_FOLDER, default=Path("workflow/schemas"), show_default=True, help="folder to write")
 def schema(out: Path) -> None:
     """Write JSON Schemas of the configuration files.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Annotated, Any, Literal
 
 from cm.config.settings import at_least, below, name_of
 from cm.errors import UserError
+from cm.utils.urls import check_url
 
 Precision = Literal["bfloat16", "float16", "float32"]
 Quantization = Literal["round", "truncate"]
@@ -73,8 +75,9 @@ class Evaluation:
 class Released:
     """An entry of `released:`, a published checkpoint.
 
-    `url`: where it is published. `licence`: of the weights. `size`: in bytes, where it is known. `sha256`: of the file,
-    where it is known. `weights`: which of the networks in the file to take.
+    `url`: where it is published, an address of HTTPS. `licence`: of the weights. `size`: in bytes, where it is known.
+    `sha256`: of the file, where it is known; elsewhere that of its first use is recorded. `weights`: which of the
+    networks in the file to take.
     """
 
     url: str
@@ -82,6 +85,15 @@ class Released:
     size: Annotated[int, at_least(1)] | None = None
     sha256: str | None = None
     weights: Literal["ema", "online", "target"] = "ema"
+
+    def check(self, where: str) -> None:
+        """Raises UserError for an address of another scheme than HTTPS, and for what is no sha256."""
+        try:
+            check_url(self.url, ("https",))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise UserError(f"{where}: sha256 must be 64 digits of 0-9a-f, not '{self.sha256}'")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,8 +25,7 @@ def find_source(source: Path | str | None) -> Path | None:
 
 def find_in_cache(names: Sequence[str]) -> Path | None:
     """Return the path of the first of `names` that is a file or folder in the cache, None if there is none."""
-    paths = [fetch.cache_folder() / name for name in names]
-    return next((path for path in paths if path.exists()), None)
+    return next(filter(None, map(fetch.find_archive, names)), None)
 
 
 def require_in_cache(names: Sequence[str], home: str) -> Path:

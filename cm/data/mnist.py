@@ -149,7 +149,7 @@ class FashionMNIST(IDX):
 
         Without them, the files are fetched from their home or, if that is impossible, as Debian's package.
         """
-        for folder in (fetch.cache_folder() / FASHION, DEBIAN):
+        for folder in (fetch.cache_folder() / FASHION, _download_folder(), DEBIAN):
             if _is_complete(folder):
                 return folder
         if find_in_cache([DEBIAN_ARCHIVE]):
@@ -170,13 +170,18 @@ def _is_complete(folder: Path) -> bool:
 
 def _fetch_from_home() -> Path:
     """The folder in the cache with the four files. Raises UserError, which names all of them, if one is unavailable."""
-    folder = fetch.cache_folder() / FASHION
     try:
         for name, sha256 in FASHION_SHA256.items():
-            fetch.fetch_file(f"{FASHION_HOME}/{name}", sha256=sha256, name=f"{FASHION}/{name}")
+            fetch.fetch_file(f"{FASHION_HOME}/{name}", sha256=sha256)
     except UserError as error:
+        folder = fetch.cache_folder() / FASHION
         raise UserError(f"put {', '.join(FASHION_SHA256)} of {FASHION_HOME} into {folder} ({error})") from None
-    return folder
+    return _download_folder()
+
+
+def _download_folder() -> Path:
+    """Where the cache has the files that were fetched from their home, or would have them."""
+    return fetch.place_of(f"{FASHION_HOME}/{NAMES[0]}.gz").parent
 
 
 def _fetch_debian_package() -> Path:

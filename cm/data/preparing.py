@@ -41,6 +41,7 @@ def prepare(
     _check_options(workers, allow_undecodable)
     data_set = config.check(registry.get("dataset", dataset), settings or {}, f"data set '{dataset}'")
     scratch = out / SCRATCH
+    _check_links(scratch)
     with _remove_after_error(scratch, keep=scratch.exists()):
         opened = data_set.open(find_source(source), scratch)
         splits = _make_splits(dataset, data_set, opened, scratch)
@@ -62,6 +63,13 @@ def _check_options(workers: int | None, allow_undecodable: float) -> None:
     if not 0 <= allow_undecodable < 1:
         share = "the allowed share of undecodable images"
         raise UserError(f"{share} must be at least 0 and below 1, not {allow_undecodable}")
+
+
+def _check_links(scratch: Path) -> None:
+    """UserError for a link in the place of a file to write; their names must be known, so that work can be resumed."""
+    for path in (scratch, *scratch.glob("*")):
+        if path.is_symlink():
+            raise UserError(f"{path} is a link, which nothing here has made: remove it")
 
 
 @contextlib.contextmanager

@@ -115,17 +115,19 @@ def has_intervals(found: Sequence[Score]) -> bool:
 
 
 def save(figure: Figure, stem: Path, caption: str) -> None:
-    """Write `<stem>.svg` and `<stem>.png`, without the date and with fixed names inside."""
+    """Write `<stem>.svg` and `<stem>.png`, both or none, without the date and with fixed names inside."""
     import matplotlib
 
-    from cm.utils.files import replace_file
+    from cm.utils.files import replace_files
 
     words = {"Title": stem.name, "Description": caption}
     formats: dict[str, dict[str, Any]] = {"svg": {**words, "Date": None}, "png": {**words, "Software": None}}
-    for suffix, metadata in formats.items():
-        path = stem.parent / f"{stem.name}.{suffix}"
-        with matplotlib.rc_context({"svg.hashsalt": stem.name}), replace_file(path) as temporary:
-            figure.savefig(temporary, format=suffix, dpi=DPI, metadata=metadata)
+    with (
+        matplotlib.rc_context({"svg.hashsalt": stem.name}),
+        replace_files(stem.parent / f"{stem.name}.{suffix}" for suffix in formats) as paths,
+    ):
+        for path, (suffix, metadata) in zip(paths, formats.items(), strict=True):
+            figure.savefig(path, format=suffix, dpi=DPI, metadata=metadata)
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------

@@ -68,8 +68,8 @@ def format_setting(value: Any) -> str:
 
 
 def save(frame: DataFrame, stem: Path, caption: str) -> None:
-    """Write `<stem>.csv`, `.md` and `.tex`."""
-    from cm.utils.files import replace_file
+    """Write `<stem>.csv`, `.md` and `.tex`, all or none."""
+    from cm.utils.files import replace_files
 
     cells, notes = _format_cells(frame), frame.attrs["notes"]
     texts = {
@@ -77,9 +77,9 @@ def save(frame: DataFrame, stem: Path, caption: str) -> None:
         "md": _write_markdown(cells, caption, notes),
         "tex": _write_latex(cells, caption, notes, stem.name),
     }
-    for suffix, content in texts.items():
-        with replace_file(stem.parent / f"{stem.name}.{suffix}") as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    with replace_files(stem.parent / f"{stem.name}.{suffix}" for suffix in texts) as paths:
+        for path, text in zip(paths, texts.values(), strict=True):
+            path.write_text(text, encoding="utf-8")
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------

@@ -1,17 +1,21 @@
 """Files, written whole or not at all, and read with a one-line error if something is wrong with them.
 
-Every file is written under a temporary name beside its own, which it gets when it is complete and on the disk.
+Every file is written in a temporary folder beside its place, to which it moves when it is complete and on the disk.
+That folder has a random name, and only its owner may enter it, so that nobody can put a link where a file is written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
+import tempfile
 import tokenize
 import zipfile
 import zlib
@@ -37,61 +41,89 @@ READ_ERRORS = (
 )
 
 
+# Errors of a disk, which the system reports without the name of the file that is being written.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+LEFTOVER = ".writing-"  # begins the names of temporary folders
+
+
+@contextlib.contextmanager
+def name_in_errors(path: Path, folder: Path | None = None) -> Iterator[None]:
+    """A context whose errors of the disk name `path` in place of no file, or of one in a temporary `folder`."""
+    try:
+        yield
+    except OSError as error:
+        inside = error.filename is not None and (folder is None or str(error.filename).startswith(str(folder)))
+        if inside or (error.filename is None and error.errno in DISK_ERRORS):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        if error.filename is None and error.errno is None:  # NumPy says only how many bytes it could not write
+            raise OSError(f"{path} cannot be written: {error}") from None
+        raise
+
+
 @contextlib.contextmanager
 def replace_file(path: Path | str, previous: Path | None = None) -> Iterator[Path]:
-    """A context with a temporary path beside `path`; the file written there replaces `path` when the block succeeds.
+    """A context with the path of a file to write, which replaces `path` when the block succeeds.
 
-    It is on the disk before it has its name, and the name is there before the context ends. `previous`: the name that
-    the replaced file gets; without it, that file is lost. If the block raises an exception, the temporary file is
-    removed and `path` stays as it was.
+    It is on the disk before it has its place, and it is there before the context ends. `previous`: the name that the
+    replaced file gets; without it, that file is lost. If the block raises an exception, what it has written is removed
+    and `path` stays as it was; an OSError of the disk then names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_path(path)
-    try:
+    with _temporary_folder(path) as folder, name_in_errors(path, folder):
+        temporary = folder / path.name
         yield temporary
         sync(temporary)
         if previous is not None and path.exists():
             os.replace(path, previous)
         os.replace(temporary, path)
         sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replace_files(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """A context as that of `replace_file` for several files, none of which is replaced if one cannot be written."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(replace_file(path)) for path in paths]
 
 
 @contextlib.contextmanager
 def create_folder(path: Path) -> Iterator[Path]:
-    """A context with a temporary folder beside `path`, which it becomes when the block succeeds.
+    """A context with the path of a new folder, which becomes `path` when the block succeeds.
 
-    Its contents are on the disk before it has its name. If the block raises an exception, the temporary folder is
-    removed.
+    Its contents are on the disk before it has its place. If the block raises an exception, it is removed; an OSError of
+    the disk then names `path`.
     """
-    temporary = _temporary_path(path)
-    temporary.mkdir(parents=True)
-    try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary_folder(path) as folder, name_in_errors(path, folder):
+        temporary = folder / path.name
+        temporary.mkdir()
         yield temporary
         for part in (*temporary.rglob("*"), temporary):
             sync(part)
         os.rename(temporary, path)
         sync(path.parent)
+
+
+@contextlib.contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """A context with an empty folder beside `path` that only its owner may enter, which is removed at the end."""
+    with name_in_errors(path):
+        folder = Path(tempfile.mkdtemp(prefix=f"{LEFTOVER}{path.name[:100]}-", dir=path.parent))
+    try:
+        yield folder
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _temporary_path(path: Path) -> Path:
-    """The name that a file or folder has while this process writes it."""
-    return path.with_name(f".{os.getpid()}.{path.name}")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove the temporary files that writers of the files `names` left in a folder when they were killed.
+    """Remove the temporary folders that writers of the files `names` left in a folder when they were killed.
 
     Nobody may be writing these files: the caller holds the lock of the folder.
     """
     for name in names:
-        for path in folder.glob(f".*.{glob.escape(name)}"):
-            if path.name.split(".")[1].isdecimal():
-                path.unlink(missing_ok=True)
+        for path in folder.glob(f"{LEFTOVER}{glob.escape(name)}-????????"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def link_file(source: Path, path: Path) -> None:
@@ -112,13 +144,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def default_mode() -> int:
-    """The permissions of a new file according to the umask; safetensors writes files that only their owner may read."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
 def write_array(path: Path | str, array: np.ndarray) -> None:
     """Write a .npy file."""
     with replace_file(path) as temporary, open(temporary, "wb") as file:
@@ -127,9 +152,18 @@ def write_array(path: Path | str, array: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def create_array(path: Path | str, shape: tuple[int, ...], dtype: type = np.uint8) -> Iterator[np.ndarray]:
-    """A context with a memory-mapped array to fill, which becomes the .npy file `path` when the block succeeds."""
+    """A context with a memory-mapped array to fill, which becomes the .npy file `path` when the block succeeds.
+
+    Its space on the disk is reserved first: a process that writes to a map for which there is none is killed. Raises
+    OSError for a disk without room.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     with replace_file(path) as temporary:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+        with open(temporary, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            file.flush()
+            os.posix_fallocate(file.fileno(), file.tell(), math.prod(shape) * np.dtype(dtype).itemsize)
+        array = np.lib.format.open_memmap(temporary, mode="r+")
         yield array
         array.flush()
 

@@ -119,9 +119,15 @@ def _try_to_lock(count: int, names: Sequence[str]) -> list[str]:
 
 
 def _open_lock(name: str) -> IO[bytes]:
+    """The file of a lock, which is created if it is not there; nothing is written to it, and no link is followed.
+
+    Raises UserError if the default folder, whose name others know, belongs to somebody else.
+    """
     folder = lock_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return open(folder / name, "wb")
+    if not os.environ.get("CM_GPU_LOCKS") and (folder.is_symlink() or folder.stat().st_uid != os.getuid()):
+        raise UserError(f"{folder} belongs to another user: set CM_GPU_LOCKS to a folder for the locks of GPUs")
+    return open(os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b", buffering=0)
 
 
 def lock_folder() -> Path:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cm.errors import UserError
+from cm.utils import files
 
 _HELD = (errno.EACCES, errno.EAGAIN)
 
@@ -34,8 +35,9 @@ def hold_lock(path: Path, what: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _acquire(path, what)
     try:
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(_describe_holder()).encode(), 0)
+        with files.name_in_errors(path):
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps(_describe_holder()).encode(), 0)
         yield
     finally:
         if _is_current(file, path):
@@ -67,7 +69,7 @@ def _open(path: Path) -> tuple[int, bool]:
         with contextlib.suppress(FileExistsError):
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
         with contextlib.suppress(FileNotFoundError):
-            return os.open(path, os.O_RDWR), False
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW), False
 
 
 def _lock(file: int) -> bool | None:

@@ -286,7 +286,7 @@ def test_a_damaged_idx_file_is_refused(damage, tmp_path, any_digest):
 def test_an_unavailable_data_set_is_reported_with_its_home_and_its_place(name, tmp_path, monkeypatch):
     monkeypatch.setenv("CM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("urllib.request.urlopen", _no_network)
+    monkeypatch.setattr("cm.utils.transfer.download", _no_network)
     monkeypatch.setattr("cm.data.mnist.DEBIAN", tmp_path / "none")
     line = refusal(name, None, tmp_path / "out", ".", **({"resolution": 8} if name == "folder" else {}))
     assert "--source" in line or str(tmp_path / "cache") in line

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import fake_sources as fake
 import numpy as np
 import pytest
+import served
 
 from cm import data, registry
 from cm.data import mnist
@@ -46,15 +46,15 @@ def small(monkeypatch):
 class Places:
     """The places that Fashion-MNIST can come from; at first, none of them has it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.cache, self.home, self.debian = folder / "cache", folder / "home", folder / "debian"
+    def __init__(self, folder: Path, server: served.Server) -> None:
+        self.cache, self.server, self.debian = folder / "cache", server, folder / "debian"
         self.program, self.mirror = folder / "bin" / "apt-get", folder / "mirror"
         self.packed = fake.mnist(packed=True)
-        self.archive = self.cache / mnist.DEBIAN_ARCHIVE
+        self.archive = self.cache / "downloads" / "packages" / mnist.DEBIAN_ARCHIVE
 
     def publish(self) -> None:
         """Put the files at their home."""
-        fake.write_folder(self.home, self.packed)
+        self.server.files = {f"/{name}": data for name, data in self.packed.items()}
 
     def package(self) -> None:
         """Make an `apt-get` that downloads the package."""
@@ -72,13 +72,19 @@ class Places:
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    places = Places(tmp_path)
+    with served.serve() as server:
+        yield _make_places(tmp_path, monkeypatch, server)
+
+
+def _make_places(tmp_path, monkeypatch, server) -> Places:
+    places = Places(tmp_path, server)
     fake.deb(
         places.mirror, {f"./usr/share/datasets/fashion-mnist/{name}": file for name, file in places.packed.items()}
     )
     monkeypatch.setenv("CM_CACHE", str(places.cache))
     monkeypatch.setenv("PATH", str(places.program.parent))
-    monkeypatch.setattr(mnist, "FASHION_HOME", places.home.as_uri())
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(mnist, "FASHION_HOME", server.home)
     monkeypatch.setattr(mnist, "FASHION_SHA256", {name: files.sha256(file) for name, file in places.packed.items()})
     monkeypatch.setattr(mnist, "DEBIAN", places.debian)
     monkeypatch.setattr(mnist, "DEBIAN_SHA256", files.sha256_of(places.mirror))
@@ -119,8 +125,8 @@ def test_another_padding_is_refused(tmp_path):
 def test_fashion_mnist_is_fetched_from_its_home_once(places, tmp_path):
     places.publish()
     places.package()
-    assert prepare(tmp_path / "a")["source"]["name"] == "fashion-mnist"
-    shutil.rmtree(places.home)
+    assert prepare(tmp_path / "a")["source"]["name"].startswith("127.0.0.1-")
+    places.server.files = {}
     prepare(tmp_path / "b")
     assert not places.calls() and {path.name for path in places.cache.rglob("*.gz")} == set(places.packed)
 
@@ -147,11 +153,11 @@ def test_the_cache_comes_before_the_installed_package_and_that_before_a_download
 def test_a_damaged_download_is_reported_and_not_used_later(places, tmp_path):
     places.publish()
     whole = places.packed[f"{IMAGES}.gz"]
-    (places.home / f"{IMAGES}.gz").write_bytes(whole[:-9] + b"x" * 9)
+    places.server.files[f"/{IMAGES}.gz"] = whole[:-9] + b"x" * 9
     line = refusal(tmp_path / "out", "Fashion-MNIST is unavailable")
     assert "removed, try again" in line and "no 'apt-get' here" in line
     assert not [path for path in places.cache.rglob("*") if path.is_file()]
-    (places.home / f"{IMAGES}.gz").write_bytes(whole)
+    places.server.files[f"/{IMAGES}.gz"] = whole
     prepare(tmp_path / "out")
 
 
@@ -169,9 +175,9 @@ def test_a_damaged_package_is_reported_and_not_used_later(places, tmp_path):
 
 def test_the_error_says_what_to_fetch_from_where_and_where_to_put_it(places, tmp_path):
     line = refusal(tmp_path / "out", "unavailable")
-    assert all(f"{name}" in line for name in places.packed) and places.home.as_uri() in line
+    assert all(f"{name}" in line for name in places.packed) and places.server.home in line
     assert str(places.cache / "fashion-mnist") in line
-    assert mnist.DEBIAN_PACKAGE in line and str(places.archive) in line
+    assert mnist.DEBIAN_PACKAGE in line and str(places.cache / mnist.DEBIAN_ARCHIVE) in line
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-90], lambda data: data[:100], lambda data: data[:8],

@@ -268,3 +268,14 @@ def test_the_command_prepares_and_reports_errors_in_one_line(pictures, tmp_path,
     assert cm.cli.main([*command, "--resolution", "8", "--allow-undecodable", "0.2"]) == 0
     assert np.load(out / "train" / "images.npy", mmap_mode="r").shape == (COUNT - 1, 8, 8, 3)
     assert "train  8/9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [".partial", ".partial/train.npy", ".partial/train.journal"])
+def test_a_planted_link_is_not_followed(name, tmp_path):
+    target, link = tmp_path / "target", tmp_path / "out" / name
+    target.mkdir() if name == ".partial" else target.write_text("kept")
+    link.parent.mkdir(parents=True)
+    link.symlink_to(target)
+    with pytest.raises(UserError, match=f"{link} is a link"):
+        data.prepare("digits", tmp_path / "out")
+    assert link.is_symlink() and (not list(target.iterdir()) if target.is_dir() else target.read_text() == "kept")

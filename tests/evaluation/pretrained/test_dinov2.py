@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from cm.errors import UserError
 from cm.evaluation import pretrained
 from cm.evaluation.pretrained import sources
 from cm.evaluation.pretrained.modules import dinov2
+from cm.utils import files
 
 SMALL = dinov2.Sizes(width=12, depth=2, heads=3, patch=14, grid=6)
 
@@ -168,8 +170,13 @@ def test_what_does_not_fit_is_refused(file, tmp_path):
         pretrained.write_weights("dinov2", tmp_path / "out", tmp_path / "other.pth")
 
 
-def test_a_home_without_a_digest_is_taken(file, tmp_path, monkeypatch):
+def test_only_the_publishers_file_in_the_cache_is_taken(file, tmp_path, monkeypatch):
     monkeypatch.setenv("CM_CACHE", str(tmp_path))
-    torch.save(random(), tmp_path / "dinov2_vitl14_pretrain.pth")
+    home = tmp_path / "dinov2_vitl14_pretrain.pth"
+    torch.save(random(), home)
+    with pytest.raises(UserError, match=r"dinov2_vitl14_pretrain.pth has sha256 \w+, not d5383ea8"):
+        sources.find("dinov2")
+    known = dataclasses.replace(sources.KNOWN["dinov2"], sha256=files.sha256_of(home))
+    monkeypatch.setitem(sources.KNOWN, "dinov2", known)
     raw = sources.find("dinov2")
-    assert raw.source == sources.KNOWN["dinov2"].url and set(raw.state) == set(random())
+    assert raw.source == known.url and set(raw.state) == set(random())

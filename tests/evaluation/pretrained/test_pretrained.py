@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 import tarfile
 import warnings
 
@@ -194,9 +195,9 @@ def test_the_home_of_an_lpips_backbone_gives_the_same_network(packed, name, visi
     assert {key: t.shape for key, t in backbone.items()} == {k: t.shape for k, t in theirs.items() if "features" in k}
     home = tmp_path / "home.pth"
     torch.save(backbone | {"classifier.6.bias": torch.zeros(1000)}, home)
-    known = dataclasses.replace(sources.KNOWN[name], sha256_prefix=files.sha256_of(home)[:8])
+    known = dataclasses.replace(sources.KNOWN[name], sha256=files.sha256_of(home))
     monkeypatch.setitem(sources.KNOWN, name, known)
-    monkeypatch.setattr(fetch, "fetch_file", lambda url: {known.url: home}[url])
+    monkeypatch.setattr(fetch, "fetch_file", lambda url, **_: {known.url: home}[url])
     monkeypatch.setenv("CM_CACHE", str(tmp_path))
     pretrained.write_weights(name, tmp_path / "out.safetensors")
     _, description = native.load(tmp_path / "out.safetensors")
@@ -458,9 +459,9 @@ def test_unavailable_weights_are_one_clear_line(routes, name, tmp_path):
         sources.find(name)
     assert routes[2:] == [known.package.name, known.url], "what is in the cache goes first"
     known.cached_file.touch()
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"damaged or another file.*; or: "):
         sources.find(name)
-    assert routes[4:] == [known.url, known.package.name], "of both in the cache, the home's file"
+    assert routes[4:] == [known.package.name], "of both in the cache, the home's file"
 
 
 def test_weights_that_no_package_carries_come_from_their_home_alone(routes, tmp_path):
@@ -478,9 +479,30 @@ def test_weights_that_no_package_carries_come_from_their_home_alone(routes, tmp_
 
 def test_a_home_file_with_another_checksum_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.pth").write_bytes(b"another")
-    monkeypatch.setattr(fetch, "fetch_file", lambda url: tmp_path / "a.pth")
-    with pytest.raises(UserError, match=r"a.pth has sha256 \w+, not 6726825d...: remove it"):
+    monkeypatch.setattr(fetch, "fetch_file", lambda url, **_: tmp_path / "a.pth")
+    monkeypatch.setenv("CM_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"a.pth has sha256 \w+, not 6726825d\w+: it is damaged or another file"):
         sources.fetch_from_publisher(sources.KNOWN["inception"])
+
+
+@pytest.mark.parametrize("name", sources.KNOWN)
+def test_the_publishers_file_is_known_by_all_digits_of_its_digest(name):
+    known = sources.KNOWN[name]
+    assert len(known.sha256) == 64 and known.url.startswith("https://")
+    digits = re.search(r"-([0-9a-f]{8})\.pth$", known.url)
+    assert digits is None or known.sha256.startswith(digits[1])
+
+
+def test_a_fetched_file_is_found_where_the_cache_has_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("CM_CACHE", str(tmp_path))
+    known = sources.KNOWN["dinov2"]
+    by_hand, fetched = tmp_path / "dinov2_vitl14_pretrain.pth", fetch.place_of(known.url)
+    assert known.cached_file == by_hand
+    fetched.parent.mkdir(parents=True)
+    fetched.touch()
+    assert known.cached_file == fetched and known.missing() is None
+    by_hand.touch()
+    assert known.cached_file == by_hand
 
 
 @pytest.fixture
@@ -502,7 +524,7 @@ def test_a_source_archive_is_fetched_without_running_it(local_package):
     folder, sha256 = local_package
     for _ in range(2):
         path = sdist.fetch_sdist("some-thing==1.2", sha256=sha256, name="some_thing-1.2.tar.gz")
-    assert path == folder / "cache" / "some_thing-1.2.tar.gz" and files.sha256_of(path) == sha256
+    assert path == folder / "cache/downloads/packages/some_thing-1.2.tar.gz" and files.sha256_of(path) == sha256
     assert not (folder / "trace").exists() and list(path.parent.iterdir()) == [path]
 
 
@@ -514,4 +536,4 @@ def test_a_source_archive_that_is_another_or_not_there_leaves_nothing(local_pack
     folder, _ = local_package
     with pytest.raises(UserError, match=message):
         sdist.fetch_sdist(f"some-thing=={version}", sha256=sha256, name=f"some_thing-{version}.tar.gz")
-    assert not list((folder / "cache").iterdir())
+    assert not [path for path in (folder / "cache").rglob("*") if path.is_file()]
