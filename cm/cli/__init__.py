@@ -9,12 +9,13 @@ import click
 
 from cm import __version__
 from cm.cli.datasets import prepare
+from cm.cli.jobs import launch
 from cm.cli.models import convert, describe, train
 from cm.cli.sampling import evaluate, sample
 from cm.cli.scores import draw, featurize, schema, score, weights
 from cm.errors import Interrupted, UserError, unknown
 
-COMMANDS = (prepare, train, convert, weights, describe, sample, featurize, score, evaluate, draw, schema)
+COMMANDS = (prepare, train, launch, convert, weights, describe, sample, featurize, score, evaluate, draw, schema)
 
 
 class CommandGroup(click.Group):

@@ -50,6 +50,14 @@ class Layout:
         """How long the training of a run took, over all its starts."""
         return f"{self.results}/models/{run}/seconds.json"
 
+    def state(self, run: str = "{run}") -> str:
+        """The last state of a training that is not complete."""
+        return f"{self.results}/models/{run}/partial/state.safetensors"
+
+    def jobs(self, run: str = "{run}") -> str:
+        """The folder of the jobs of a training, until its models have been collected."""
+        return f"{self.results}/jobs/{run}"
+
     def weights(self, name: str = "{name}") -> str:
         """Pretrained weights, as this suite reads them."""
         return f"{self.results}/weights/{name}.safetensors"

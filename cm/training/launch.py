@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -51,16 +51,29 @@ def read_environment() -> Environment:
 
 
 def launch(count: int, command: Sequence[str]) -> int:
-    """Run a command in `count` processes that find each other by their environment, and return their exit status.
+    """Run a command in `count` processes that find each other by their environment, and return their exit status."""
+    shared = {"WORLD_SIZE": str(count), START: uuid.uuid4().hex}
+    return supervise(command, [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)])
 
-    It is 0 if all succeed, else that of the first that failed; the others are then stopped within GRACE_SECONDS. The
-    signals that a training handles are passed on; the processes are a group of their own, so that Ctrl-C in a terminal
-    reaches each of them once.
+
+def supervise(
+    command: Sequence[str], environments: Sequence[Mapping[str, str]], ignored: Sequence[signal.Signals] = ()
+) -> int:
+    """Run a command in one process for each of the environments, which are added to that of this process.
+
+    `ignored`: signals that the processes ignore, because somebody sends them to all processes but means this one.
+    Returns the exit status: 0 if all succeed, else that of the first that failed; the others are then stopped within
+    GRACE_SECONDS. The signals that a training handles are passed on; the processes are a group of their own, so that
+    Ctrl-C in a terminal reaches each of them once.
     """
-    shared = os.environ | {"WORLD_SIZE": str(count), START: uuid.uuid4().hex}
+
+    def prepare() -> None:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
     processes = [
-        subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, process_group=0)
-        for rank in range(count)
+        subprocess.Popen(command, env=os.environ | environment, process_group=0, preexec_fn=prepare)
+        for environment in environments
     ]
 
     def pass_on(number: int, frame: FrameType | None) -> None:

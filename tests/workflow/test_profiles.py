@@ -1,48 +1,16 @@
-"""The profiles: what a workstation and a cluster are told, and the workflow on a real Slurm of one node."""
+"""The profiles: what a workstation and a cluster are told."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
-import one_node_slurm
 import pytest
 import yaml
+from jobs_support import MICRO, ROOT, call, needs_plugin, options_of
 
-ROOT = Path(__file__).parents[2]
-MICRO = ROOT / "tests" / "micro"
-TOOLS = Path(sys.executable).parent
 PROFILE = ROOT / "profiles" / "slurm" / "config.yaml"
-# Snakemake asks after that many seconds whether a job has ended, and then less and less often.
-POLLING = "--slurm-init-seconds-before-status-checks 10"
 README_LINE = "snakemake --profile slurm all_tables"
-
-needs_plugin = pytest.mark.skipif(
-    importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
-    reason="snakemake-executor-plugin-slurm not installed: pip install -e .[dev]",
-)
-needs_slurm = pytest.mark.skipif(bool(one_node_slurm.missing()), reason=one_node_slurm.missing() or "Slurm is here")
-
-
-def call(command: str, *options: str, cwd: Path = ROOT, programs: Path | None = None) -> str:
-    """Output of a command with this environment's programs, and those of a folder, first on the path."""
-    path = os.pathsep.join(map(str, filter(None, [programs, TOOLS, os.environ["PATH"]])))
-    arguments = [*shlex.split(command), *options]
-    done = subprocess.run(arguments, cwd=cwd, env=os.environ | {"PATH": path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout + done.stderr
-
-
-def options_of(place: Path, suite: str) -> list[str]:
-    """Options that run the workflow on a suite of a folder, with the profile that Snakemake reads always."""
-    workflow = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(place)]
-    return [*workflow, "--workflow-profile", str(ROOT / "profiles/default"), "--config", f"suite={suite}"]
 
 
 @pytest.fixture
@@ -122,40 +90,3 @@ def test_one_rule_may_have_other_gpus(place):
     change = "--set-resources train:gpu=4"
     output = call(f"snakemake all_tables --dry-run --printshellcmds {change}", *options_of(place, "two.yaml"))
     assert set(re.findall(r"cm (\w+) .*--gpus 4 ", output)) == {"train"}
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    """The folder of the commands of a running Slurm with two simulated GPUs."""
-    with one_node_slurm.run_slurm(tmp_path_factory.mktemp("slurm")) as programs:
-        yield programs
-
-
-@needs_plugin
-@needs_slurm
-def test_tables_made_on_slurm_are_those_made_here(place, slurm, tmp_path_factory):
-    here = tmp_path_factory.mktemp("here")
-    shutil.copytree(place, here, dirs_exist_ok=True)
-    call("snakemake all_tables --cores 2", *options_of(here, "small.yaml"), cwd=here)
-    # Each job of Slurm takes seconds, so that some results are taken from here.
-    for results in ("data", "features", "models/digits/classifier"):
-        shutil.copytree(here / "results" / results, place / "results" / results)
-    command = f"snakemake --profile {ROOT}/slurm all_tables {POLLING}"
-    output = call(command, *options_of(place, "small.yaml"), cwd=place, programs=slurm)
-    assert len(re.findall("has been submitted with SLURM jobid", output)) == 3
-    tables = sorted(path.relative_to(here) for path in (here / "reports/tables").iterdir())
-    assert len(tables) == 3
-    for table in tables:
-        assert (place / table).read_text() == (here / table).read_text()
-
-
-@needs_plugin
-@needs_slurm
-def test_two_gpus_arrive_as_two(tmp_path, slurm):
-    (tmp_path / "Snakefile").write_text(
-        'rule both:\n    output: "gpus"\n    resources: gpu=2, mem_mb=100, runtime=5\n'
-        '    shell: "echo {resources.gpu} $CUDA_VISIBLE_DEVICES > {output}"\n'
-    )
-    profiles = f"--profile {ROOT}/slurm --workflow-profile {ROOT}/profiles/default"
-    call(f"snakemake {profiles} {POLLING}", cwd=tmp_path, programs=slurm)
-    assert (tmp_path / "gpus").read_text() == "2 0,1\n"

@@ -51,6 +51,7 @@ rule release:
         "cm convert --run {wildcards.run} --experiments {params.experiments} --out {output} > {log} 2>&1"
 
 
+# Under the profile for Slurm a training is not a job of Snakemake's but one that outlives Snakemake: rules/launch.smk.
 rule train:
     input:
         unpack(train_inputs),
@@ -61,22 +62,28 @@ rule train:
         LAYOUT.log("train", "{run}"),
     benchmark:
         LAYOUT.benchmark("train")
+    localrule: True
     conda:
         "../../environment.yml"
-    threads: SUITE.threads
+    threads: train_threads
     resources:
         gpu=SUITE.gpus,
         cpus_per_task=SUITE.threads,
         mem_mb=32_000,
         runtime=1440,
+        nodes=1,
+        tasks=1,
+        requeues=20,
+        grace_seconds=120,
     params:
         settings=run_settings,
         experiments=EXPERIMENTS.folder,
         data=subpath(input.images, ancestor=2),
         models=train_options,
+        launch=launch_options,
     shell:
-        "cm train --run {wildcards.run} --experiments {params.experiments} --data {params.data}"
-        " {params.models} --out {output.models} --threads {threads} --gpus {resources.gpu} > {log} 2>&1"
+        "{params.launch} cm train --run {wildcards.run} --experiments {params.experiments} --data {params.data}"
+        " {params.models} --out {output.models} --threads {resources.cpus_per_task} --gpus {resources.gpu} > {log} 2>&1"
 
 
 use rule train as train_curve with:
@@ -85,6 +92,7 @@ use rule train as train_curve with:
         seconds=LAYOUT.seconds(),
     wildcard_constraints:
         run=pattern(WITH_CURVES),
+    localrule: True
 
 
 ruleorder: release > train_curve > train

@@ -1,7 +1,8 @@
-"""A real Slurm on this machine, for tests: one node, no systemd, no accounting, everything in one temporary folder.
+"""A real Slurm on this machine, for tests: no systemd, no accounting, everything in one temporary folder.
 
 It needs Debian's packages `slurm-wlm` and `munge`. The CPUs and the memory of the node are simulated, so that jobs of
-the workflow fit on a small machine; so are its GPUs, which are device files that nothing opens and that root must make.
+the workflow fit on a small machine; so are its GPUs, which are device files that nothing opens and that root must make,
+and so are further nodes. Jobs of the partition `urgent` preempt those of `main`, the default.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
@@ -29,14 +30,14 @@ SlurmctldPort={controller_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.sock
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdPidFile={folder}/slurmd.pid
-SlurmdSpoolDir={folder}/spool
-SlurmdLogFile={folder}/slurmd.log
+SlurmdPidFile={folder}/%n.pid
+SlurmdSpoolDir={folder}/%n
+SlurmdLogFile={folder}/%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -52,9 +53,16 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 Port={node_port} CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=2 State=UP
 """
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
+    "CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN"
+)
 
 
 def missing() -> str:
@@ -66,31 +74,32 @@ def missing() -> str:
 
 
 @contextlib.contextmanager
-def run_slurm(folder: Path, *, cpus: int = 16, gpus: int = 2) -> Iterator[Path]:
+def run_slurm(folder: Path, *, nodes: int = 1, cpus: int = 16, gpus: int = 2) -> Iterator[Path]:
     """A context with a running Slurm; its value is a folder of Slurm's commands, which must come first on the path.
 
-    All files are below `folder`. At the end, jobs are cancelled and the daemons are stopped.
+    All files are below `folder`; `cpus` and `gpus` are those of each node. At the end, jobs are cancelled and the
+    daemons are stopped.
     """
-    clients = _configure(folder, cpus, gpus)
+    names = [f"node{number}" for number in range(1, nodes + 1)]
+    clients = _configure(folder, names, cpus, gpus)
+    sinfo = (clients / "sinfo", "--noheader", "--partition=main", "--Node", "--format=%T")
     try:
-        _start(folder)
-        _wait_until(
-            lambda: "idle" in _call(clients / "sinfo", "--noheader", "--format=%T"), "the node of Slurm", folder
-        )
+        _start(folder, names)
+        _wait_until(lambda: _call(*sinfo).split() == ["idle"] * nodes, "nodes of Slurm", folder)
         yield clients
     finally:
         if (folder / "slurmctld.pid").exists():
             _call(clients / "scancel", f"--user={_user()}")
             _wait_until(lambda: not _call(clients / "squeue", "--noheader"), "cancelled jobs", folder)
-        for daemon in reversed(DAEMONS):
-            _stop(folder / f"{daemon}.pid")
+        for name in (*names, "slurmctld", "munged"):
+            _stop(folder / f"{name}.pid")
 
 
 def _user() -> str:
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
-def _configure(folder: Path, cpus: int, gpus: int) -> Path:
+def _configure(folder: Path, names: Sequence[str], cpus: int, gpus: int) -> Path:
     """Write the configuration, the key of munge, the device files and the commands; returns the folder of those."""
     (folder / "state").mkdir(parents=True)
     folder.chmod(0o755)  # munge refuses a socket that others cannot reach
@@ -100,10 +109,12 @@ def _configure(folder: Path, cpus: int, gpus: int) -> Path:
     for index in range(gpus):
         os.mknod(folder / f"gpu{index}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))  # the numbers of /dev/null
     (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{gpus - 1}]\n")
-    controller, node = _free_ports(2)
-    values = {"host": socket.gethostname().split(".")[0], "user": _user(), "folder": folder}
-    numbers = {"controller_port": controller, "node_port": node, "cpus": cpus, "memory": 1_000_000, "gpus": gpus}
-    (folder / "slurm.conf").write_text(CONFIGURATION.format(**values, **numbers))
+    controller, *ports = _free_ports(1 + len(names))
+    host = socket.gethostname().split(".")[0]
+    hardware = {"host": host, "cpus": cpus, "memory": 1_000_000, "gpus": gpus}
+    nodes = [NODE.format(name=name, port=port, **hardware) for name, port in zip(names, ports, strict=True)]
+    values = {"host": host, "user": _user(), "folder": folder, "controller_port": controller, "nodes": "\n".join(nodes)}
+    (folder / "slurm.conf").write_text(CONFIGURATION.format(**values))
     return _wrap_clients(folder)
 
 
@@ -127,19 +138,18 @@ def _free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _start(folder: Path) -> None:
+def _start(folder: Path, names: Sequence[str]) -> None:
     options = {"key-file": "munge.key", "socket": "munge.sock", "pid-file": "munged.pid"}
     options |= {"log-file": "munged.log", "seed-file": "munged.seed"}
-    commands = {
-        "munged": ["--force", *(f"--{option}={folder / name}" for option, name in options.items())],
-        "slurmctld": ["-f", str(folder / "slurm.conf")],
-        "slurmd": ["-f", str(folder / "slurm.conf")],
-    }
-    for daemon, arguments in commands.items():
-        with open(folder / f"{daemon}.out", "wb") as out:
-            program = shutil.which(daemon, path=SYSTEM_PATH)
+    configuration = ["-f", str(folder / "slurm.conf")]
+    munged = ["--force", *(f"--{option}={folder / name}" for option, name in options.items())]
+    commands = {"munged": ("munged", munged), "slurmctld": ("slurmctld", configuration)}
+    commands |= {name: ("slurmd", [*configuration, "-N", name]) for name in names}
+    for name, (daemon, arguments) in commands.items():
+        program = shutil.which(daemon, path=SYSTEM_PATH)
+        with open(folder / f"{name}.out", "wb") as out:
             subprocess.run([program, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True)
-        _wait_until((folder / f"{daemon}.pid").exists, daemon, folder)
+        _wait_until((folder / f"{name}.pid").exists, daemon, folder)
 
 
 def _stop(pid_file: Path) -> None:

@@ -1,0 +1,1 @@
+"""Long trainings as jobs that outlive whoever started them: submitted through submitit, waited for, found again."""

@@ -1,0 +1,184 @@
+"""Submit a training as a job, wait for it, and find it again after this process was killed.
+
+The folder of the jobs of one training holds the record of the job that is queued or running, `job.json`. A launcher
+that finds a record continues to wait for that job, unless the training has other settings now. So there are never two
+jobs of one training, however often Snakemake is killed and started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from cm.errors import Interrupted, UserError
+from cm.jobs.clusters import CLUSTERS, Cluster, Request
+from cm.jobs.task import JobFiles, Task
+from cm.utils import files
+from cm.utils.locks import hold_lock
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A training as a job sees it.
+
+    `command`: to run. `key`: what names its settings; a job of another key is cancelled. `folder`: of its jobs.
+    `state`: the file that the command replaces as it gets on. `outputs`: the files that it leaves in the end.
+    """
+
+    command: Sequence[str]
+    key: str
+    folder: Path
+    state: Path
+    outputs: Sequence[Path]
+
+
+def launch_job(training: Training, request: Request, cluster_name: str) -> int:
+    """Submit a training, or find the job that was submitted, wait for its end, and return its exit status.
+
+    What the job prints is printed here too. Ctrl-C cancels the job; SIGTERM and SIGHUP leave it running. Raises
+    UserError if the job is refused or dies without a result, and Interrupted after a signal.
+    """
+    cluster = CLUSTERS[cluster_name]()
+    training.folder.mkdir(parents=True, exist_ok=True)
+    with hold_lock(training.folder / "lock", f"the job of {training.folder}"):
+        job_id = _find_job(training, request, cluster) or _submit_job(training, request, cluster)
+    record = JobFiles(training.folder, job_id)
+    with _handle_signals(cluster, record):
+        status = _wait(cluster, record)
+    if status == 0:
+        _collect(training, record)
+    else:
+        _record_path(training.folder).unlink(missing_ok=True)
+    return status
+
+
+def _record_path(folder: Path) -> Path:
+    return folder / "job.json"
+
+
+def _find_job(training: Training, request: Request, cluster: Cluster) -> str | None:
+    """The job of this training that is queued, runs, or was not collected; cancels one of other settings."""
+    path = _record_path(training.folder)
+    recorded = files.read_json(path) if path.exists() else {"id": cluster.find(request.name), "key": training.key}
+    job_id = recorded["id"]
+    if job_id is None:
+        return None
+    has_ended = JobFiles(training.folder, job_id).status.exists()
+    if not has_ended and cluster.is_alive(job_id) is False:
+        return None
+    if recorded["key"] != training.key:
+        _say(f"job {job_id} has other settings: it is cancelled")
+        _cancel(cluster, job_id)
+        return None
+    _say(f"job {job_id} was submitted before: waiting for it")
+    files.write_json(path, recorded)
+    return str(job_id)
+
+
+def _submit_job(training: Training, request: Request, cluster: Cluster) -> str:
+    """Submit a new job and record it."""
+    program = shutil.which(training.command[0])
+    if program is None:
+        raise UserError(f"no program {training.command[0]} on the path")
+    task = Task(
+        command=(program, *training.command[1:]),
+        folder=training.folder.absolute(),
+        state=training.state.absolute(),
+        outputs=tuple(output.absolute() for output in training.outputs),
+        environment=cluster.environment(),
+        grace_seconds=request.grace_seconds * 0.8,
+        seconds=request.minutes * 60,
+    )
+    job_id = cluster.submit(task, training.folder.absolute(), request)
+    files.write_json(_record_path(training.folder), {"id": job_id, "key": training.key})
+    _say(f"job {job_id} is submitted as {request.name}")
+    return job_id
+
+
+def _wait(cluster: Cluster, record: JobFiles) -> int:
+    """The exit status of the job, once it has one, or 1 if it is dead; prints what the job prints."""
+    shown, asked, last_alive = 0, 0.0, time.monotonic()
+    while True:
+        shown = _show_log(record.log, shown)
+        if record.status.exists():
+            _show_log(record.log, shown)
+            return int(files.read_json(record.status)["status"])
+        if time.monotonic() - asked > cluster.poll_seconds:
+            asked = time.monotonic()
+            if cluster.is_alive(record.job_id) is not False:
+                last_alive = asked
+            elif asked - last_alive > cluster.gone_seconds:
+                _say(f"job {record.job_id} {cluster.describe_end(record.job_id)} and left no result")
+                return 1
+        time.sleep(0.2)
+
+
+def _show_log(path: Path, shown: int) -> int:
+    """Print what a log has after the first `shown` bytes; returns how many it has now."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        file.seek(shown)
+        text = file.read()
+        sys.stdout.write(text.decode(errors="replace"))
+        sys.stdout.flush()
+        return shown + len(text)
+    return shown
+
+
+def _collect(training: Training, record: JobFiles) -> None:
+    """Restore outputs that were removed since the job wrote them, and remove the files of the jobs."""
+    for output in training.outputs:
+        if not output.exists():
+            files.link_file(record.kept(output.absolute()), output)
+    shutil.rmtree(training.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _handle_signals(cluster: Cluster, record: JobFiles) -> Iterator[None]:
+    """A context in which Ctrl-C cancels the job, and SIGTERM and SIGHUP end this process alone."""
+
+    def receive(number: int, frame: FrameType | None) -> NoReturn:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        name = signal.Signals(number).name
+        if number == signal.SIGINT:
+            _cancel(cluster, record.job_id)
+            _record_path(record.folder).unlink(missing_ok=True)
+            raise Interrupted(f"{name}: job {record.job_id} is cancelled", 128 + number)
+        message = f"{name}: job {record.job_id} goes on; the same command waits for it again"
+        raise Interrupted(message, 128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        signal.signal(number, receive)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _cancel(cluster: Cluster, job_id: str, seconds: float = 60.0) -> None:
+    """Cancel a job, and wait until it has ended, so that it has saved its state."""
+    cluster.cancel(job_id)
+    end = time.monotonic() + seconds
+    while cluster.is_alive(job_id) is not False and time.monotonic() < end:
+        time.sleep(0.2)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def job_name(folder: Path) -> str:
+    """The name of the jobs of a training, which begins with its folder and which no other training of this user has."""
+    run = "_".join(folder.parts[-4:])
+    return f"cm_{run}_{files.sha256(os.fsencode(folder.absolute()))[:8]}"
