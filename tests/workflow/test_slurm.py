@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -127,7 +126,19 @@ def test_two_tasks_on_two_nodes_train_one_model(place, slurm):
         torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_snakemake_is_killed_and_a_training_cancelled_and_the_tables_are_those_made_here(place, here, slurm):
+def test_a_cancelled_job_is_reported_and_keeps_its_state(place, slurm):
+    process = launch(place, slurm, "")
+    wait_until(lambda: has_saved(slurm, place, since=0), "training")
+    (job,) = squeue(slurm)
+    subprocess.run([slurm / "scancel", job], check=True)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert f"job {job} ended in the state CANCELLED and left no result" in output
+    assert (place / STATE).exists()
+
+
+def test_snakemake_is_killed_and_finds_its_training_again(place, here, slurm):
+    """The tables are those that were made here."""
     command = f"snakemake --profile {ROOT}/slurm all_tables {POLLING}"
     arguments = options_of(place, "small.yaml")
     killed = start(command, *arguments, cwd=place, programs=slurm)
@@ -137,16 +148,10 @@ def test_snakemake_is_killed_and_a_training_cancelled_and_the_tables_are_those_m
     (job,) = squeue(slurm)
 
     call("snakemake --unlock", *arguments, cwd=place)
-    again = start(command, *arguments, cwd=place, programs=slurm)
-    log = place / f"results/logs/train/{RUN}.log"
-    wait_until(lambda: log.exists() and f"job {job} was submitted before" in log.read_text(), "the same job")
-    wait_until(lambda: has_saved(slurm, place, since=0), "saved state")
-    assert squeue(slurm) == [job]
-
-    subprocess.run([slurm / "scancel", job], check=True)
-    output, _ = again.communicate(timeout=300)
-    assert again.returncode == 0, output
-    assert re.search(r"job \d+ is submitted as cm_digits_edm", log.read_text())
+    call(command, *arguments, cwd=place, programs=slurm)
+    log = (place / f"results/logs/train/{RUN}.log").read_text()
+    assert f"job {job} was submitted before" in log
+    assert "is submitted as" not in log
     tables = sorted(path.relative_to(here) for path in (here / "reports/tables").iterdir())
     assert len(tables) == 3
     for table in tables:
