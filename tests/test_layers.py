@@ -27,7 +27,7 @@ LAYERS = [
     },
     {"diffusion.denoiser", "diffusion.sampling", "networks", "methods", "checkpoints", "evaluation.extractors"},
     {"training", "evaluation"},
-    {"build", "cost"},
+    {"build", "cost", "jobs"},
     {"api", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
