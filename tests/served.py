@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+DATA = bytes(range(256)) * 40
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     """Serves the server's `files`, from the byte on that the request names, or does what `answer` does."""

@@ -5,12 +5,11 @@ Whether a job of Slurm is alive is what the controller says (`squeue`), which ne
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,20 +19,8 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import clean_env
 
 from cm.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a job asks for. `options`: further options of sbatch, by their long names without dashes."""
-
-    name: str
-    minutes: int
-    nodes: int
-    tasks: int
-    cpus_per_task: int
-    requeues: int
-    grace_seconds: int
-    options: Mapping[str, str]
+from cm.jobs.request import Request
+from cm.training.signals import handle_signals
 
 
 class Cluster(Protocol):
@@ -45,8 +32,8 @@ class Cluster(Protocol):
     def environment(self) -> dict[str, str]:
         """Variables of this process that a job needs and would not get."""
 
-    def submit(self, task: Callable[[], None], folder: Path, request: Request) -> str:
-        """Submit a job, whose files go to `folder`, and return its id; UserError if it is refused."""
+    def submit(self, task: Callable[[], None], folder: Path, name: str, request: Request) -> str:
+        """Submit a job of that name, whose files go to `folder`; returns its id. UserError if it is refused."""
 
     def find(self, name: str) -> str | None:
         """The id of a job of this name that is queued or running, if there is one that nobody has recorded."""
@@ -70,21 +57,17 @@ class Local:
         """The GPUs that are visible here; submitit would hide them all."""
         return {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ}
 
-    def submit(self, task: Callable[[], None], folder: Path, request: Request) -> str:
+    def submit(self, task: Callable[[], None], folder: Path, name: str, request: Request) -> str:
         """Start the job; its id is the number of the process that watches over it, and when that was started."""
         if request.nodes > 1 or request.tasks > 1:
-            raise UserError(f"{request.name}: a job of this machine is one task, which starts further processes itself")
+            raise UserError(f"{name}: a job of this machine is one task, which starts further processes itself")
         executor = submitit.LocalExecutor(folder, max_num_timeout=request.requeues)
         executor.update_parameters(
             timeout_min=request.minutes, signal_delay_s=request.grace_seconds, stderr_to_stdout=True
         )
         # Ctrl-C and a terminal that is closed end the launcher, which decides what happens to the job.
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
-        try:
+        with handle_signals((signal.SIGINT, signal.SIGHUP), signal.SIG_IGN):
             return str(executor.submit(task).job_id)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def find(self, name: str) -> str | None:
         """None: a job of this machine is recorded at once."""
@@ -117,19 +100,19 @@ class Slurm:
         """Nothing: sbatch hands the environment over."""
         return {}
 
-    def submit(self, task: Callable[[], None], folder: Path, request: Request) -> str:
+    def submit(self, task: Callable[[], None], folder: Path, name: str, request: Request) -> str:
         """Submit the job with sbatch."""
         if not shutil.which("sbatch"):
             raise UserError("no sbatch on this machine: jobs of Slurm can be submitted where Slurm is installed")
         per_node, rest = divmod(request.tasks, request.nodes)
         if rest or not per_node:
-            raise UserError(f"{request.name}: {request.tasks} tasks cannot be divided among {request.nodes} nodes")
-        options: dict[str, Any] = {"requeue": True, **request.options}
+            raise UserError(f"{name}: {request.tasks} tasks cannot be divided among {request.nodes} nodes")
+        options: dict[str, Any] = {"requeue": True, **request.sbatch_options()}
         try:
             with clean_env():
                 executor = submitit.SlurmExecutor(folder, max_num_timeout=request.requeues)
                 executor.update_parameters(
-                    job_name=request.name,
+                    job_name=name,
                     time=request.minutes,
                     nodes=request.nodes,
                     ntasks_per_node=per_node,
@@ -142,7 +125,7 @@ class Slurm:
                 )
                 return str(executor.submit(task).job_id)
         except (FailedJobError, FailedSubmissionError) as error:
-            raise UserError(f"{request.name}: sbatch refuses the job: {' '.join(str(error).split())}") from None
+            raise UserError(f"{name}: sbatch refuses the job: {' '.join(str(error).split())}") from None
 
     def find(self, name: str) -> str | None:
         """A job that was submitted by a process that died before it could record the job."""

@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from cm.errors import Interrupted, UserError
-from cm.jobs.clusters import CLUSTERS, Cluster, Request
+from cm.jobs.clusters import CLUSTERS, Cluster
+from cm.jobs.request import Request
 from cm.jobs.task import JobFiles, Task
+from cm.training.signals import handle_signals
 from cm.utils import files
 from cm.utils.locks import hold_lock
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +55,9 @@ def launch_job(training: Training, request: Request, cluster_name: str) -> int:
     cluster = CLUSTERS[cluster_name]()
     training.folder.mkdir(parents=True, exist_ok=True)
     with hold_lock(training.folder / "lock", f"the job of {training.folder}"):
-        job_id = _find_job(training, request, cluster) or _submit_job(training, request, cluster)
+        job_id = _find_job(training, cluster) or _submit_job(training, request, cluster)
     record = JobFiles(training.folder, job_id)
-    with _handle_signals(cluster, record):
+    with handle_signals(SIGNALS, functools.partial(_interrupt, cluster, record)):
         status = _wait(cluster, record)
     if status == 0:
         _collect(training, record)
@@ -65,10 +70,14 @@ def _record_path(folder: Path) -> Path:
     return folder / "job.json"
 
 
-def _find_job(training: Training, request: Request, cluster: Cluster) -> str | None:
+def _find_job(training: Training, cluster: Cluster) -> str | None:
     """The job of this training that is queued, runs, or was not collected; cancels one of other settings."""
     path = _record_path(training.folder)
-    recorded = files.read_json(path) if path.exists() else {"id": cluster.find(request.name), "key": training.key}
+    recorded = (
+        files.read_json(path)
+        if path.exists()
+        else {"id": cluster.find(_job_name(training.folder)), "key": training.key}
+    )
     job_id = recorded["id"]
     if job_id is None:
         return None
@@ -98,9 +107,10 @@ def _submit_job(training: Training, request: Request, cluster: Cluster) -> str:
         grace_seconds=request.grace_seconds * 0.8,
         seconds=request.minutes * 60,
     )
-    job_id = cluster.submit(task, training.folder.absolute(), request)
+    name = _job_name(training.folder)
+    job_id = cluster.submit(task, training.folder.absolute(), name, request)
     files.write_json(_record_path(training.folder), {"id": job_id, "key": training.key})
-    _say(f"job {job_id} is submitted as {request.name}")
+    _say(f"job {job_id} is submitted as {name}")
     return job_id
 
 
@@ -141,29 +151,14 @@ def _collect(training: Training, record: JobFiles) -> None:
     shutil.rmtree(training.folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _handle_signals(cluster: Cluster, record: JobFiles) -> Iterator[None]:
-    """A context in which Ctrl-C cancels the job, and SIGTERM and SIGHUP end this process alone."""
-
-    def receive(number: int, frame: FrameType | None) -> NoReturn:
-        for other in before:
-            signal.signal(other, signal.SIG_IGN)
-        name = signal.Signals(number).name
+def _interrupt(cluster: Cluster, record: JobFiles, number: int, frame: FrameType | None) -> NoReturn:
+    """End this process after a signal: Ctrl-C cancels the job, which goes on after the others."""
+    with handle_signals(SIGNALS, signal.SIG_IGN):
         if number == signal.SIGINT:
             _cancel(cluster, record.job_id)
             _record_path(record.folder).unlink(missing_ok=True)
-            raise Interrupted(f"{name}: job {record.job_id} is cancelled", 128 + number)
-        message = f"{name}: job {record.job_id} goes on; the same command waits for it again"
-        raise Interrupted(message, 128 + number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    for number in before:
-        signal.signal(number, receive)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    what = "is cancelled" if number == signal.SIGINT else "goes on; the same command waits for it again"
+    raise Interrupted(f"{signal.Signals(number).name}: job {record.job_id} {what}", 128 + number)
 
 
 def _cancel(cluster: Cluster, job_id: str, seconds: float = 60.0) -> None:
@@ -178,7 +173,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def job_name(folder: Path) -> str:
+def _job_name(folder: Path) -> str:
     """The name of the jobs of a training, which begins with its folder and which no other training of this user has."""
     run = "_".join(folder.parts[-4:])
     return f"cm_{run}_{files.sha256(os.fsencode(folder.absolute()))[:8]}"

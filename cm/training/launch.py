@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from cm.training.signals import HANDLED
+from cm.training.signals import HANDLED, handle_signals
 
 START = "CM_START"  # the variable that names a start
 GRACE_SECONDS = 20.0  # for the others to leave by themselves once one process has died
@@ -72,7 +72,9 @@ def supervise(
             signal.signal(number, signal.SIG_IGN)
 
     processes = [
-        subprocess.Popen(command, env=os.environ | environment, process_group=0, preexec_fn=prepare)
+        subprocess.Popen(
+            command, env=os.environ | environment, process_group=0, preexec_fn=prepare if ignored else None
+        )
         for environment in environments
     ]
 
@@ -80,12 +82,10 @@ def supervise(
         for process in processes:
             process.send_signal(number)
 
-    previous = {number: signal.signal(number, pass_on) for number in HANDLED}
     try:
-        return _wait(processes)
+        with handle_signals(HANDLED, pass_on):
+            return _wait(processes)
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         for process in processes:
             process.kill()
             process.wait()

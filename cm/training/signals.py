@@ -9,11 +9,24 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 LEAVING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HANDLED = (*LEAVING, signal.SIGUSR1)
+
+Handler = Callable[[int, FrameType | None], object] | int | None
+
+
+@contextlib.contextmanager
+def handle_signals(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
+    """A context with this handler of the signals; only the main thread can enter it."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 class Signals:
@@ -31,17 +44,10 @@ class Signals:
         makes it do, stay ignored. A second Ctrl-C raises KeyboardInterrupt at once. A signal that nobody asked for
         until the end of the context has its usual effect then.
         """
-        before = {}
-        if threading.current_thread() is threading.main_thread():
-            before = {number: signal.getsignal(number) for number in HANDLED}
-        before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
-        for number in before:
-            signal.signal(number, self._receive)
-        try:
+        can_handle = threading.current_thread() is threading.main_thread()
+        numbers = [number for number in HANDLED if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+        with handle_signals(numbers if can_handle else (), self._receive):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         if self._leave is not None:
             signal.raise_signal(self._leave)
 

@@ -9,26 +9,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import served
+from served import DATA
 
 from cm.errors import UserError
 from cm.utils import fetch, files
 
-DATA = bytes(range(256)) * 40
 SHA256 = files.sha256(DATA)
 
 
-@pytest.fixture
-def server():
-    with served.serve(DATA) as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def contents(folder: Path) -> list[str]:

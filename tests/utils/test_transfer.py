@@ -8,28 +8,22 @@ import time
 
 import pytest
 import served
+from served import DATA
 
 from cm.errors import UserError
 from cm.utils import fetch, files, transfer
 from cm.utils.urls import check_url
 
-DATA = bytes(range(256)) * 40
 SHA256 = files.sha256(DATA)
 FAST = dataclasses.replace(transfer.LIMITS, idle_seconds=0.5, least_bytes=100, seconds=2.0, most_bytes=50_000)
 
 
-@pytest.fixture
-def server():
-    with served.serve(DATA) as server:
-        yield server
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("CM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
+def limits(monkeypatch):
     monkeypatch.setattr(transfer, "LIMITS", FAST)
-    return tmp_path / "cache"
 
 
 def refusal(match: str, url: str, **options) -> str:

@@ -33,6 +33,11 @@ def train_threads(wildcards):
     return 1 if is_on_slurm() else SUITE.threads
 
 
+def torch_threads(wildcards, threads, resources):
+    """The processor threads of a training: those that its job of Slurm requests, or those that it takes here."""
+    return resources.cpus_per_task if is_on_slurm() else threads
+
+
 def launch_options(wildcards, output, resources):
     """`cm launch ... --`, which makes the command that follows a job; nothing where the command runs at once."""
     if not is_on_slurm() and (workflow.non_local_exec or resources.gpu < 2):

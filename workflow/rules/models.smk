@@ -81,9 +81,11 @@ rule train:
         data=subpath(input.images, ancestor=2),
         models=train_options,
         launch=launch_options,
+        threads=torch_threads,
     shell:
         "{params.launch} cm train --run {wildcards.run} --experiments {params.experiments} --data {params.data}"
-        " {params.models} --out {output.models} --threads {resources.cpus_per_task} --gpus {resources.gpu} > {log} 2>&1"
+        " {params.models} --out {output.models} --threads {params.threads} --gpus {resources.gpu}"
+        " > {log} 2>&1"
 
 
 use rule train as train_curve with:
