@@ -80,7 +80,8 @@ def test_what_snakemake_removed_meanwhile_is_restored(place):
 def test_ctrl_c_cancels_the_job_and_other_signals_leave_it(place, number, goes_on):
     process = start(LAUNCH, *launch(), cwd=place)
     wait_until((place / "state").exists, "state")
-    process.send_signal(number)
+    # A terminal sends Ctrl-C, and says that it is closed, to all processes that were started in it.
+    (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert ("goes on; the same command waits for it again" if goes_on else "is cancelled") in output.splitlines()[-1]
