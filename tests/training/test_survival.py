@@ -26,6 +26,7 @@ from cm.checkpoints import native
 from cm.errors import Interrupted, UserError
 from cm.training import trainer as trainer_module
 from cm.training.saved import SavedFiles
+from cm.training.signals import handle_signals
 from cm.training.trainer import Trainer, train
 from cm.utils import files
 
@@ -314,12 +315,12 @@ def send(monkeypatch, number: int, step: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_the_state_and_ends_the_training(plan, models, tmp_path, monkeypatch, number):
-    before = signal.getsignal(number)
-    with monkeypatch.context() as patch:
+    # `nohup` makes the tests ignore SIGHUP, which a training would then ignore too.
+    with monkeypatch.context() as patch, handle_signals([number], signal.SIG_DFL):
         send(patch, number, 2)
         with pytest.raises(Interrupted, match=f"{number.name} after step 3: the state is saved") as caught:
             run(plan, tmp_path, save_seconds=1e9)
-    assert caught.value.status == 128 + number and signal.getsignal(number) == before
+        assert caught.value.status == 128 + number and signal.getsignal(number) == signal.SIG_DFL
     assert native.description(tmp_path / "partial/state.safetensors")["step"] == 3
     assert not (tmp_path / "partial/lock").exists()
     run(plan, tmp_path)

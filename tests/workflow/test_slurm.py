@@ -74,6 +74,11 @@ def has_saved(slurm: Path, place: Path, since: float) -> bool:
     return bool(squeue(slurm, "--states=RUNNING")) and state.exists() and state.stat().st_mtime > since
 
 
+def has_started(place: Path, job: str, times: int) -> bool:
+    """Whether the job was started that many times; what ran before is dead then."""
+    return (place / f"results/jobs/{RUN}/{job}_0_log.out").read_text().count("Loading pickle") == times
+
+
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return native.load(path)[0]
 
@@ -97,14 +102,15 @@ def test_a_job_that_is_requeued_three_times_ends_with_the_same_model(place, here
     wait_until(lambda: has_saved(slurm, place, since=0), "training")
     (job,) = squeue(slurm)
     urgent = [slurm / "sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"]
-    for interrupt in (
+    interrupts = (
         [slurm / "scancel", "--signal=USR2", job],  # what Slurm sends before the time is over
         urgent,
         [slurm / "scontrol", "requeue", job],
-    ):
+    )
+    for number, interrupt in enumerate(interrupts, 1):
         subprocess.run(interrupt, check=True, capture_output=True)
-        wait_until(lambda: not squeue(slurm, "--states=RUNNING"), "interruption")
-        wait_until(functools.partial(has_saved, slurm, place, since=time.time()), "restart")
+        wait_until(functools.partial(has_started, place, job, times=number + 1), "restart")
+        wait_until(functools.partial(has_saved, slurm, place, since=time.time()), "saved state")
     assert squeue(slurm) == [job]
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
