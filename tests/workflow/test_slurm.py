@@ -24,7 +24,7 @@ POLLING = "--slurm-init-seconds-before-status-checks 10"
 RUN = "digits/edm/default/seed0"
 STATE = f"results/models/{RUN}/partial/state.safetensors"
 MODEL = f"results/models/{RUN}/100.safetensors"
-STEPS = 600  # enough for a training to be interrupted several times
+STEPS = 2000  # enough for a training to be interrupted several times
 
 pytestmark = [needs_plugin, needs_slurm]
 
