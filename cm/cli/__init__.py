@@ -12,9 +12,10 @@ from cm.cli.datasets import prepare
 from cm.cli.models import convert, describe, train
 from cm.cli.sampling import evaluate, sample
 from cm.cli.scores import draw, featurize, schema, score, weights
+from cm.cli.unlocking import unlock
 from cm.errors import Interrupted, UserError, unknown
 
-COMMANDS = (prepare, train, convert, weights, describe, sample, featurize, score, evaluate, draw, schema)
+COMMANDS = (prepare, train, convert, weights, describe, sample, featurize, score, evaluate, draw, schema, unlock)
 
 
 class CommandGroup(click.Group):

@@ -30,6 +30,7 @@ TOOLS = Path(sys.executable).parent
 MAKERS = {"train", "train_curve", "release"}
 LAYOUT = Layout()
 SUITES = sorted((ROOT / "config" / "suites").glob("*.yaml"))
+WORKFLOW_FILES = [ROOT / "workflow/Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]
 HOSTILE = "it's $(touch x) `touch x` ;touch x; here"
 
 ATTACK = """</script><script>attack()</script>
@@ -123,7 +124,7 @@ def test_a_second_call_does_nothing(place):
 
 def test_files_that_no_command_reads_decide_nothing(place):
     folders = {path.name for path in (place / "results").iterdir()}
-    assert folders == {"data", "models", "samples", "previews", "features", "scores", "logs"}
+    assert folders <= {"data", "models", "samples", "previews", "features", "scores", "logs"}
     shutil.rmtree(place / "results/logs")
     assert "Nothing to be done" in snakemake(place, "all", "--dry-run")
 
@@ -185,16 +186,14 @@ def test_a_data_set_of_ones_own_needs_no_code(tmp_path):
 
 def shell_lines() -> list[str]:
     """The shell line of each rule of the workflow."""
-    text = "\n".join(
-        path.read_text() for path in (ROOT / "workflow").rglob("*") if path.suffix == ".smk" or path.stem == "Snakefile"
-    )
+    text = "\n".join(path.read_text() for path in WORKFLOW_FILES)
     blocks = re.findall(r"shell:\n((?:\s+\".*\"\n)+)", text)
     return ["".join(re.findall(r"\"(.*)\"\n", block)) for block in blocks]
 
 
 def test_every_value_in_a_shell_line_is_quoted():
     lines = shell_lines()
-    assert len(lines) == 11
+    assert len(lines) == sum(path.read_text().count("shell:") for path in WORKFLOW_FILES) > 10
     fields = [field for line in lines for field in re.findall(r"{(.*?)}", line)]
     assert {field for field in fields if not field.endswith(":q")} == {
         f"params.{options}:u" for options in ("data", "models", "evaluation", "statistics")
