@@ -13,9 +13,24 @@ from cm.cli.jobs import launch
 from cm.cli.models import convert, describe, train
 from cm.cli.sampling import evaluate, sample
 from cm.cli.scores import draw, featurize, schema, score, weights
+from cm.cli.unlocking import unlock
 from cm.errors import Interrupted, UserError, unknown
 
-COMMANDS = (prepare, train, launch, convert, weights, describe, sample, featurize, score, evaluate, draw, schema)
+COMMANDS = (
+    prepare,
+    train,
+    launch,
+    convert,
+    weights,
+    describe,
+    sample,
+    featurize,
+    score,
+    evaluate,
+    draw,
+    schema,
+    unlock,
+)
 
 
 class CommandGroup(click.Group):

@@ -123,7 +123,10 @@ hardware = (
 
 @dataclasses.dataclass(frozen=True)
 class Machine(Hardware):
-    """What a training computes on, in how many processes, and how often it saves its state; no result depends on it."""
+    """What a training computes on, in how many processes, and how often it saves its state.
+
+    Devices, threads and processes change the weights by rounding, the intervals of saving do not change them.
+    """
 
     processes: int | None
     save_seconds: float
@@ -164,7 +167,13 @@ class Machine(Hardware):
 machine_options = group(
     "machine",
     Machine,
-    threads_option,
+    click.option(
+        "--threads",
+        type=WholeNumber(1),
+        default=config.DEFAULT_THREADS,
+        show_default=True,
+        help="processor threads that torch may use; their number changes the weights by rounding",
+    ),
     click.option("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one"),
     gpus_option,
     click.option(
@@ -228,7 +237,7 @@ comparison_options = group("comparison", Comparison, *_scoring, _reference)
 
 @dataclasses.dataclass(frozen=True)
 class ExtractionOptions(Hardware):
-    """How features are computed; the result does not depend on it."""
+    """How features are computed, which changes them by rounding only."""
 
     batch: int
     workers: int

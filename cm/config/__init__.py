@@ -6,10 +6,12 @@ from cm.config.protocols import PROTOCOLS, Protocol, read_protocol
 from cm.config.runs import MAX_SEED, Run, RunName
 from cm.config.samplers import parse_sampler
 from cm.config.sections import Data, Evaluation, Released, Training, Weights
+from cm.config.suite_files import DEFAULT_THREADS
 from cm.config.suites import Artefact, Cell, Suite, load_suite
 from cm.config.variants import parse_variant
 
 __all__ = [
+    "DEFAULT_THREADS",
     "EXPERIMENTS",
     "MAX_SEED",
     "PROTOCOLS",

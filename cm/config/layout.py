@@ -92,13 +92,14 @@ class Layout:
         """The score of the real images of a split by a protocol."""
         return f"{self.results}/scores/{dataset}/real/{split}/{protocol}.json"
 
-    def benchmark(self, command: str, run: str = "{run}") -> str:
-        """Snakemake's measurements of the job that ran a command for a run."""
-        return f"{self.results}/benchmarks/{command}/{run}.tsv"
+    @property
+    def logs(self) -> str:
+        """The folder of the logs of jobs."""
+        return f"{self.results}/logs"
 
     def log(self, *parts: str) -> str:
         """The log of a job."""
-        return f"{self.results}/logs/{'/'.join(parts)}.log"
+        return f"{self.logs}/{'/'.join(parts)}.log"
 
     def table(self, name: str = "{name}", suffix: str = ".csv") -> str:
         """A table."""

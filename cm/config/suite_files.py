@@ -10,6 +10,7 @@ from cm.errors import UserError
 
 Seed = Annotated[int, at_least(0)]
 Percentage = Annotated[int, at_least(1), at_most(100)]
+DEFAULT_THREADS = 1  # of the processor for each job, and for a training that is started by hand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ class SuiteFile:
     seeds: tuple[Seed, ...] = (0,)
     progress: tuple[Percentage, ...] = (100,)
     experiments: str = "../experiments"
-    threads: Annotated[int, at_least(1)] = 1
+    threads: Annotated[int, at_least(1)] = DEFAULT_THREADS
     gpus: Annotated[int, at_least(0)] = 0
     artefacts: dict[str, ArtefactFile] = dataclasses.field(default_factory=dict)
     ablations: dict[str, AblationFile] = dataclasses.field(default_factory=dict)

@@ -44,7 +44,7 @@ HALVES = ("first", "second")
 
 @dataclass(frozen=True)
 class Compute:
-    """How features are computed, which changes no result: images per batch, threads, and devices.
+    """How features are computed, which changes them by rounding only: images per batch, threads, and devices.
 
     `workers`: threads that decode and resize images. `devices`: torch's names; several take the batches in turns.
     """

@@ -2,7 +2,8 @@
 
 Samples and reference images pass through the same extractor, and the metrics of the protocol compare their features. A
 score file records everything that the numbers depend on: the protocol, the digests of the extractor and the reference,
-how the samples were generated, and the versions of the software.
+how the samples were generated, the versions of the software, and what changes the numbers by rounding: the batch size
+and the number of processor threads with which the features were computed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cm.config import Protocol, RunName
 from cm.errors import UserError
@@ -71,6 +74,7 @@ def score_images(
         "protocol": protocol.settings(),
         "extractor": setup.extractor.identity,
         "reference": about.get("reference", about),
+        "extraction": {"batch": compute.batch, "threads": torch.get_num_threads()},
         "seconds": seconds,
         "versions": provenance.versions(),
         "commit": provenance.commit(),

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from cm.errors import Interrupted, UserError
 from cm.jobs.clusters import CLUSTERS, Cluster
-from cm.jobs.request import Request
+from cm.jobs.request import TRAINING_PREFIX, Request
 from cm.jobs.task import JobFiles, Task
 from cm.training.signals import handle_signals
 from cm.utils import files
@@ -176,4 +176,4 @@ def _say(line: str) -> None:
 def _job_name(folder: Path) -> str:
     """The name of the jobs of a training, which begins with its folder and which no other training of this user has."""
     run = "_".join(folder.parts[-4:])
-    return f"cm_{run}_{files.sha256(os.fsencode(folder.absolute()))[:8]}"
+    return f"{TRAINING_PREFIX}{run}_{files.sha256(os.fsencode(folder.absolute()))[:8]}"

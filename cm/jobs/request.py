@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from cm.errors import UserError
 
+TRAINING_PREFIX = "cm_train_"  # how the names of the jobs of `cm launch` begin
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:

@@ -11,7 +11,7 @@ saved before the models get their places, and removed when all of them have thei
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,13 @@ class SavedFiles:
         """Write a state; the last one becomes the previous one."""
         native.save(self.state, tensors, {**description, "of": self._plan.description}, previous=self.previous)
 
-    def write_model(self, percentage: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write the model of a percentage, which waits until the training is complete."""
-        native.save(self._partial / _model_name(percentage), tensors, self._describe_model(percentage))
+    def write_model(self, percentage: int, tensors: Mapping[str, Tensor], threads: Sequence[int]) -> None:
+        """Write the model of a percentage, which waits until the training is complete.
+
+        `threads`: the numbers of processor threads that computed it.
+        """
+        description = {**self._describe_model(percentage), "threads": list(threads)}
+        native.save(self._partial / _model_name(percentage), tensors, description)
 
     def find_state(self, names: Collection[str]) -> State | None:
         """The last state from which the training can continue, None for a training that starts from the beginning.
@@ -162,4 +166,4 @@ def _model_name(percentage: int) -> str:
 
 def _settings(description: Mapping[str, Any]) -> dict[str, Any]:
     """A description without the entries that may differ between two starts of one training."""
-    return {key: value for key, value in description.items() if key not in ("commit", "version")}
+    return {key: value for key, value in description.items() if key not in ("commit", "version", "threads")}

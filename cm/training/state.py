@@ -1,7 +1,8 @@
 """The state of a training: everything that a later start needs to continue as if nothing had happened.
 
 It is the weights, the optimiser and the number of steps. All randomness of a step comes from the run's seed and the
-number of the step, so no state of a generator belongs to it.
+number of the step, so no state of a generator belongs to it. The numbers of processor threads that the starts of the
+training had are recorded, since they change the weights by rounding.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cm.diffusion.sampling import to_device
@@ -25,11 +27,12 @@ class TrainingState:
     """What a training changes: the student, its two moving averages, the optimiser, and the number of steps done.
 
     `target` is theta-minus, for an objective that has it; `ema` are the averaged weights that become the model.
+    `threads`: the different numbers of processor threads of all starts, in ascending order.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.step, self._clock = plan, 0, Clock()
-        self.files = SavedFiles(plan)
+        self.files, self.threads = SavedFiles(plan), [torch.get_num_threads()]
         self.student = to_device(plan.student, plan.device).train()
         self.ema = freeze(copy.deepcopy(self.student))
         self.target = freeze(copy.deepcopy(self.student)) if plan.objective.has_target else None
@@ -47,7 +50,7 @@ class TrainingState:
         self.check_equal()
         if self.plan.processes.is_first:
             about = {"step": self.step, "scaler": self.scaler.state_dict(), "seconds": self._clock.seconds()}
-            self.files.write_state(dict(self._tensors()), about)
+            self.files.write_state(dict(self._tensors()), {**about, "threads": self.threads})
 
     def resume(self) -> None:
         """Continue from the last saved state that is whole and fits, if there is one.
@@ -63,7 +66,7 @@ class TrainingState:
         self._check_finite()
         self.check_equal()
         if self.plan.processes.is_first:
-            self.files.write_model(percentage, self.ema.state_dict())
+            self.files.write_model(percentage, self.ema.state_dict(), self.threads)
 
     def finish(self) -> None:
         """Put the models in their places, write how long the training took, and remove the state: the first process.
@@ -94,6 +97,7 @@ class TrainingState:
         self.step = saved["step"]
         if "seconds" in saved:  # earlier versions did not count them
             self._clock.resume(saved["seconds"])
+        self.threads = sorted({*self.threads, *saved.get("threads", [])})  # nor did they record these
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(saved["scaler"])
 

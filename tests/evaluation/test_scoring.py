@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -79,6 +80,7 @@ def test_a_score_says_everything_that_it_depends_on(place, classifier, train, tm
     assert score["unavailable"] == {}
     assert score["seconds"]["sampling"] > 0
     assert score["seconds"]["scoring"] > 0
+    assert score["extraction"] == {"batch": 64, "threads": torch.get_num_threads()}
     assert score["versions"]["torch"]
 
 

@@ -16,10 +16,12 @@ from conftest import FILES, TRAINING, plan_of
 
 from cm import build, config, registry
 from cm.checkpoints import native
-from cm.cli import main
+from cm.cli import main, models
 from cm.errors import UserError
 from cm.training.trainer import Trainer, train
 from cm.utils import files
+
+ROOT = Path(__file__).parents[2]
 
 
 def weights(folder: Path, progress: int = 100) -> dict[str, torch.Tensor]:
@@ -192,6 +194,26 @@ def test_a_model_says_what_it_was_made_from(place):
     manifest = files.read_json(place / "data/manifest.json")
     images = manifest["splits"]["train"]["sha256"]
     assert description["made_from"] == {"images": images, "teacher": files.sha256_of(teacher)}
+
+
+def test_a_model_says_how_many_threads_trained_it(place, tmp_path):
+    """They change it by rounding, so another number continues the same training, and both are recorded."""
+    try:
+        for threads, stop in ((2, 7), (1, None)):
+            torch.set_num_threads(threads)
+            train(plan_of(place, "digits/ct/default/seed0", tmp_path, stop_at=stop))
+    finally:
+        torch.set_num_threads(1)
+    recorded = [native.description(tmp_path / f"{progress}.safetensors")["threads"] for progress in (50, 100)]
+    assert recorded == [[2], [1, 2]]
+    assert not (tmp_path / "superseded").exists()
+    train(plan_of(place, "digits/ct/default/seed0", tmp_path))
+    assert recorded[1] == native.description(tmp_path / "100.safetensors")["threads"]
+
+
+def test_a_training_by_hand_has_the_threads_of_a_suite_that_states_none():
+    (option,) = (param for param in models.train.params if param.name == "threads")
+    assert option.default == config.load_suite(ROOT / "config/suites/demo.yaml").threads == 1
 
 
 def test_a_state_is_resumed_though_some_weights_get_no_gradient(place, tmp_path):

@@ -65,7 +65,7 @@ def squeue(slurm: Path, *options: str) -> list[str]:
     """The ids of the jobs of trainings that are queued or running."""
     command = [slurm / "squeue", "--noheader", "--format=%i %j", *options]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line.split()[0] for line in lines if "cm_digits_edm" in line]
+    return [line.split()[0] for line in lines if "cm_train_digits_edm" in line]
 
 
 def has_saved(slurm: Path, place: Path, since: float) -> bool:

@@ -30,6 +30,18 @@ TOOLS = Path(sys.executable).parent
 MAKERS = {"train", "train_curve", "release"}
 LAYOUT = Layout()
 SUITES = sorted((ROOT / "config" / "suites").glob("*.yaml"))
+WORKFLOW_FILES = [ROOT / "workflow/Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]
+HOSTILE = "it's $(touch x) `touch x` ;touch x; here"
+
+ATTACK = """</script><script>attack()</script>
+
+.. raw:: html
+
+   <script>attack()</script>
+
+.. csv-table::
+   :file: secret.csv
+"""
 
 
 def call(*command: str, cwd: Path = ROOT, check: bool = True) -> str:
@@ -110,6 +122,13 @@ def test_a_second_call_does_nothing(place):
     assert "Nothing to be done" in snakemake(place, "all")
 
 
+def test_files_that_no_command_reads_decide_nothing(place):
+    folders = {path.name for path in (place / "results").iterdir()}
+    assert folders <= {"data", "models", "samples", "previews", "features", "scores", "logs"}
+    shutil.rmtree(place / "results/logs")
+    assert "Nothing to be done" in snakemake(place, "all", "--dry-run")
+
+
 def test_a_deleted_score_remakes_only_what_hangs_on_it(place):
     score = place / LAYOUT.score("digits/ct/default/seed0", 100, "onestep", "offline")
     score.unlink()
@@ -149,7 +168,7 @@ def test_the_report_holds_every_artefact(place):
 
 def test_a_data_set_of_ones_own_needs_no_code(tmp_path):
     shutil.copytree(MICRO, tmp_path, dirs_exist_ok=True)
-    home, pictures = tmp_path / "experiments" / "pets", tmp_path / "my pictures"
+    home, pictures = tmp_path / "experiments" / "pets", tmp_path / HOSTILE
     shutil.copytree(tmp_path / "experiments" / "digits", home)
     pictures.mkdir()
     for index in range(3):
@@ -162,6 +181,41 @@ def test_a_data_set_of_ones_own_needs_no_code(tmp_path):
     assert (manifest["dataset"], manifest["resolution"], manifest["images"]) == ("folder", 16, 3)
     images = np.load(tmp_path / "results/data/pets/train/images.npy")
     assert [image[8, 8, 0] for image in images] == [0, 80, 160]
+    assert not list(tmp_path.glob("x*"))
+
+
+def shell_lines() -> list[str]:
+    """The shell line of each rule of the workflow."""
+    text = "\n".join(path.read_text() for path in WORKFLOW_FILES)
+    blocks = re.findall(r"shell:\n((?:\s+\".*\"\n)+)", text)
+    return ["".join(re.findall(r"\"(.*)\"\n", block)) for block in blocks]
+
+
+def test_every_value_in_a_shell_line_is_quoted():
+    lines = shell_lines()
+    assert len(lines) == sum(path.read_text().count("shell:") for path in WORKFLOW_FILES) > 10
+    fields = [field for line in lines for field in re.findall(r"{(.*?)}", line)]
+    assert {field for field in fields if not field.endswith(":q")} == {
+        f"params.{options}:u" for options in ("launch", "data", "models", "evaluation", "statistics")
+    }
+
+
+def test_paths_and_captions_are_data(tmp_path):
+    """Paths reach the commands, and captions the report, as they are, and nothing in them is executed or read."""
+    folder, place = tmp_path / HOSTILE, tmp_path / "place"
+    shutil.copytree(MICRO, folder)
+    place.mkdir()
+    (place / "secret.csv").write_text("secret")
+    suite = {"dataset": "digits", "experiments": "experiments", "seeds": [0]}
+    table = {"kind": "comparison", "caption": "Scores.", "entries": [{"method": "ct"}]}
+    artefacts = {"table1": table, "runs": {"kind": "runs", "caption": ATTACK}}
+    (folder / "hostile.yaml").write_text(yaml.safe_dump(suite | {"artefacts": artefacts}))
+    snakemake(place, "report", suite=f"../{HOSTILE}/hostile.yaml")
+    assert len(list(csv.DictReader((place / "reports/tables/table1.csv").open()))) == 3
+    text = (place / "reports/report.html").read_text()
+    assert ".. raw:: html" in text
+    assert "<script>attack" not in text and "secret<" not in text
+    assert not list(tmp_path.rglob("x"))
 
 
 def test_a_released_run_is_fetched_and_converted_in_place_of_training(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ rule table:
         caption=caption,
         suite=SUITE_PATH,
     shell:
-        "cm draw --suite {params.suite} --artefact {wildcards.name} > {log} 2>&1"
+        "cm draw --suite {params.suite:q} --artefact {wildcards.name:q} > {log:q} 2>&1"
 
 
 # `use rule` does not hand `localrule` on.

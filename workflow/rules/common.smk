@@ -12,9 +12,12 @@ from cm import registry
 from cm.config.layout import Layout, check_layout
 from cm.errors import UserError, unknown
 from cm.report import caption as caption_of
+from cm.report.restructured_text import escape
 
 # Rules state `cpus_per_task` besides `threads`: Snakemake never gives a job more threads than the machine it is started on
 # has cores, though Slurm runs the job elsewhere; there, `threads` are those that Slurm granted.
+#
+# Every value in a shell line is quoted there (`:q`), or is the text of several options that `write_options` has quoted (`:u`).
 ROOT = Path(workflow.current_basedir).parents[1]
 LAYOUT = Layout()
 
@@ -120,12 +123,16 @@ def model_of(run, progress=100):
     return LAYOUT.model(run.name, progress)
 
 
+def write_options(options):
+    """`--key value` for each option whose value is not None, quoted for the shell."""
+    return " ".join(f"--{key} {shlex.quote(str(value))}" for key, value in options.items() if value is not None)
+
+
 @one_line_errors
 def data_options(wildcards):
     """`--dataset NAME --source PATH --resolution 64`, as the `data:` of base.yaml says."""
     data = EXPERIMENTS.data(wildcards.dataset)
-    given = {"dataset": data.name, "source": data.source, **data.settings}
-    return " ".join(f"--{key} {shlex.quote(str(value))}" for key, value in given.items() if value is not None)
+    return write_options({"dataset": data.name, "source": data.source, **data.settings})
 
 
 @one_line_errors
@@ -138,7 +145,7 @@ def train_inputs(wildcards):
 
 def train_options(wildcards, input):
     """`--teacher FILE --perceptual FILE`, those that the run has."""
-    return " ".join(f"--{role} {path}" for role, path in input.items() if role != "images")
+    return write_options({role: path for role, path in input.items() if role != "images"})
 
 
 def run_settings(wildcards):
@@ -158,14 +165,13 @@ def sample_options(wildcards):
     """How the samples of a run are made for its scores."""
     run = run_of(wildcards)
     evaluation = run.evaluation
-    flags = {
+    options = {
         "count": EXPERIMENTS.sample_count(run),
         "quantization": EXPERIMENTS.quantization(run),
         "precision": evaluation.precision,
         "batch": evaluation.batch,
     }
-    options = " ".join(f"--{key} {value}" for key, value in flags.items())
-    return options + (" --clamp" if evaluation.clamp else "")
+    return write_options(options) + (" --clamp" if evaluation.clamp else "")
 
 
 def only_protocol(wildcards):
@@ -238,7 +244,7 @@ def featurize_inputs(wildcards):
 
 def statistics_option(wildcards, input):
     """`--statistics FILE`, where statistics are given."""
-    return f"--statistics {input.statistics}" if hasattr(input, "statistics") else ""
+    return write_options({"statistics": input.get("statistics")})
 
 
 @one_line_errors
@@ -276,13 +282,13 @@ def drawn_from(name):
 
 
 def artefact_settings(wildcards):
-    """What an artefact is made of, so that a changed suite file draws anew."""
-    return repr(ARTEFACTS[wildcards.name])
+    """What an artefact is made of, so that a changed suite file draws anew; no `<`, since the report has it in a script."""
+    return repr(ARTEFACTS[wildcards.name]).replace("<", r"\x3c")
 
 
 def caption(wildcards):
-    """The sentence below an artefact."""
-    return caption_of(ARTEFACTS[wildcards.name])
+    """The sentence below an artefact, as reStructuredText, in which the report takes it."""
+    return escape(caption_of(ARTEFACTS[wildcards.name]))
 
 
 wildcard_constraints:

@@ -16,7 +16,7 @@ rule prepare:
         data=data_options,
         out=subpath(output.manifest, parent=True),
     shell:
-        "cm prepare {params.data} --out {params.out} --workers {threads} > {log} 2>&1"
+        "cm prepare {params.data:u} --out {params.out:q} --workers {threads:q} > {log:q} 2>&1"
 
 
 rule weights:
@@ -30,7 +30,7 @@ rule weights:
     conda:
         "../../environment.yml"
     shell:
-        "cm weights --name {wildcards.name} --out {output} > {log} 2>&1"
+        "cm weights --name {wildcards.name:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule release:
@@ -48,7 +48,7 @@ rule release:
         settings=run_settings,
         experiments=EXPERIMENTS.folder,
     shell:
-        "cm convert --run {wildcards.run} --experiments {params.experiments} --out {output} > {log} 2>&1"
+        "cm convert --run {wildcards.run:q} --experiments {params.experiments:q} --out {output:q} > {log:q} 2>&1"
 
 
 # Under the profile for Slurm a training is not a job of Snakemake's but one that outlives Snakemake: rules/launch.smk.
@@ -60,8 +60,6 @@ rule train:
         seconds=LAYOUT.seconds(),
     log:
         LAYOUT.log("train", "{run}"),
-    benchmark:
-        LAYOUT.benchmark("train")
     localrule: True
     conda:
         "../../environment.yml"
@@ -83,9 +81,8 @@ rule train:
         launch=launch_options,
         threads=torch_threads,
     shell:
-        "{params.launch} cm train --run {wildcards.run} --experiments {params.experiments} --data {params.data}"
-        " {params.models} --out {output.models} --threads {params.threads} --gpus {resources.gpu}"
-        " > {log} 2>&1"
+        "{params.launch:u} cm train --run {wildcards.run:q} --experiments {params.experiments:q} --data {params.data:q}"
+        " {params.models:u} --out {output.models:q} --threads {params.threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
 
 
 use rule train as train_curve with:

@@ -8,8 +8,6 @@ rule sample:
         grid=LAYOUT.preview(suffix=".png"),
     log:
         LAYOUT.log("sample", "{run}", "{progress}", "{sampler}"),
-    benchmark:
-        LAYOUT.benchmark("sample", "{run}/{progress}/{sampler}")
     conda:
         "../../environment.yml"
     threads: SUITE.threads
@@ -21,9 +19,9 @@ rule sample:
     params:
         evaluation=sample_options,
     shell:
-        "cm sample --model {input.model} --sampler {wildcards.sampler:q} {params.evaluation}"
+        "cm sample --model {input.model:q} --sampler {wildcards.sampler:q} {params.evaluation:u}"
         " --out {output.images:q} --preview {output.preview:q}"
-        " --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"
+        " --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
 
 
 rule score:
@@ -47,8 +45,8 @@ rule score:
         protocol=protocol_path,
         settings=protocol_settings,
     shell:
-        "cm score {input.images:q} --reference {input.reference} --protocol {params.protocol}"
-        " --extractor {input.extractor} --out {output:q} --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"
+        "cm score {input.images:q} --reference {input.reference:q} --protocol {params.protocol:q}"
+        " --extractor {input.extractor:q} --out {output:q} --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
 
 
 # Runs with one protocol are sampled and scored in one job, so that Python and torch start once for each score. The job
@@ -65,8 +63,6 @@ for protocol, runs in SINGLE_PROTOCOL_RUNS.items():
             LAYOUT.score(protocol=protocol),
         log:
             LAYOUT.log("evaluate", "{run}", "{progress}", "{sampler}"),
-        benchmark:
-            LAYOUT.benchmark("evaluate", "{run}/{progress}/{sampler}")
         wildcard_constraints:
             run=runs,
         conda:
@@ -83,10 +79,10 @@ for protocol, runs in SINGLE_PROTOCOL_RUNS.items():
             protocol=only_protocol_path,
             settings=only_protocol_settings,
         shell:
-            "cm evaluate --model {input.model} --sampler {wildcards.sampler:q} {params.evaluation}"
-            " --preview {params.preview:q} --reference {input.reference} --protocol {params.protocol}"
-            " --extractor {input.extractor} --score {output:q}"
-            " --threads {threads} --gpus {resources.gpu} > {log:q} 2>&1"
+            "cm evaluate --model {input.model:q} --sampler {wildcards.sampler:q} {params.evaluation:u}"
+            " --preview {params.preview:q} --reference {input.reference:q} --protocol {params.protocol:q}"
+            " --extractor {input.extractor:q} --score {output:q}"
+            " --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
 
     workflow.ruleorder(f"evaluate_{protocol}", "score")
 
@@ -112,8 +108,8 @@ rule featurize:
         protocol=protocol_path,
         settings=protocol_settings,
     shell:
-        "cm featurize {params.images} --protocol {params.protocol} --extractor {input.extractor}"
-        " {params.statistics} --out {output} --threads {threads} --gpus {resources.gpu} > {log} 2>&1"
+        "cm featurize {params.images:q} --protocol {params.protocol:q} --extractor {input.extractor:q}"
+        " {params.statistics:u} --out {output:q} --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
 
 
 rule baseline:
@@ -137,6 +133,6 @@ rule baseline:
         protocol=protocol_path,
         settings=protocol_settings,
     shell:
-        "cm score {params.data}/{wildcards.split}/images.npy --reference {input.reference}"
-        " --protocol {params.protocol} --extractor {input.extractor} --out {output}"
-        " --threads {threads} --gpus {resources.gpu} > {log} 2>&1"
+        "cm score {params.data:q}/{wildcards.split:q}/images.npy --reference {input.reference:q}"
+        " --protocol {params.protocol:q} --extractor {input.extractor:q} --out {output:q}"
+        " --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
