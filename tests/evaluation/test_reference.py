@@ -13,7 +13,7 @@ from cleanfid.fid import frechet_distance
 from cm.errors import UserError
 from cm.evaluation import features, metrics, reference
 from cm.evaluation.moments import Features
-from cm.utils import files
+from cm.utils import files, npy
 
 WIDTH = 12
 ABOUT = {"extractor": {"name": "inception", "sha256": "0"}, "reference": {"split": "train", "images": 300}}
@@ -165,7 +165,7 @@ def test_packed_statistics_are_the_rounded_ones_and_symmetric(tmp_path):
 def test_the_layout_of_the_packed_form_does_not_change(tmp_path):
     """Files in the repository have this layout."""
     reference.pack(tmp_path / "f.npz", np.arange(3.0), np.array([[4.0, 1, 2], [1, 5, 3], [2, 3, 6]]), {"a": [1]})
-    found = files.read_arrays(tmp_path / "f.npz")
+    found = npy.read_arrays(tmp_path / "f.npz")
     np.testing.assert_array_equal(found["mean"], np.arange(3))
     np.testing.assert_array_equal(found["covariance_triangle"], [4, 1, 2, 5, 3, 6])
     assert found["mean"].dtype == found["covariance_triangle"].dtype == np.float32
@@ -295,7 +295,7 @@ REFUSED = {
     "complex": ({"mu": MEAN, "sigma": COVARIANCE + 0j}, "sigma must be floating-point numbers, not complex128"),
     "integers": ({"mu": MEAN.astype(int), "sigma": COVARIANCE}, "mu must be floating-point numbers, not int64"),
     "integer features": ({"feats": REAL.astype(np.uint8)}, "feats must be floating-point numbers, not uint8"),
-    "objects": ({"mu": MEAN.astype(object), "sigma": COVARIANCE}, "is not a whole .npz file: Object arrays"),
+    "objects": ({"mu": MEAN.astype(object), "sigma": COVARIANCE}, "is not a whole .npz file: its values are object, not numbers"),
     "one image": ({"feats": REAL[:1]}, "feats must be [N, D] with N of at least 2, not [1, 12]"),
     "flat features": ({"feats": REAL[0]}, "feats must be [N, D] with N of at least 2, not [12]"),
     "NaN features": ({"feats": changed(REAL, (0, 0), np.nan)}, "feats: 1 of 3600 numbers are not finite"),

@@ -252,9 +252,9 @@ def test_no_room_for_an_unpacked_array(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "5.png cannot be used: it is not a PNG, JPEG, WebP or BMP image"),
+        (b"", "5.png cannot be used: it is not a PNG, JPEG, WEBP, BMP image"),
         (MEMBERS["a/0.png"][:20], "5.png cannot be used"),
-        (fake.encode(PIXELS[0], "GIF"), "5.png cannot be used: it is not a PNG, JPEG, WebP or BMP image"),
+        (fake.encode(PIXELS[0], "GIF"), "5.png cannot be used: it is not a PNG, JPEG, WEBP, BMP image"),
         (png(mode="RGBA"), "5.png cannot be used: it has transparency"),
         (png(mode="LA"), "5.png cannot be used: it has transparency"),
         (png(mode="P", transparency=0), "5.png cannot be used: it has transparency"),
