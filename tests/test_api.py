@@ -14,7 +14,7 @@ import cm
 from cm.checkpoints import native
 from cm.cli import main
 from cm.errors import UserError
-from cm.utils import files, npy
+from cm.utils import npy
 
 RUN = "digits/edm/default/seed0"
 

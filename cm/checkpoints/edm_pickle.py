@@ -122,7 +122,7 @@ def _module_tensors(module: Placeholder, seen: set[int], prefix: str = "") -> It
     import torch
 
     if id(module) in seen:
-        raise UserError(f"its module {prefix.rstrip('.')!r} stands in it twice")
+        raise ValueError(f"its module {prefix.rstrip('.')!r} stands in it twice")
     seen.add(id(module))
     for kind in ("_parameters", "_buffers"):
         for name, tensor in module.state[kind].items():

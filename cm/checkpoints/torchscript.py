@@ -81,7 +81,7 @@ class _ScriptUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for `module.name` in the pickle."""
         full_name = f"{module}.{name}"
-        if module.startswith("__torch__."):
+        if full_name.startswith("__torch__."):
             return type("Scripted", (Scripted,), {})  # a class of its own, so that a pickle can change no other
         if full_name in FUNCTIONS:
             return FUNCTIONS[full_name]()

@@ -114,6 +114,10 @@ def _parse_about(path: Path, stored: np.ndarray) -> dict[str, Any]:
     about = files.parse_json(str(stored), f"{path}, about")
     if not isinstance(about, dict):
         raise UserError(f"{path}, about must be an object of JSON, not {type(about).__name__}")
+    if not isinstance(about.get("reference", {}), dict):
+        raise UserError(
+            f"{path}, about: its reference must be an object of JSON, not {type(about['reference']).__name__}"
+        )
     return _rename_halves(about)
 
 

@@ -75,7 +75,7 @@ def _read_zip(path: Path, names: Collection[str]) -> dict[str, bytes]:
     archive = unpacking.open_zip(path)
     members = {PurePosixPath(member).name: member for member in archive.namelist()}
     contents: dict[str, bytes] = {}
-    for name in members.keys() & set(names):
+    for name in sorted(members.keys() & set(names)):
         left = unpacking.LARGEST - sum(map(len, contents.values()))
         contents[name] = unpacking.read_member(archive, members[name], left)
     return contents

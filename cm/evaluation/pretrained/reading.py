@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from cm.checkpoints import torch_file, torchscript
 from cm.errors import UserError
-from cm.utils import pickles
+from cm.utils import pickles, unpacking
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
 SUFFIXES = {".pt", ".pth", ".ckpt"}
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def state_dict(data: bytes, name: str) -> dict[str, Tensor]:
@@ -31,8 +30,8 @@ def state_dict(data: bytes, name: str) -> dict[str, Tensor]:
         raise UserError(f"{name}: weights are read from {', '.join(sorted(SUFFIXES))} files, not '{suffix}'")
     try:
         return _read_pickled_arrays(data) if suffix == ".ckpt" else _read_torch(data)
-    except UNREADABLE as error:
-        reason = (str(error) or "it ends early").splitlines()[0]
+    except Exception as error:  # a damaged pickle can raise almost anything
+        reason = unpacking.describe(error) if str(error) else "it ends early"
         raise UserError(f"{name} is not a file of weights: {reason}") from None
 
 
