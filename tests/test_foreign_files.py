@@ -143,6 +143,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
         for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
     },
     "cifar pickles": (lambda folder: fake.tar_gz(folder / "a.tar.gz", fake.cifar_python()), open_data("cifar10")),
+    "cifar tar": (lambda folder: fake._tar(folder / "a.tar", fake.cifar_python()), open_data("cifar10")),
     "cifar binary": (lambda folder: fake.write_zip(folder / "a.zip", fake.cifar_binary()), open_data("cifar10")),
     "cifar batch": (
         lambda folder: fake.write_folder(folder, fake.cifar_python()) / "cifar-10-batches-py" / "data_batch_1",

@@ -102,6 +102,8 @@ def _read_tar(file: IO[bytes], names: Collection[str]) -> dict[str, bytes]:
     stream = cast(IO[bytes], unpacking.open_compressed(file))
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
+            if not 0 <= member.size <= unpacking.LARGEST:
+                raise tarfile.ReadError(f"{member.name!r:.80} has {member.size} bytes")  # tarfile would loop
             name = PurePosixPath(member.name).name
             content = archive.extractfile(member) if name in names and member.isfile() else None
             if content is not None:

@@ -381,7 +381,7 @@ def test_unknown_weights_and_files_of_another_network_leave_nothing(tmp_path):
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "part.pth")
     with pytest.raises(UserError, match=r"part.pth holds another network: it has no net.slice1.0.bias"):
         pretrained.write_weights("lpips-alexnet", tmp_path / "out", tmp_path / "part.pth")
-    with pytest.raises(UserError, match=r"missing.pth cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"no file .*missing.pth"):
         pretrained.write_weights("lpips-alexnet", tmp_path / "out", tmp_path / "missing.pth")
     assert not (tmp_path / "out").exists()
 
