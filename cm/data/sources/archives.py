@@ -102,8 +102,9 @@ def _read_tar(file: IO[bytes], names: Collection[str]) -> dict[str, bytes]:
     stream = cast(IO[bytes], unpacking.open_compressed(file))
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
-            if not 0 <= member.size <= unpacking.LARGEST:
-                raise tarfile.ReadError(f"{member.name!r:.80} has {member.size} bytes")  # tarfile would loop
+            if not 0 <= member.size <= unpacking.LARGEST:  # tarfile would skip them in a loop without end
+                limit = f"not 0 to the {unpacking.LARGEST} that are read"
+                raise tarfile.ReadError(f"{member.name!r:.80} has {member.size} bytes, {limit}")
             name = PurePosixPath(member.name).name
             content = archive.extractfile(member) if name in names and member.isfile() else None
             if content is not None:
