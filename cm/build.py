@@ -16,6 +16,7 @@ from cm import __version__, registry
 from cm.checkpoints import native
 from cm.config import Protocol, Run, make_component
 from cm.config.layout import Layout
+from cm.data import prepared
 from cm.diffusion import sampling
 from cm.diffusion.denoiser import Denoiser
 from cm.diffusion.distances import LPIPS
@@ -75,8 +76,7 @@ def run_description(run: Run) -> dict[str, Any]:
 
 def _digest_inputs(data: Path, inputs: Mapping[str, Path]) -> dict[str, str]:
     """The sha256 of the training images, from their manifest, and of the models that a run starts from."""
-    manifest = files.read_json(data / "manifest.json")
-    return {"images": manifest["splits"]["train"]["sha256"]} | {role: files.sha256_of(inputs[role]) for role in inputs}
+    return {"images": prepared.read_record(data).sha256} | {role: files.sha256_of(inputs[role]) for role in inputs}
 
 
 def build_noise(description: Mapping[str, Any]) -> KarrasNoise:
@@ -283,15 +283,13 @@ def _perceptual_distance(run: Run, path: Path | str, device: str) -> PerceptualD
 
 def _read_training_data(run: Run, data: Path, objective: Objective) -> tuple[np.ndarray, np.ndarray | None]:
     """The training images uint8 [N, H, W, C], and their labels [N] if the objective or the network needs them."""
-    images = files.read_images(data / "train" / "images.npy")
-    network = run.network
+    network, record = run.network, prepared.read_record(data)
     expected = (network.resolution, network.resolution, network.image_channels)
-    if images.shape[1:] != expected:
-        raise UserError(
-            f"{data}: images are {list(images.shape[1:])}, the network of {run.name} takes {list(expected)}"
-        )
-    labelled = objective.labelled or run.describe()["network"].get("classes", 0)
-    return images, files.read_array(data / "train" / "labels.npy") if labelled else None
+    if record.shape != expected:
+        raise UserError(f"{data}: images are {list(record.shape)}, the network of {run.name} takes {list(expected)}")
+    classes = run.describe()["network"].get("classes", 0)
+    labels = prepared.read_labels(data, classes or record.classes) if objective.labelled or classes else None
+    return prepared.read_images(data), labels
 
 
 def _load_teacher(run: Run, inputs: Mapping[str, Path], student: nn.Module) -> nn.Module | None:

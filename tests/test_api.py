@@ -14,7 +14,7 @@ import cm
 from cm.checkpoints import native
 from cm.cli import main
 from cm.errors import UserError
-from cm.utils import files
+from cm.utils import npy
 
 RUN = "digits/edm/default/seed0"
 
@@ -68,7 +68,7 @@ def test_samples_are_those_of_the_command(model, path, tmp_path):
     assert (images.shape, images.dtype) == ((5, 8, 8, 1), np.uint8)
     arguments = f"sample --model {path} --sampler multistep,times~0.8 --count 5 --seed 3 --out {tmp_path / 'a.npy'}"
     assert main(arguments.split()) == 0
-    assert np.array_equal(files.read_images(tmp_path / "a.npy"), images)
+    assert np.array_equal(npy.read_images(tmp_path / "a.npy"), images)
 
 
 def test_the_seed_is_by_default_that_of_the_run(model):

@@ -16,7 +16,7 @@ from cm import registry
 from cm.cli import main
 from cm.config.settings import at_least
 from cm.data.base import ArrayImages, DataSet, Source
-from cm.utils import files
+from cm.utils import files, npy
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def run(command: str, **options) -> int:
 def test_sample(model, tmp_path):
     out, preview = tmp_path / "a.npy", tmp_path / "p.npy"
     assert run("sample", model=model, sampler="ode,solver~heun,steps~3", count=40, out=out, preview=preview) == 0
-    images, about = files.read_images(out), files.read_json(tmp_path / "a.json")
+    images, about = npy.read_images(out), files.read_json(tmp_path / "a.json")
     assert images.shape == (40, 8, 8, 1)
     assert (about["nfe"], about["seed"], about["run"]) == (5, 0, "digits/edm/default/seed0")
     assert (about["quantization"], about["clamp"]) == ("truncate", False)
-    assert np.array_equal(files.read_images(preview), images)
+    assert np.array_equal(npy.read_images(preview), images)
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -100,7 +100,7 @@ def test_samples_in_lower_precision_differ_a_little(model, tmp_path):
         out = tmp_path / f"{precision}.npy"
         options = {"model": model, "sampler": "ode,solver~heun,steps~3", "count": 8, "precision": precision}
         assert run("sample", out=out, **options) == 0
-        made[precision] = files.read_images(out).astype(float)
+        made[precision] = npy.read_images(out).astype(float)
     for precision in ("bfloat16", "float16"):
         assert 0 < np.abs(made[precision] - made["float32"]).mean() < 3
 
@@ -246,7 +246,7 @@ def test_samples_and_their_score_in_one_command(place, model, judge, tmp_path):
     preview, score = tmp_path / "preview.npy", tmp_path / "scores/score.json"
     how = {"reference": place / "data/train/images.npy", "protocol": "offline", "extractor": judge}
     assert run("evaluate", model=model, sampler="onestep", count=40, preview=preview, score=score, **how) == 0
-    assert files.read_images(preview).shape == (40, 8, 8, 1)
+    assert npy.read_images(preview).shape == (40, 8, 8, 1)
     assert preview.with_suffix(".png").exists()
     assert list(score.parent.iterdir()) == [score]  # the samples are not kept
     written = preview.stat().st_mtime_ns
@@ -299,7 +299,7 @@ def test_settings_of_a_data_set_are_options(stripes, tmp_path):
     assert run("prepare", dataset="stripes", out=tmp_path, **options) == 0
     expected = {"images": 5, "line_width": "thick", "contrast": 0.5, "inverted": True, "title": "1", "levels": [0, 9]}
     assert files.read_json(tmp_path / "manifest.json")["settings"] == expected
-    assert files.read_images(tmp_path / "train/images.npy").shape == (5, 4, 4, 1)
+    assert npy.read_images(tmp_path / "train/images.npy").shape == (5, 4, 4, 1)
 
 
 def test_settings_as_the_workflow_writes_them(stripes, tmp_path):

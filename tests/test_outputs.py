@@ -22,7 +22,7 @@ from cm.checkpoints import native
 from cm.cli import main
 from cm.errors import UserError
 from cm.training.trainer import train
-from cm.utils import files, outputs
+from cm.utils import files, npy, outputs
 
 RUN = "digits/classifier/default/seed0"
 TEACHER = "digits/edm/default/seed0"
@@ -316,7 +316,7 @@ def test_samples(lack_of_room, place, capsys):
     model = place / f"models/{TEACHER}/100.safetensors"
     arguments = ["sample", "--model", str(model), "--sampler", "onestep", "--count", "20", "--out", str(out)]
     check(capsys, lack_of_room, arguments, {"samples/a.npy", "samples/a.json"})
-    assert files.read_images(out).shape == (20, 8, 8, 1)
+    assert npy.read_images(out).shape == (20, 8, 8, 1)
 
 
 def test_samples_appear_only_with_their_description(place, tmp_path, monkeypatch, capsys):
@@ -406,7 +406,7 @@ def test_prepared_data(lack_of_room, tmp_path, capsys):
         refusal(capsys, arguments)
     assert not (out / "manifest.json").exists()
     assert main(arguments) == 0
-    assert files.read_images(out / "train/images.npy")[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert npy.read_images(out / "train/images.npy")[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("steps", [1, 12])

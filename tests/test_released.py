@@ -17,7 +17,7 @@ from cm import build
 from cm.checkpoints import native
 from cm.cli import main
 from cm.config import Experiments
-from cm.utils import fetch, files
+from cm.utils import fetch, files, npy
 
 NETWORK = {"name": "adm", "resolution": 8, "image_channels": 1, "channels": 32, "multipliers": [1, 2], "blocks": 1}
 NETWORK |= {"attention": [4], "head_channels": 32}
@@ -169,7 +169,7 @@ def project(experiments, tmp_path, monkeypatch):
 
 def test_one_line_samples_a_published_checkpoint(project):
     assert main(PUBLISHED.split()) == 0
-    assert files.read_images("samples.npy").shape == (64, 8, 8, 1)
+    assert npy.read_images("samples.npy").shape == (64, 8, 8, 1)
     about = files.read_json("samples.json")
     assert (about["run"], about["progress"]) == ("cifar10/cd/released~cd-lpips/seed0", 100)
     assert (about["quantization"], about["clamp"], about["seed"]) == ("truncate", True, 0)
@@ -180,9 +180,9 @@ def test_one_line_samples_a_published_checkpoint(project):
 def test_a_published_checkpoint_is_converted_once(project):
     assert main(PUBLISHED.split()) == 0
     fetch.place_of(THEIRS).unlink()
-    first = files.read_array("samples.npy").copy()
+    first = npy.read_array("samples.npy").copy()
     assert main(PUBLISHED.split()) == 0
-    assert (files.read_array("samples.npy") == first).all()
+    assert (npy.read_array("samples.npy") == first).all()
 
 
 def test_options_take_precedence_over_the_settings_of_the_run(project):
@@ -196,7 +196,7 @@ def test_the_python_interface_takes_the_settings_of_the_run(project):
     model = cm.load("cifar10/cd/released~cd-lpips/seed0")
     assert model.settings == cm.SamplingSettings("truncate", clamp=True, precision="bfloat16", batch=7)
     assert main(PUBLISHED.split()) == 0
-    assert (model.sample("onestep", count=64) == files.read_images("samples.npy")).all()
+    assert (model.sample("onestep", count=64) == npy.read_images("samples.npy")).all()
 
 
 def test_a_checkpoint_that_cannot_be_fetched(project, capsys):

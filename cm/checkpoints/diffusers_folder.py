@@ -11,7 +11,7 @@ from cm.checkpoints.fitting import block_widths
 from cm.diffusion.noise import KarrasNoise
 from cm.errors import UserError
 from cm.networks.adm import ADM
-from cm.utils import files
+from cm.utils import files, unpacking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,6 @@ def read(path: Path, network: ADM) -> dict[str, Tensor]:
 
     Raises UserError for a damaged folder, or if its configuration is not that of `network`.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     unet = path / "unet" if (path / "unet").is_dir() else path
@@ -38,8 +37,9 @@ def read(path: Path, network: ADM) -> dict[str, Tensor]:
         raise UserError(f"no file {unet / WEIGHTS}")
     try:
         return load_file(unet / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{unet / WEIGHTS} is not a whole safetensors file: {error}") from None
+    except Exception as error:  # a damaged file can raise almost anything
+        reason = unpacking.describe(error)
+        raise UserError(f"{unet / WEIGHTS} is not a whole safetensors file: {reason}") from None
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], *, network: ADM, noise: KarrasNoise, steps: int) -> None:

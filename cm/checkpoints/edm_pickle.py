@@ -10,12 +10,14 @@ from __future__ import annotations
 import collections
 import io
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm.checkpoints.torch_file import describe_error, load_restricted
+from cm.checkpoints.torchscript import rebuild_tensor
 from cm.errors import UserError
+from cm.utils import pickles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,10 +33,10 @@ def read(path: Path) -> dict[str, Tensor]:
     anything to be executed.
     """
     try:
-        with open(path, "rb") as file:
-            snapshot = SnapshotUnpickler(file).load()
-        network: Placeholder = snapshot["ema"]
-        tensors = dict(_module_tensors(network))
+        data = path.read_bytes()
+        pickles.check_commands(data)
+        network: Placeholder = SnapshotUnpickler(io.BytesIO(data)).load()["ema"]
+        tensors = dict(_module_tensors(network, set()))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle can raise almost anything
@@ -95,11 +97,6 @@ def _load_storage(data: bytes) -> Tensor:
     return torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage)
 
 
-def _rebuild_tensor(flat: Tensor, offset: int, shape: Sequence[int], stride: Sequence[int], *_: object) -> Tensor:
-    """Replaces `torch._utils._rebuild_tensor_v2`; refuses shapes that reach beyond the storage."""
-    return flat.as_strided(tuple(shape), tuple(stride), offset)
-
-
 def _rebuild_parameter(data: Tensor, *_: object) -> Tensor:
     """Replaces `torch._utils._rebuild_parameter`."""
     return data
@@ -108,7 +105,7 @@ def _rebuild_parameter(data: Tensor, *_: object) -> Tensor:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch_utils.persistence._reconstruct_persistent_obj": _rebuild_module,
     "torch.storage._load_from_bytes": _load_storage,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
 }
 CONTAINERS = {
@@ -120,14 +117,17 @@ CONTAINERS = {
 IGNORED = {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"}
 
 
-def _module_tensors(module: Placeholder, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _module_tensors(module: Placeholder, seen: set[int], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield name and tensor of every parameter and buffer of a module and of the modules in it."""
     import torch
 
+    if id(module) in seen:
+        raise ValueError(f"its module {prefix.rstrip('.')!r} stands in it twice")
+    seen.add(id(module))
     for kind in ("_parameters", "_buffers"):
         for name, tensor in module.state[kind].items():
             if isinstance(tensor, torch.Tensor):
                 yield prefix + name, tensor
     for name, child in module.state["_modules"].items():
         if child is not None:
-            yield from _module_tensors(child, f"{prefix}{name}.")
+            yield from _module_tensors(child, seen, f"{prefix}{name}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cm.errors import UserError
 
 FIELDS = {"ema": "params_ema", "online": "params", "target": "target_params"}
 ARRAY = 1
+MOST_ENTRIES = 1 << 16  # of a map or a list; memory for them is allocated when their number is read
 CHUNKED = "__msgpack_chunked_array__"
 READ_ERRORS = (
     msgpack.UnpackException,
@@ -45,15 +47,17 @@ def read(path: Path, weights: str = "ema") -> dict[str, np.ndarray]:
 def _read_field(path: Path, field: str) -> tuple[list[object], Any]:
     """The names of all fields, and the value of one; the others, three quarters of the file, are skipped."""
     with open(path, "rb") as file:
-        unpacker = msgpack.Unpacker(file, max_buffer_size=0)
+        size = path.stat().st_size
+        limits = {"max_array_len": MOST_ENTRIES, "max_map_len": MOST_ENTRIES, "max_str_len": size}
+        unpacker = msgpack.Unpacker(file, max_buffer_size=0, max_bin_len=size, max_ext_len=size, **limits)
         names, value = [], None
-        for _ in range(unpacker.read_map_header()):
+        for _ in range(min(unpacker.read_map_header(), MOST_ENTRIES)):
             names.append(unpacker.unpack())
             if names[-1] == field:
                 value = unpacker.unpack()
             else:
                 unpacker.skip()
-        if unpacker.tell() != path.stat().st_size:
+        if unpacker.tell() != size:
             raise ValueError("there are bytes left over")
     return names, value
 
@@ -87,4 +91,6 @@ def _parse_array(leaf: Any) -> np.ndarray:
     dtype = np.dtype(name.decode())
     if dtype.kind != "f":
         raise TypeError(f"weights are {dtype}")
+    if any(type(length) is not int or length < 0 for length in shape) or len(data) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"an array has {len(data)} bytes for the shape {list(shape)!r:.60}")
     return np.frombuffer(data, dtype).reshape(shape)

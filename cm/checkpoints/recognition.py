@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from pathlib import Path
 
 from cm.errors import UserError
+from cm.utils import files, unpacking
 
 FORMATS = {
     "openai": "a state dict of torch.save",
@@ -46,8 +46,7 @@ def _starts_msgpack_map(byte: int) -> bool:
 
 
 def _read_head(path: Path) -> bytes:
-    if not path.is_file():
-        raise UserError(f"no file {path}")
+    files.check_regular(path)
     with open(path, "rb") as file:
         head = file.read(32)
     if not head:
@@ -59,8 +58,8 @@ def _check_torch_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is not a whole zip archive: {error}") from None
+    except unpacking.ARCHIVE_ERRORS as error:
+        raise UserError(f"{path} is not a whole zip archive: {unpacking.describe(error)}") from None
     if not any(name.endswith("/data.pkl") for name in names):
         raise UserError(f"{path} is a zip archive, but not one of torch.save: it has no data.pkl")
 
@@ -69,11 +68,12 @@ def _refuse_safetensors(path: Path) -> None:
     """Raise UserError if the file is a safetensors file, which is either ours or only a part of a diffusers folder."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length < path.stat().st_size else b""
+        header = file.read(length) if length < min(path.stat().st_size, files.LARGEST_JSON) else b""
     try:
-        metadata = json.loads(header).get("__metadata__", {})
-    except (ValueError, AttributeError):
+        parsed = files.parse_json(header, path)
+    except UserError:
         return
-    if "description" in metadata:
+    metadata = parsed.get("__metadata__") if isinstance(parsed, dict) else None
+    if isinstance(metadata, dict) and "description" in metadata:
         raise UserError(f"{path} is a model file of this suite already: there is nothing to convert")
     raise UserError(f"{path} is a bare safetensors file: give the diffusers folder that it is in")

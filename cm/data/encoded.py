@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 import numpy as np
 
 from cm.data.base import ImageSequence, SourceImage
 from cm.data.sources.stores import Store, UnreadableImage
+from cm.utils import unpacking
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -29,6 +29,11 @@ class EncodedImages(ImageSequence):
     labels: np.ndarray
     crop: Callable[[bytes, int], np.ndarray]
     size: int
+
+    @property
+    def in_workers(self) -> bool:
+        """See `ImageSequence`."""
+        return self.store.in_workers
 
     def slice(self, start: int, stop: int) -> EncodedImages:
         """Return the images `start` to `stop`."""
@@ -48,32 +53,11 @@ class EncodedImages(ImageSequence):
         digest = hashlib.sha256(data).digest()
         try:
             return SourceImage(name, self.crop(data, self.size), digest)
-        except MemoryError:
-            raise
         except Exception as error:  # a damaged image can raise almost anything
-            return SourceImage(name, None, digest, _describe_problem(error))
-
-
-def _describe_problem(error: Exception) -> str:
-    """The first line of Pillow's message, which for an unknown format would show an address in memory."""
-    line = (str(error).splitlines() or [""])[0]
-    return "not an image of a known format" if "cannot identify" in line else line or type(error).__name__
+            return SourceImage(name, None, digest, unpacking.describe(error))
 
 
 def is_image_file(name: str) -> bool:
     """Whether a path is that of an image, by its suffix; hidden files and files in hidden folders are not."""
     path = PurePosixPath(name)
     return path.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
-
-
-def list_files(folder: Path) -> Iterator[str]:
-    """Yield the relative paths of all files in a folder, following links to folders.
-
-    Raises OSError for a folder that may not be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for parent, _, names in os.walk(folder, followlinks=True, onerror=refuse):
-        yield from ((Path(parent).relative_to(folder) / name).as_posix() for name in names)

@@ -11,10 +11,12 @@ import numpy as np
 from cm.config.settings import at_least
 from cm.data import cropping
 from cm.data.base import DataSet, Source
-from cm.data.encoded import SUFFIXES, EncodedImages, is_image_file, list_files
-from cm.data.sources.stores import FolderFiles, Store, ZipMembers, open_zip
+from cm.data.encoded import SUFFIXES, EncodedImages, is_image_file
+from cm.data.sources.folders import list_files
+from cm.data.sources.stores import FolderFiles, Store, ZipMembers
 from cm.errors import UserError
 from cm.registry import register
+from cm.utils.unpacking import open_zip
 
 
 @register("dataset", "folder")
@@ -47,7 +49,7 @@ class Folder(DataSet):
 
 def _list_images(path: Path) -> Store:
     if path.is_dir():
-        return FolderFiles(path, sorted(filter(is_image_file, list_files(path))))
+        return FolderFiles(path, list_files(path, is_image_file)[0])
     return ZipMembers(path, sorted(filter(is_image_file, open_zip(path).namelist())))
 
 

@@ -18,6 +18,7 @@ from cm.data import cropping
 from cm.data.base import DataSet, Source, check_count
 from cm.data.encoded import EncodedImages, is_image_file
 from cm.data.locating import require_in_cache
+from cm.data.sources.folders import list_files
 from cm.data.sources.stores import FolderFiles, Store
 from cm.data.sources.tars import index_tar_of_tars
 from cm.errors import UserError
@@ -50,13 +51,14 @@ class ImageNet64(DataSet):
 
 
 def _list_folder(path: Path) -> Store:
-    synsets = sorted(folder.name for folder in path.iterdir() if SYNSET.fullmatch(folder.name) and folder.is_dir())
-    if not synsets:
+    if not any(SYNSET.fullmatch(folder.name) and folder.is_dir() for folder in path.iterdir()):
         raise UserError(f"{path} has no folders of synsets, such as n01440764")
-    names = []
-    for synset in synsets:
-        names += sorted(f"{synset}/{file.name}" for file in (path / synset).iterdir() if is_image_file(file.name))
-    return FolderFiles(path, names)
+    return FolderFiles(path, list_files(path, _is_image_of_synset)[0])
+
+
+def _is_image_of_synset(name: str) -> bool:
+    synset, _, file = name.partition("/")
+    return SYNSET.fullmatch(synset) is not None and "/" not in file and is_image_file(file)
 
 
 def _labels(names: list[str]) -> np.ndarray:

@@ -28,12 +28,12 @@ class Journal:
 
     def _read(self) -> set[int]:
         """Read the numbers. A last line without a line end was interrupted by a kill: it is removed and ignored."""
-        text = self.path.read_text() if self.path.exists() else ""
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
         lines = text[: text.rfind("\n") + 1].splitlines()
         if not lines or lines[0] != self._header:
             return set()
         os.truncate(self.path, sum(len(line.encode()) + 1 for line in lines))
-        return {int(line) for line in lines[1:]}
+        return {int(line) for line in lines[1:]} if all(map(str.isdecimal, lines[1:])) else set()
 
     def _write(self, line: str, mode: str = "w") -> None:
         with open(self.path, mode) as file:

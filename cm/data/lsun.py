@@ -21,14 +21,15 @@ from cm.data import cropping
 from cm.data.base import DataSet, Source, check_count
 from cm.data.encoded import EncodedImages
 from cm.data.locating import require_in_cache
-from cm.data.sources.stores import list_lmdb, open_zip
+from cm.data.sources.stores import list_lmdb
 from cm.errors import UserError
 from cm.registry import register
-from cm.utils import files
+from cm.utils import files, unpacking
 from cm.utils.progress_bar import ProgressBar
 
 DATA = "data.mdb"
 BLOCK = 1 << 24  # bytes unpacked at a time
+DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 class LSUN(DataSet):
@@ -85,7 +86,7 @@ def _find_lmdb(path: Path) -> Path:
 
 def _unpack_lmdb(path: Path, scratch: Path) -> Path:
     """The folder of the LMDB in a zip, unpacked to `scratch` unless an earlier start has done it."""
-    archive = open_zip(path)
+    archive = unpacking.open_zip(path)
     members = [member for member in archive.infolist() if PurePosixPath(member.filename).name == DATA]
     _check_single(members, path)
     folder = scratch / f"{path.stem}.{members[0].CRC:08x}"
@@ -94,8 +95,8 @@ def _unpack_lmdb(path: Path, scratch: Path) -> Path:
         _check_space(members[0].file_size, path, folder)
         try:
             _extract(archive, members[0], folder / DATA)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise UserError(f"{path} is damaged: {error}") from None
+        except DAMAGES as error:
+            raise UserError(f"{path} is damaged: {unpacking.describe(error)}") from None
     return folder
 
 

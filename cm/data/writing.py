@@ -10,12 +10,9 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import signal
-import threading
 from collections.abc import Generator, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +20,7 @@ import numpy as np
 from cm.data.base import ImageSequence
 from cm.data.journal import Journal
 from cm.errors import UserError
+from cm.utils.parallel import process_pool
 from cm.utils.progress_bar import ProgressBar
 
 CHUNK = 1 << 22  # bytes of pixels
@@ -78,7 +76,10 @@ def write_images(
     progress = ProgressBar(file.images.stem, len(images), start=len(images) - remaining, unit="image")
     problems: dict[int, tuple[str, str]] = {}
     workers = min(workers, len(starts)) if images.encoded else 1
-    with contextlib.closing(_run_jobs(jobs, workers)) as results, contextlib.closing(progress):
+    with (
+        contextlib.closing(_run_jobs(jobs, workers, in_workers=images.in_workers)) as results,
+        contextlib.closing(progress),
+    ):
         for result in results:
             problems |= result.problems
             if len(problems) > allow_undecodable * len(images):
@@ -95,12 +96,17 @@ def _undecodable_message(problems: Problems, count: int, allowed: float) -> str:
     return f"{found}: {examples}; --allow-undecodable SHARE leaves such images out"
 
 
-def _run_jobs(jobs: Iterable[tuple[ImageSequence, SplitFile, int]], workers: int) -> Generator[ChunkResult]:
-    """Yield what `_write_chunk` returns for each job, in any order; at most two jobs per worker are pending."""
-    if workers <= 1:
+def _run_jobs(
+    jobs: Iterable[tuple[ImageSequence, SplitFile, int]], workers: int, *, in_workers: bool
+) -> Generator[ChunkResult]:
+    """Yield what `_write_chunk` returns for each job, in any order; at most two jobs per worker are pending.
+
+    Instead of a single worker, this process does the jobs, unless they have to be done `in_workers`.
+    """
+    if workers <= 1 and not in_workers:
         yield from (_write_chunk(*job) for job in jobs)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=_end_with_parent)
+    pool = process_pool(workers)
     pending: set[Future[ChunkResult]] = set()
     try:
         for job in jobs:
@@ -111,24 +117,10 @@ def _run_jobs(jobs: Iterable[tuple[ImageSequence, SplitFile, int]], workers: int
         yield from (future.result() for future in pending)
     except BrokenProcessPool:
         raise ResumableError(
-            "a worker was killed, perhaps for lack of memory: try again with fewer --workers"
+            "a worker was killed, for lack of memory (try again with fewer --workers) or by a damaged image or source"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """End this worker when the process that started it is killed, and leave Ctrl-C to that process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_chunk(images: ImageSequence, file: SplitFile, start: int) -> ChunkResult:

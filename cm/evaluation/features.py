@@ -27,7 +27,7 @@ from cm.errors import UserError
 from cm.evaluation import metrics, reference
 from cm.evaluation.imagesets import Images
 from cm.evaluation.moments import Features, RunningMoments, pool_moments
-from cm.utils import fetch, files
+from cm.utils import fetch, files, npy
 from cm.utils.parallel import map_in_order
 from cm.utils.progress_bar import ProgressBar
 
@@ -97,7 +97,7 @@ def extract_kept(
     if not path.is_file():
         places = np.concatenate(_kept_places(len(images), keep))
         files.write_arrays(path, features=extract(extractor, images.subset(places), compute).features)
-    return Features(files.read_arrays(path)["features"])
+    return Features(npy.read_arrays(path)["features"])
 
 
 def summarize_halves(
@@ -108,7 +108,7 @@ def summarize_halves(
     `state`: a file to which the state is saved every minute, and from which a computation continues.
     """
     half, kept = _assign(len(images), keep)
-    running = _RunningHalves(files.read_arrays(state) if state and state.is_file() else {})
+    running = _RunningHalves(npy.read_arrays(state) if state and state.is_file() else {})
     saved = time.monotonic()
     for found, *_ in _batches(extractor, images, compute, running.done):
         places = slice(running.done, running.done + len(found))

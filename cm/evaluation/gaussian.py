@@ -21,7 +21,7 @@ class Gaussian:
 
     `mean` [D]; `trace`: tr C; `root`: R [D, rank] with C = R R^T, without the directions that have no variance, because
     the square roots of their rounding errors would add up. Raises UserError for a mean [D] and a covariance [D, D] that
-    do not fit each other or are not finite.
+    do not fit each other, are not finite or cannot be decomposed.
     """
 
     def __init__(self, mean: np.ndarray, covariance: np.ndarray) -> None:
@@ -29,7 +29,10 @@ class Gaussian:
             raise UserError(f"a mean of {len(mean)} features does not fit a covariance of shape {covariance.shape}")
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise UserError("the mean or covariance of the features is not finite")
-        values, vectors = np.linalg.eigh(covariance)
+        try:
+            values, vectors = np.linalg.eigh(covariance)
+        except np.linalg.LinAlgError as error:
+            raise UserError(f"the covariance of the features has no eigenvalues: {error}") from None
         positive = values > values[-1] * len(values) * np.finfo(np.float64).eps
         self.mean, self.trace = mean, np.trace(covariance)
         self.root = vectors[:, positive] * np.sqrt(values[positive])

@@ -9,6 +9,7 @@ the suite must know of it, so that adding a metric is adding one function:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -83,9 +84,19 @@ def lower_is_better(name: str) -> bool:
 
 
 def compute_metrics(samples: Features, reference: Features, names: Sequence[str]) -> dict[str, float | None]:
-    """The values of the metrics of these names; None for those that `unavailable` lists."""
+    """The values of the metrics of these names; None for those that `unavailable` lists.
+
+    Raises UserError for a value that is not finite, because features or statistics are too large.
+    """
     missing = unavailable(names, logits=samples.logits is not None, single_images=len(reference.features) > 0)
-    return {name: None if name in missing else registry.get("metric", name)(samples, reference) for name in names}
+    return {name: None if name in missing else _compute(name, samples, reference) for name in names}
+
+
+def _compute(name: str, samples: Features, reference: Features) -> float:
+    value: float = registry.get("metric", name)(samples, reference)
+    if not math.isfinite(value):
+        raise UserError(f"the {name} of these images is {value}: their features or the statistics are too large")
+    return value
 
 
 def unavailable(names: Sequence[str], *, logits: bool, single_images: bool) -> dict[str, str]:

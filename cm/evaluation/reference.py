@@ -26,7 +26,7 @@ import numpy as np
 
 from cm.errors import UserError
 from cm.evaluation.moments import Features
-from cm.utils import files
+from cm.utils import files, npy
 
 FORMS = {
     "summary": ("mean", "covariance", "features", "about"),
@@ -38,6 +38,7 @@ FORMS = {
 UNREAD = "arr_0"  # the images of ADM's files, which the mean and the covariance do not need
 PICKLE = ".pkl"
 TOLERANCE = 1e-6  # relative to the largest entry: for asymmetry of a covariance, and for variances below zero
+LARGEST = 1e30  # of a number; features are far smaller, and squares of larger numbers overflow
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ def is_statistics(path: Path | str) -> bool:
     suffix = Path(path).suffix.lower()
     if suffix == PICKLE:
         return True
-    return suffix == ".npz" and not Path(path).is_dir() and _recognize(files.array_names(path)) is not None
+    return suffix == ".npz" and not Path(path).is_dir() and _recognize(npy.array_names(path)) is not None
 
 
 def read(path: Path | str) -> Statistics:
@@ -73,12 +74,12 @@ def read(path: Path | str) -> Statistics:
     path = Path(path)
     if path.suffix.lower() == PICKLE:
         raise UserError(f"{path} is a pickle, which is not read: save its 'fid' with np.savez(file, mu=..., sigma=...)")
-    names = files.array_names(path)
+    names = npy.array_names(path)
     form = _recognize(names)
     if form is None:
         known = "; ".join(f"{', '.join(needed)} ({of})" for of, needed in FORMS.items())
         raise UserError(f"{path} has no statistics but {', '.join(names) or 'nothing'}; known: {known}")
-    arrays = files.read_arrays(path, [name for name in FORMS[form] if name != UNREAD])
+    arrays = npy.read_arrays(path, [name for name in FORMS[form] if name != UNREAD])
     about = _parse_about(path, arrays.pop("about")) if "about" in arrays else _describe_file(path, form)
     for name, array in arrays.items():
         _check_numbers(array, f"{path}, {name}")
@@ -110,12 +111,13 @@ def _describe_file(path: Path, form: str) -> dict[str, str]:
 
 
 def _parse_about(path: Path, stored: np.ndarray) -> dict[str, Any]:
-    try:
-        about = json.loads(str(stored))
-    except ValueError as error:
-        raise UserError(f"{path}, about is not JSON: {error}") from None
+    about = files.parse_json(str(stored), f"{path}, about")
     if not isinstance(about, dict):
         raise UserError(f"{path}, about must be an object of JSON, not {type(about).__name__}")
+    if not isinstance(about.get("reference", {}), dict):
+        raise UserError(
+            f"{path}, about: its reference must be an object of JSON, not {type(about['reference']).__name__}"
+        )
     return _rename_halves(about)
 
 
@@ -132,6 +134,8 @@ def _check_numbers(array: np.ndarray, where: str) -> None:
         raise UserError(f"{where} must be floating-point numbers, not {array.dtype}")
     if not np.isfinite(array).all():
         raise UserError(f"{where}: {np.count_nonzero(~np.isfinite(array))} of {array.size} numbers are not finite")
+    if array.size and np.abs(array).max() > LARGEST:
+        raise UserError(f"{where} has the number {np.abs(array).max():.3g}, which is too large for features")
 
 
 def _find_moments(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -190,4 +194,18 @@ def _check_moments(mean: np.ndarray, covariance: np.ndarray, path: Path | str) -
     lowest = covariance.diagonal().min()
     if lowest < -tolerance:
         raise UserError(f"{path}: the covariance has a negative variance, {lowest:.3g}")
+    _check_definite(covariance, path)
     return mean.astype(np.float64), covariance
+
+
+def _check_definite(covariance: np.ndarray, path: Path | str) -> None:
+    """UserError for a covariance C with a negative eigenvalue: C + e I has a Cholesky factor only without one.
+
+    e is the tolerance for rounding, relative to the Frobenius norm of C, which is at least its largest eigenvalue.
+    """
+    norm = np.linalg.norm(covariance)
+    shift = TOLERANCE * norm if norm else 1.0
+    try:
+        np.linalg.cholesky(covariance + shift * np.eye(len(covariance)))
+    except np.linalg.LinAlgError:
+        raise UserError(f"{path}: the covariance is not one: in some direction the variance is negative") from None

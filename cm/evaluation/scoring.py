@@ -18,7 +18,7 @@ import torch
 
 from cm.config import Protocol, RunName
 from cm.errors import UserError
-from cm.evaluation import features, imagesets, metrics, uncertainty
+from cm.evaluation import features, imagesets, metrics, sample_file, uncertainty
 from cm.evaluation import reference as reference_files
 from cm.evaluation.extractors import Extractor
 from cm.evaluation.features import Compute
@@ -107,10 +107,7 @@ def _read_description(samples: Path, protocol: Protocol) -> About:
 
     Raises UserError for samples of another quantization than the protocol prescribes.
     """
-    path = samples.with_suffix(".json")
-    description = files.read_json(path) if samples.suffix == ".npy" and path.exists() else {}
-    if not isinstance(description, dict):
-        return {}
+    description = sample_file.read(samples)
     prescribed, actual = protocol.quantization, description.get("quantization")
     if prescribed and actual and actual != prescribed:
         raise UserError(f"{samples} has quantization '{actual}', protocol {protocol.name} prescribes '{prescribed}'")

@@ -46,12 +46,12 @@ def samples(suite: Suite, artefact: Artefact, root: Path) -> Figure:
 
 def _read_preview(cell: Cell, root: Path) -> np.ndarray:
     """The preview of a cell, uint8 [n, H, W, C]."""
-    from cm.utils import files
+    from cm.utils import npy
 
     path = Path(layout_of(root).preview(*cell.samples))
     if not path.exists():
         raise UserError(f"no preview {path}: run snakemake '{path}'")
-    return files.read_images(path)
+    return npy.read_images(path)
 
 
 def _name_row(cell: Cell, *, with_progress: bool) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cm.errors import UserError
 from cm.methods.base import Batch
 from cm.training.plan import Plan
 from cm.utils.parallel import map_in_order
@@ -128,12 +129,19 @@ def image_seeds(seed: int, step: int, batch: int) -> np.ndarray:
 def copy_images(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Return a copy of the images [N, H, W, C] at the indices [B].
 
-    For a file that is mapped into memory, the needed parts are announced to the operating system, which then reads all
-    of them at the same time, instead of one after another, each together with its surroundings.
+    Of a file that is mapped into memory, the images are read as from any file, since a file that is truncated while it
+    is mapped would end the process without a word. The needed parts are announced to the operating system, which then
+    reads all of them at the same time, instead of one after another, each together with its surroundings. Raises
+    UserError for a file that ends within an image.
     """
-    if isinstance(images, np.memmap) and images.filename:
-        size = images[0].nbytes
-        with open(images.filename, "rb") as file:
-            for index in indices.tolist():
-                os.posix_fadvise(file.fileno(), images.offset + index * size, size, os.POSIX_FADV_WILLNEED)
-    return images[indices]
+    if not isinstance(images, np.memmap) or not images.filename:
+        return images[indices]
+    copied = np.empty((len(indices), *images.shape[1:]), images.dtype)
+    size, offsets = images[0].nbytes, (images.offset + indices.astype(np.int64) * images[0].nbytes).tolist()
+    with open(images.filename, "rb") as file:
+        for offset in offsets:
+            os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+        for image, offset in zip(copied, offsets, strict=True):
+            if os.preadv(file.fileno(), [image], offset) != size:
+                raise UserError(f"{images.filename} was truncated while it was read: prepare the data set again")
+    return copied

@@ -15,10 +15,8 @@ import json
 import math
 import os
 import shutil
+import stat
 import tempfile
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,18 +25,7 @@ import numpy as np
 
 from cm.errors import UserError
 
-# What NumPy, zipfile and zlib raise on reading an archive that is damaged or of another format.
-READ_ERRORS = (
-    ValueError,
-    TypeError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    MemoryError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+LARGEST_JSON = 1 << 26  # bytes
 
 
 # Errors of a disk, which the system reports without the name of the file that is being written.
@@ -175,33 +162,6 @@ def write_arrays(path: Path | str, **arrays: np.ndarray) -> None:
         np.savez(file, **values)
 
 
-def read_arrays(path: Path | str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Read the arrays `names`, or all arrays, of a .npz file.
-
-    Raises UserError for a file that is missing, damaged or of another format.
-    """
-    with _open_npz(path) as file:
-        return {name: np.asarray(file[name]) for name in (file if names is None else names)}
-
-
-def array_names(path: Path | str) -> list[str]:
-    """The names of the arrays in a .npz file, without reading the arrays. Raises UserError as `read_arrays` does."""
-    with _open_npz(path) as file:
-        return list(file)
-
-
-@contextlib.contextmanager
-def _open_npz(path: Path | str) -> Iterator[Any]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            yield file
-    except FileNotFoundError:
-        raise UserError(f"no file {path}") from None
-    except READ_ERRORS as error:
-        reason = (str(error).splitlines() or ["it ends too early"])[0]
-        raise UserError(f"{path} is not a whole .npz file: {reason}") from None
-
-
 def write_json(path: Path | str, value: Any) -> None:
     """Write a JSON file, indented, with keys in the order of the mapping."""
     with replace_file(path) as temporary:
@@ -209,37 +169,38 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file. Raises UserError for a file that is missing or is not JSON."""
+    """Read a JSON file. Raises UserError for a file that is missing, larger than any of ours, or is not JSON."""
+    size = check_regular(path).st_size
+    if size > LARGEST_JSON:
+        raise UserError(f"{path} has {size} bytes, more than the {LARGEST_JSON} that are read of a JSON file")
+    return parse_json(Path(path).read_bytes(), path)
+
+
+def parse_json(text: str | bytes, where: Path | str) -> Any:
+    """The value of a text in JSON. Raises UserError, which names `where` it stands, if it is not JSON."""
     try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"no file {path}") from None
+        return json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
+        raise UserError(f"{where} is not JSON: {str(error)[:200]}") from None
+    except RecursionError:
+        raise UserError(f"{where} is not JSON that can be read: it is nested too deeply") from None
 
 
-def read_array(path: Path | str) -> np.ndarray:
-    """Map the array of a .npy file into memory.
+def check_regular(path: Path | str) -> os.stat_result:
+    """The status of a file that is about to be read.
 
-    Raises UserError for a file that is missing, truncated or of another format.
+    Raises UserError for a file that is missing, and for a folder, a named pipe or a device, which could block for ever.
     """
     try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except FileNotFoundError:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"no file {path}") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} is not a whole .npy file: {error}") from None
-
-
-def read_images(path: Path | str) -> np.ndarray:
-    """Map the images of a .npy file, uint8 [N, H, W, C], into memory.
-
-    Raises UserError as `read_array` does, and for an array of another type or shape.
-    """
-    images = read_array(path)
-    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
-        raise UserError(f"{path}: expected uint8 images [N, H, W, C], not {images.dtype} {list(images.shape)}")
-    return images
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a device or a socket"
+        raise UserError(f"{path} is {kind}, not a file")
+    return status
 
 
 def write_grid(path: Path | str, images: np.ndarray, columns: int = 8) -> None:
@@ -272,10 +233,7 @@ def sha256(data: bytes) -> str:
 
 def sha256_of(path: Path | str) -> str:
     """The sha256 digest of a file, hexadecimal. Raises UserError for a file that is missing."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        raise UserError(f"no file {path}") from None
+    status = check_regular(path)
     return _cached_sha256(path, status.st_size, status.st_mtime_ns)
 
 

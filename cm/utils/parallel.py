@@ -1,13 +1,16 @@
-"""Parallel `map` in threads, for functions that release the interpreter's lock: decoders and networks."""
+"""Parallel `map` in threads, for functions that release the interpreter's lock, and a call in another process."""
 
 from __future__ import annotations
 
 import collections
 import itertools
+import os
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from multiprocessing import connection, get_context, parent_process
+from typing import Any, TypeVar
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -74,3 +77,31 @@ def _wait_for_first(pending: collections.deque[Future[Result]]) -> Result:
             call.result()
         wait(running, return_when=FIRST_COMPLETED)
     return pending.popleft().result()
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that end when this one is killed, and leave Ctrl-C to it.
+
+    They are forked from a server without threads. A worker that is killed makes the pool raise BrokenProcessPool.
+    """
+    return ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=_end_with_parent)
+
+
+def call_in_child(function: Callable[..., Result], *arguments: Any) -> Result:
+    """`function(*arguments)`, computed in a process of its own. Raises BrokenProcessPool if that is killed."""
+    with process_pool(1) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is killed, and leave Ctrl-C to that process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -20,7 +20,7 @@ from cm.config.settings import at_least
 from cm.data import cropping
 from cm.data.folder import Folder
 from cm.errors import UserError
-from cm.utils import files
+from cm.utils import files, npy
 
 DATASETS = registry.names("dataset")
 
@@ -94,7 +94,7 @@ def test_a_prepared_data_set_agrees_with_its_manifest(name, tmp_path, any_digest
     assert manifest["images"] == sum(about["images"] for about in manifest["splits"].values())
     for split, about in manifest["splits"].items():
         images, labels = arrays[f"{split}/images"], arrays[f"{split}/labels"]
-        assert isinstance(files.read_images(tmp_path / "out" / split / "images.npy"), np.memmap)
+        assert isinstance(npy.read_images(tmp_path / "out" / split / "images.npy"), np.memmap)
         assert [len(images), *images.shape[1:]] == [about["images"], *about["shape"]]
         assert images.shape[1:] == (manifest["resolution"], manifest["resolution"], data_set.channels)
         assert files.sha256(images.tobytes()) == about["sha256"]

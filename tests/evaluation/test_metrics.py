@@ -159,3 +159,12 @@ def test_only_the_distance_between_inception_features_is_called_fid():
 def test_samples_without_logits_have_no_inception_score():
     with pytest.raises(UserError, match="the extractor have no logits"):
         metrics.inception_score(Features(SAMPLES.features), REFERENCE)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("scale", [1e160, 1e300])
+def test_an_infinite_metric_is_refused(scale):
+    fitted = Features(REFERENCE.features, fitted=(np.full(8, scale), np.eye(8)))
+    samples = features(0, 50, width=8)
+    with pytest.raises(UserError, match="the fid of these images is inf: their features or the statistics are too"):
+        metrics.compute_metrics(samples, fitted, ["fid"])

@@ -17,7 +17,7 @@ from cm.cli import main
 from cm.errors import UserError
 from cm.evaluation import features, reference
 from cm.evaluation.features import Compute
-from cm.utils import files
+from cm.utils import files, npy
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_a_score_says_everything_that_it_depends_on(place, classifier, train, tm
 
 def test_samples_of_another_quantization_are_refused(classifier, train, test, tmp_path, capsys):
     images = tmp_path / "a.npy"
-    files.write_array(images, files.read_images(test))
+    files.write_array(images, npy.read_images(test))
     files.write_json(tmp_path / "a.json", {"quantization": "round"})
     assert run("score", images, reference=train, extractor=classifier, out=tmp_path / "s.json") == 2
     assert "a.npy has quantization 'round', protocol offline prescribes 'truncate'" in capsys.readouterr().err
@@ -95,7 +95,7 @@ def test_samples_of_another_quantization_are_refused(classifier, train, test, tm
 @pytest.mark.parametrize("quantization", ["round", "truncate"])
 def test_a_protocol_without_quantization_accepts_either(classifier, train, test, tmp_path, quantization):
     images = tmp_path / "a.npy"
-    files.write_array(images, files.read_images(test))
+    files.write_array(images, npy.read_images(test))
     files.write_json(tmp_path / "a.json", {"quantization": quantization})
     score = score_of(images, reference=train, extractor=classifier, protocol=protocol(tmp_path, quantization=None))
     assert score["quantization"] == quantization
@@ -104,10 +104,10 @@ def test_a_protocol_without_quantization_accepts_either(classifier, train, test,
 
 def test_a_foreign_json_file_beside_samples_is_not_their_description(classifier, train, test, tmp_path):
     images = tmp_path / "a.npy"
-    files.write_array(images, files.read_images(test))
+    files.write_array(images, npy.read_images(test))
     files.write_json(tmp_path / "a.json", [1, 2])
     score = score_of(images, reference=train, extractor=classifier)
-    assert (score["samples"], score["sampler"]) == (len(files.read_images(test)), None)
+    assert (score["samples"], score["sampler"]) == (len(npy.read_images(test)), None)
 
 
 def test_of_more_samples_than_the_protocol_asks_for_the_first_are_scored(classifier, train, test, tmp_path):
@@ -127,7 +127,7 @@ def test_of_more_samples_than_the_protocol_asks_for_the_first_are_scored(classif
 
 def test_real_images_against_themselves_score_perfectly(classifier, train, tmp_path):
     images = tmp_path / "a.npy"
-    files.write_array(images, files.read_images(train))
+    files.write_array(images, npy.read_images(train))
     values = score_of(images, reference=train, extractor=classifier)["metrics"]
     assert values["fid"] == pytest.approx(0, abs=1e-5)
     assert values["precision"] == values["recall"] == 1.0
@@ -136,7 +136,7 @@ def test_real_images_against_themselves_score_perfectly(classifier, train, tmp_p
 def test_one_reference_in_three_forms_gives_one_score(classifier, train, test, tmp_path, monkeypatch):
     """Images, and their summaries computed in other batches, each with an empty cache."""
     images = tmp_path / "a.npy"
-    files.write_array(images, files.read_images(test))
+    files.write_array(images, npy.read_images(test))
     references = [train]
     for batch in (64, 899):
         monkeypatch.setenv("CM_CACHE", str(tmp_path / f"cache{batch}"))
@@ -150,7 +150,7 @@ def test_one_reference_in_three_forms_gives_one_score(classifier, train, test, t
 
 def test_few_samples_are_extrapolated_and_one_seed_has_an_interval(classifier, train, test, tmp_path):
     images = tmp_path / "a.npy"
-    files.write_array(images, files.read_images(test))
+    files.write_array(images, npy.read_images(test))
     for count, keys in ((100, {"low", "high"}), (10_000, {"low", "high", "at_infinity"})):
         by = protocol(tmp_path, samples=count)
         score = score_of(images, reference=train, extractor=classifier, protocol=by)
@@ -224,7 +224,7 @@ def test_a_summary_is_computed_once(classifier, train, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "extract", None)
     monkeypatch.setattr(features, "summarize_halves", None)
     copy = tmp_path / "elsewhere" / "train" / "images.npy"
-    files.write_array(copy, files.read_images(train))
+    files.write_array(copy, npy.read_images(train))
     assert run("featurize", copy, extractor=classifier, out=tmp_path / "b.npz") == 0
     assert (tmp_path / "b.npz").read_bytes() == (tmp_path / "a.npz").read_bytes()
 
@@ -293,7 +293,7 @@ def test_an_interrupted_summary_continues_and_is_the_same(classifier, train, tmp
 
 def test_published_statistics_are_a_reference_for_fid_alone(classifier, train, test, tmp_path):
     images = tmp_path / "a.npy"
-    files.write_array(images, files.read_images(test))
+    files.write_array(images, npy.read_images(test))
     own = score_of(images, reference=train, extractor=classifier)
     assert run("featurize", train, extractor=classifier, out=tmp_path / "own.npz") == 0
     mean, covariance = features.read(tmp_path / "own.npz")[0].moments()
@@ -310,7 +310,7 @@ def test_published_statistics_are_a_reference_for_fid_alone(classifier, train, t
 def test_a_protocol_may_name_statistics(classifier, train, test, tmp_path, form):
     """Then the images are needed only for the features that are kept of them."""
     images = tmp_path / "a.npy"
-    files.write_array(images, files.read_images(test))
+    files.write_array(images, npy.read_images(test))
     own = score_of(images, reference=train, extractor=classifier)
     assert run("featurize", train, extractor=classifier, out=tmp_path / "own.npz") == 0
     found, about = features.read(tmp_path / "own.npz")
@@ -394,7 +394,7 @@ def test_a_summary_that_does_not_fit_is_refused(place, classifier, train, tmp_pa
 )
 def test_bad_images_are_not_scored(place, classifier, train, test, tmp_path, capsys, problem):
     images, out, reference = tmp_path / "images.npy", tmp_path / "s.json", train
-    good = np.array(files.read_images(test))
+    good = np.array(npy.read_images(test))
     bad = {
         "floats": good / 255.0,
         "floats of [-1, 1]": good / 127.5 - 1,
@@ -504,7 +504,7 @@ def test_unavailable_pretrained_weights_are_one_line(train, tmp_path, capsys, mo
 def test_a_reference_with_statistics_and_images_has_every_metric(classifier, train, test, tmp_path):
     """As ADM's VIRTUAL_*.npz: moments of all images, and 10,000 images."""
     images = tmp_path / "a.npy"
-    files.write_array(images, files.read_images(test))
+    files.write_array(images, npy.read_images(test))
     assert run("featurize", train, extractor=classifier, out=tmp_path / "own.npz") == 0
     mean, covariance = features.read(tmp_path / "own.npz")[0].moments()
     some = np.load(train)[:300]

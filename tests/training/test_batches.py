@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +24,12 @@ import torch
 from conftest import plan_of
 
 from cm.diffusion.noise import KarrasNoise
+from cm.errors import UserError
 from cm.methods.base import Batch
-from cm.training.batches import Batches, image_seeds
+from cm.training.batches import Batches, copy_images, image_seeds
 from cm.training.plan import Plan
 from cm.training.trainer import Trainer, train
-from cm.utils import files
+from cm.utils import files, npy
 
 SIZES = [1, 6, None]
 
@@ -291,6 +293,25 @@ def test_the_parts_of_a_mapped_file_are_announced_before_they_are_read(place, mo
     plan.images = np.array(plan.images)
     next(load_without_a_thread(batches, 2))
     assert len(announced) == 5
+
+
+@pytest.mark.parametrize("left", [0, 1, 4096, -1])
+def test_images_that_are_truncated_while_they_are_mapped_are_reported(place, tmp_path, left):
+    """Reading them from the mapping would end the process with SIGBUS."""
+    shutil.copytree(place / "data", tmp_path / "data")
+    plan = plan_with(place, "ct/default")
+    path = tmp_path / "data" / "train" / "images.npy"
+    plan.images = npy.read_images(path)
+    whole = copy_images(plan.images, np.arange(len(plan.images)))
+    assert np.array_equal(whole, np.load(path))
+    os.truncate(path, path.stat().st_size - 1 if left < 0 else left)
+    with pytest.raises(UserError, match=r"images\.npy was truncated while it was read"):
+        copy_images(plan.images, np.arange(len(plan.images)))
+    batches = Batches(plan)
+    with pytest.raises(UserError, match="was truncated"):
+        for step in range(len(plan.images)):
+            list(batches.microbatches(step))
+    batches.close()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

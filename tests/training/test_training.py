@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 import time
@@ -317,7 +318,7 @@ def test_a_bad_file_is_named_in_one_line_before_training(place, tmp_path, capsys
         folder = bad = tmp_path / "data"
     elif problem == "bad data":
         folder, bad = tmp_path / "data", tmp_path / "data/train/images.npy"
-        bad.parent.mkdir(parents=True)
+        shutil.copytree(place / "data", folder)
         bad.write_bytes((place / "data/train/images.npy").read_bytes()[:3000])
     arguments = ["train", "--run", "digits/cd/default/seed0", "--experiments", str(place / "experiments")]
     arguments += ["--data", str(folder), "--out", str(tmp_path / "out/100.safetensors")]

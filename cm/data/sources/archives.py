@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import io
-import lzma
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
-from cm.data.sources.stores import open_zip
 from cm.errors import UserError
-from cm.utils import files
+from cm.utils import files, unpacking
 
 DEPTHS = ("", "*/", "*/*/")
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # the start of an ar archive, and the bytes before each of its members
@@ -22,14 +19,16 @@ AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # the start of an ar archive, and the by
 def read_files(path: Path, names: Collection[str]) -> dict[str, bytes]:
     """Read those of the files `names` that exist: at any depth of an archive, at most two folders deep in a folder.
 
-    Returns their contents by name. Raises UserError for an archive that is damaged or of another format.
+    Returns their contents by name. Raises UserError for an archive that is damaged or of another format, and for one
+    that would expand to more than `unpacking.LARGEST` bytes.
     """
     if path.is_dir():
         return _read_folder(path, names)
+    files.check_regular(path)
     try:
         return _read_archive(path, names)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(":")
+    except unpacking.ARCHIVE_ERRORS as error:
+        reason = unpacking.describe(error).rstrip(":")
         raise UserError(f"{path} is truncated, or neither a tar nor a zip archive: {reason}") from None
 
 
@@ -39,7 +38,7 @@ def find_file(folder: Path, name: str) -> Path | None:
     Returns None if there is none in the folder or at most two folders deep in it.
     """
     for depth in DEPTHS:
-        for path in sorted(folder.glob(depth + name)):
+        for path in sorted(filter(Path.is_file, folder.glob(depth + name))):
             return path
     return None
 
@@ -56,8 +55,11 @@ def checksum(path: Path, contents: Mapping[str, bytes]) -> tuple[str, str]:
 
 
 def _read_folder(folder: Path, names: Collection[str]) -> dict[str, bytes]:
-    paths = {name: find_file(folder, name) for name in names}
-    return {name: path.read_bytes() for name, path in paths.items() if path}
+    paths = {name: path for name in names if (path := find_file(folder, name))}
+    size = sum(path.stat().st_size for path in paths.values())
+    if size > unpacking.LARGEST:
+        raise UserError(f"{folder} has files of {size} bytes, more than the {unpacking.LARGEST} that are read")
+    return {name: path.read_bytes() for name, path in paths.items()}
 
 
 def _read_archive(path: Path, names: Collection[str]) -> dict[str, bytes]:
@@ -70,9 +72,13 @@ def _read_archive(path: Path, names: Collection[str]) -> dict[str, bytes]:
 
 
 def _read_zip(path: Path, names: Collection[str]) -> dict[str, bytes]:
-    archive = open_zip(path)
+    archive = unpacking.open_zip(path)
     members = {PurePosixPath(member).name: member for member in archive.namelist()}
-    return {name: archive.read(member) for name, member in members.items() if name in names}
+    contents: dict[str, bytes] = {}
+    for name in sorted(members.keys() & set(names)):
+        left = unpacking.LARGEST - sum(map(len, contents.values()))
+        contents[name] = unpacking.read_member(archive, members[name], left)
+    return contents
 
 
 def _data_of_package(file: IO[bytes]) -> IO[bytes]:
@@ -85,7 +91,7 @@ def _data_of_package(file: IO[bytes]) -> IO[bytes]:
     while len(header := file.read(AR_HEADER)) == AR_HEADER and header[48:58].strip().isdigit():
         size = int(header[48:58])
         if header.startswith(b"data.tar"):
-            return io.BytesIO(file.read(size))
+            return io.BytesIO(file.read(min(size, unpacking.LARGEST)))
         file.seek(size + size % 2, io.SEEK_CUR)
     raise tarfile.ReadError("it is an ar archive without data.tar, and no Debian package")
 
@@ -93,8 +99,12 @@ def _data_of_package(file: IO[bytes]) -> IO[bytes]:
 def _read_tar(file: IO[bytes], names: Collection[str]) -> dict[str, bytes]:
     """Read the archive once from start to end, because a compressed one has no index."""
     contents = {}
-    with tarfile.open(fileobj=file) as archive:
+    stream = cast(IO[bytes], unpacking.open_compressed(file))
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
+            if not 0 <= member.size <= unpacking.LARGEST:  # tarfile would skip them in a loop without end
+                limit = f"not 0 to the {unpacking.LARGEST} that are read"
+                raise tarfile.ReadError(f"{member.name!r:.80} has {member.size} bytes, {limit}")
             name = PurePosixPath(member.name).name
             content = archive.extractfile(member) if name in names and member.isfile() else None
             if content is not None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-import functools
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from cm.data.decoding import LARGEST
 from cm.errors import UserError
-from cm.utils import files
+from cm.utils import files, unpacking
+from cm.utils.parallel import call_in_child
 
 
 class UnreadableImage(Exception):
@@ -30,6 +31,7 @@ ReadBytes = Callable[[int], bytes]  # from the index of an image to its encoded 
 class Store(abc.ABC):
     """Encoded images, listed by `names`, in the file or folder `path`."""
 
+    in_workers: ClassVar[bool] = False  # see `ImageSequence`
     path: Path
     names: list[str]
 
@@ -63,7 +65,7 @@ class FolderFiles(Store):
     @contextlib.contextmanager
     def open(self) -> Iterator[ReadBytes]:
         """A context with a function that reads one file."""
-        yield lambda index: (self.path / self.names[index]).read_bytes()
+        yield lambda index: _read_file(self.path / self.names[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class ZipMembers(Store):
     @contextlib.contextmanager
     def open(self) -> Iterator[ReadBytes]:
         """A context with a function that decompresses one member."""
-        archive = open_zip(self.path)
+        archive = unpacking.open_zip(self.path)
         yield lambda index: _read_member(archive, self.names[index])
 
 
@@ -94,6 +96,7 @@ class TarMembers(Store):
             yield lambda index: self._read_span(file.fileno(), *map(int, self.spans[index]))
 
     def _read_span(self, descriptor: int, offset: int, length: int) -> bytes:
+        _check_size(length)
         data = os.pread(descriptor, length, offset)
         if len(data) != length:
             raise UserError(f"{self.path} is truncated: it ends within an image")
@@ -104,6 +107,7 @@ class TarMembers(Store):
 class LMDBValues(Store):
     """Values of the LMDB environment in the folder `path`; the names are the keys, one character per byte."""
 
+    in_workers: ClassVar[bool] = True
     ENCODING: ClassVar[str] = "latin-1"
 
     @property
@@ -115,14 +119,43 @@ class LMDBValues(Store):
     def open(self) -> Iterator[ReadBytes]:
         """A context with a function that reads one value."""
         with _open_lmdb(self.path) as transaction:
-            yield lambda index: transaction.get(self.names[index].encode(self.ENCODING), b"")
+            yield lambda index: self._read_value(transaction, self.names[index])
+
+    def _read_value(self, transaction: Any, name: str) -> bytes:
+        """A value, which is a buffer in the mapped file until its size is checked."""
+        value = transaction.get(name.encode(self.ENCODING))
+        if value is None:
+            raise UserError(f"{self.path} is not a whole LMDB: it has no longer the key {name!r}")
+        _check_size(len(value))
+        return bytes(value)
 
 
 def list_lmdb(path: Path) -> LMDBValues:
-    """Return all values of an LMDB, in the order of their keys. Raises UserError if it is damaged."""
+    """Return all values of an LMDB, in the order of their keys.
+
+    A damaged file can kill the process that reads it, so the keys are read in another one. (The values are read by the
+    workers of `cm.data.writing`.) Raises UserError if it is damaged, or if that process is killed.
+    """
+    files.check_regular(path / "data.mdb")
+    try:
+        return LMDBValues(path, call_in_child(_list_keys, path))
+    except BrokenProcessPool:
+        raise UserError(f"{path} is not a whole LMDB: it killed the process that read it") from None
+
+
+def _list_keys(path: Path) -> list[str]:
+    """The keys of an LMDB; UserError if they are not in order, or not as many as its header says."""
     with _open_lmdb(path) as transaction:
-        keys = transaction.cursor().iternext(keys=True, values=False)
-        return LMDBValues(path, [key.decode(LMDBValues.ENCODING) for key in keys])
+        count, keys, last = transaction.stat()["entries"], [], b""
+        for view in transaction.cursor().iternext(keys=True, values=False):
+            key = bytes(view)
+            if key <= last:
+                raise UserError(f"{path} is not a whole LMDB: its keys are not in order")
+            keys.append(key.decode(LMDBValues.ENCODING))
+            last = key
+    if len(keys) != count:
+        raise UserError(f"{path} is not a whole LMDB: it has {len(keys)} records, its header says {count}")
+    return keys
 
 
 @contextlib.contextmanager
@@ -133,10 +166,10 @@ def _open_lmdb(path: Path) -> Iterator[Any]:
     try:
         with lmdb.open(str(path), readonly=True, lock=False, readahead=False) as environment:
             _check_length(environment, path / "data.mdb")
-            with environment.begin() as transaction:
+            with environment.begin(buffers=True) as transaction:
                 yield transaction
-    except lmdb.Error as error:
-        raise UserError(f"{path} is not a whole LMDB: {error}") from None
+    except (lmdb.Error, OverflowError, MemoryError) as error:
+        raise UserError(f"{path} is not a whole LMDB: {unpacking.describe(error)}") from None
 
 
 def _check_length(environment: Any, file: Path) -> None:
@@ -146,22 +179,24 @@ def _check_length(environment: Any, file: Path) -> None:
         raise UserError(f"{file} is truncated: it has {file.stat().st_size} bytes of {expected}")
 
 
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip archive; its directory is read once per process. Raises UserError if it is truncated or not a zip."""
-    status = path.stat()
-    return _open_cached_zip(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=1)
-def _open_cached_zip(path: Path, size: int, modified: int) -> zipfile.ZipFile:
+def _read_file(path: Path) -> bytes:
     try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path} is truncated or not a zip archive: {error}") from None
+        size = files.check_regular(path).st_size
+        _check_size(size)
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error)) from None
+    except UserError as error:
+        raise UnreadableImage(str(error)) from None
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UnreadableImage(str(error).splitlines()[0]) from None
+        return unpacking.read_member(archive, name, LARGEST)
+    except unpacking.ARCHIVE_ERRORS as error:
+        raise UnreadableImage(unpacking.describe(error)) from None
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST:
+        raise UnreadableImage(f"it has {size} bytes, more than the {LARGEST} that are read")

@@ -12,6 +12,7 @@ import numpy as np
 
 from cm.data.sources.stores import TarMembers
 from cm.errors import UserError
+from cm.utils import files, unpacking
 from cm.utils.progress_bar import ProgressBar
 
 
@@ -20,12 +21,14 @@ def index_tar_of_tars(path: Path) -> TarMembers:
 
     Raises UserError for a file that is truncated or of another format.
     """
+    files.check_regular(path)
     try:
         with open(path, "rb") as file:
             _check_end(file)
             members = sorted(_inner_members(file, path))
-    except tarfile.ReadError as error:
-        raise UserError(f"{path} is truncated, or not an uncompressed tar of tars: {error}") from None
+    except (*unpacking.ARCHIVE_ERRORS, MemoryError) as error:
+        reason = unpacking.describe(error)
+        raise UserError(f"{path} is truncated, or not an uncompressed tar of tars: {reason}") from None
     spans = np.array([span for _, span in members], np.int64).reshape(-1, 2)
     return TarMembers(path, [name for name, _ in members], spans)
 
@@ -50,8 +53,11 @@ def _inner_members(file: IO[bytes], path: Path) -> Iterator[tuple[str, tuple[int
 
 def _members(file: IO[bytes], start: int) -> Iterator[tarfile.TarInfo]:
     """Yield the regular files of the tar that starts at byte `start`; their offsets count from the start of `file`."""
+    end = file.seek(0, 2)
     file.seek(start)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
+            if member.size < 0 or member.offset_data + member.size > end:
+                raise tarfile.ReadError(f"{member.name!r:.80} ends where the file does not")
             if member.isfile():
                 yield member

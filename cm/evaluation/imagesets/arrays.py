@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import math
 import mmap
 import shutil
 import struct
@@ -13,24 +11,27 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, cast
 
 import numpy as np
 
-from cm.data.sources.stores import open_zip
 from cm.errors import UserError
 from cm.evaluation.imagesets.base import Images
-from cm.utils import files
+from cm.utils import files, npy, unpacking
 
 SCANNED = 1 << 22  # bytes of an array of another type that are read to advise how to convert it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Array(Images):
-    """An array that is mapped into memory: that of a .npy file, or the `member` of a .npz file."""
+    """An array that is mapped into memory: that of a .npy file, or the `member` of a .npz file.
+
+    `size`: the bytes of the file, of which none may be missing when its images are read: that would end the process.
+    """
 
     path: Path
     pixels: np.ndarray
+    size: int
     member: str | None = None
     shape: tuple[int, int, int] = dataclasses.field(init=False)
 
@@ -43,6 +44,8 @@ class Array(Images):
     def batches(self, batch: int, workers: int, start: int = 0) -> Iterator[np.ndarray]:
         """See `Images`. The memory that a batch was mapped to is released before the next one."""
         for place in range(start, len(self), batch):
+            if self.path.exists() and self.path.stat().st_size < self.size:
+                raise UserError(f"{self.path} was truncated while it was read: it had {self.size} bytes")
             yield np.array(self.pixels[place : place + batch], order="C")
             _release_pages(self.pixels)
 
@@ -54,64 +57,47 @@ class Array(Images):
         """See `Images`."""
         if self.member is None:
             return files.sha256_of(self.path)
-        with _one_line_errors(self.path), open_zip(self.path).open(self.member) as stream:
+        with npy.one_line_errors(self.path), unpacking.open_zip(self.path).open(self.member) as stream:
             return hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
-
-
-@dataclasses.dataclass(frozen=True)
-class Header:
-    """What a .npy file says of its array. `length`: the number of bytes before the first value."""
-
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype
-    length: int
-
-    @property
-    def array_bytes(self) -> int:
-        """The size of the array in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def map_array(self, file: Any, offset: int = 0) -> np.ndarray:
-        """The array of a path or an open file in which the .npy file begins at `offset`."""
-        order: Literal["F", "C"] = "F" if self.fortran else "C"
-        return np.memmap(file, np.uint8, "r", offset + self.length, self.shape, order)
 
 
 def read_npy(path: Path) -> Array:
     """The images of a .npy file."""
-    with _one_line_errors(path), open(path, "rb") as stream:
-        header = _read_header(stream)
-        _check_images(header, stream, path, available=path.stat().st_size)
-        return Array(path, header.map_array(path))
+    size = files.check_regular(path).st_size
+    with npy.one_line_errors(path), open(path, "rb") as stream:
+        header = npy.read_header(stream)
+        _check_images(header, stream, path, size=size)
+        return Array(path, header.map(path), size)
 
 
 def read_npz(path: Path) -> Array:
     """The images of a .npz file: its only array with four dimensions, or `arr_0`."""
-    with _one_line_errors(path):
-        archive = open_zip(path)
+    size = files.check_regular(path).st_size
+    with npy.one_line_errors(path):
+        archive = unpacking.open_zip(path)
         headers = _read_headers(archive)
         member = _find_member(path, headers)
         info, header = archive.getinfo(member), headers[member]
         with archive.open(member) as stream:
             stream.read(header.length)
-            _check_images(header, stream, f"{path}, {member.removesuffix('.npy')}", available=info.file_size)
+            _check_images(header, stream, f"{path}, {member.removesuffix('.npy')}", size=info.file_size)
         if info.compress_type == zipfile.ZIP_STORED:
-            return Array(path, header.map_array(path, _find_data(path, info)), member)
+            _check_bytes(archive, member)
+            return Array(path, header.map(path, _find_data(path, info)), size, member)
         with archive.open(member) as stream:
-            return Array(path, _unpack(path, stream, header, info.file_size), member)
+            return Array(path, _unpack(path, stream, header, info.file_size), size, member)
 
 
-def _read_headers(archive: zipfile.ZipFile) -> dict[str, Header]:
+def _read_headers(archive: zipfile.ZipFile) -> dict[str, npy.Header]:
     headers = {}
     for name in archive.namelist():
         with archive.open(name) as stream:
             if name.endswith(".npy"):
-                headers[name] = _read_header(stream)
+                headers[name] = npy.read_header(stream)
     return headers
 
 
-def _find_member(path: Path, headers: Mapping[str, Header]) -> str:
+def _find_member(path: Path, headers: Mapping[str, npy.Header]) -> str:
     four_dimensional = [name for name, header in headers.items() if len(header.shape) == 4]
     if len(four_dimensional) == 1:
         return four_dimensional[0]
@@ -123,6 +109,13 @@ def _find_member(path: Path, headers: Mapping[str, Header]) -> str:
     )
 
 
+def _check_bytes(archive: zipfile.ZipFile, member: str) -> None:
+    """Read a member, so that BadZipFile is raised if its bytes do not have their checksum."""
+    with archive.open(member) as stream:
+        while stream.read(1 << 20):
+            pass
+
+
 def _find_data(path: Path, info: zipfile.ZipInfo) -> int:
     """The offset of the bytes of an uncompressed member, which follow its own header, its name and extra fields."""
     with open(path, "rb") as file:
@@ -130,7 +123,7 @@ def _find_data(path: Path, info: zipfile.ZipInfo) -> int:
         return file.tell() + 4 + sum(struct.unpack("<HH", file.read(4)))
 
 
-def _unpack(path: Path, stream: IO[bytes], header: Header, size: int) -> np.ndarray:
+def _unpack(path: Path, stream: IO[bytes], header: npy.Header, size: int) -> np.ndarray:
     """The array, mapped from a temporary file that has no name and is removed together with the array."""
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
@@ -139,7 +132,7 @@ def _unpack(path: Path, stream: IO[bytes], header: Header, size: int) -> np.ndar
     with tempfile.TemporaryFile() as file:
         shutil.copyfileobj(stream, file, 1 << 20)
         file.flush()
-        return header.map_array(file)
+        return header.map(file)
 
 
 def _release_pages(mapped: np.ndarray) -> None:
@@ -149,40 +142,20 @@ def _release_pages(mapped: np.ndarray) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-@contextlib.contextmanager
-def _one_line_errors(path: Path) -> Iterator[None]:
-    """Turn what reading a damaged file raises into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except files.READ_ERRORS as error:
-        reason = (str(error).splitlines() or ["it ends too early"])[0]
-        raise UserError(f"{path} is not a whole {path.suffix} file: {reason}") from None
-
-
-def _read_header(stream: IO[bytes]) -> Header:
-    version = np.lib.format.read_magic(stream)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"its array is of another kind than images (version {version[0]})")
-    return Header(*readers[version](stream), stream.tell())
-
-
-def _check_images(header: Header, stream: IO[bytes], where: Path | str, *, available: int) -> None:
+def _check_images(header: npy.Header, stream: IO[bytes], where: Path | str, *, size: int) -> None:
     """UserError for anything but uint8 [N, H, W, C], with advice how to convert it.
 
-    `stream`: at the first value of the array. `available`: the number of bytes of the .npy file.
+    `stream`: at the first value of the array. `size`: the number of bytes of the .npy file. Raises ValueError if they
+    are not those that the array takes.
     """
     advice = _advise(header, stream)
     if advice or len(header.shape) != 4 or 0 in header.shape:
         found = f"expected uint8 images [N, H, W, C], not {header.dtype} {list(header.shape)}"
         raise UserError("; ".join([f"{where}: {found}", *advice]))
-    if header.length + header.array_bytes > available:
-        raise ValueError(f"it has {available} bytes of {header.length + header.array_bytes}")
+    header.check(size)
 
 
-def _advise(header: Header, stream: IO[bytes]) -> list[str]:
+def _advise(header: npy.Header, stream: IO[bytes]) -> list[str]:
     shape, dtype = header.shape, header.dtype
     advice = []
     if dtype.hasobject:

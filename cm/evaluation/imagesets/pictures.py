@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import itertools
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -15,17 +14,19 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from cm.data.encoded import SUFFIXES, is_image_file, list_files
-from cm.data.sources.stores import FolderFiles, Store, ZipMembers, open_zip
+from cm.data import decoding
+from cm.data.encoded import SUFFIXES, is_image_file
+from cm.data.sources.folders import list_files
+from cm.data.sources.stores import FolderFiles, Store, ZipMembers
 from cm.errors import UserError
 from cm.evaluation.imagesets.base import Images
+from cm.utils import unpacking
 from cm.utils.parallel import map_in_order
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-GREY, COLOURED = ("1", "L"), ("RGB", "P", "CMYK", "YCbCr")  # Pillow's modes
 PART = 32  # images that a thread decodes at a time
 Result = TypeVar("Result")
 GetBytes = Callable[[int], bytes]
@@ -78,12 +79,15 @@ class Pictures(Images):
 
 def read_folder(path: Path) -> Pictures:
     """The images below a folder, sorted by path."""
-    return _read_headers(FolderFiles(path, []), sorted(list_files(path)))
+    names, others = list_files(path, is_image_file)
+    return _read_headers(FolderFiles(path, names), others)
 
 
 def read_zip(path: Path) -> Pictures:
     """The images in a zip archive, sorted by name."""
-    return _read_headers(ZipMembers(path, []), sorted(name for name in open_zip(path).namelist() if name[-1] != "/"))
+    members = sorted(name for name in unpacking.open_zip(path).namelist() if not name.endswith("/"))
+    names = [name for name in members if is_image_file(name)]
+    return _read_headers(ZipMembers(path, names), [name for name in members if not is_image_file(name)])
 
 
 def advise_scaling(size: int | str = "SIZE") -> str:
@@ -105,11 +109,10 @@ class Header:
     digest: bytes
 
 
-def _read_headers(store: Store, found: list[str]) -> Pictures:
-    """The images among the files that were found, after their headers were read and compared."""
-    store = dataclasses.replace(store, names=[name for name in found if is_image_file(name)])
+def _read_headers(store: Store, others: list[str]) -> Pictures:
+    """The images of a store, after their headers were read and compared. `others`: what is beside them."""
     if not store.names:
-        beside = f", only files such as {found[0]}" if found else ""
+        beside = f", only files such as {others[0]}" if others else ""
         raise UserError(f"{store.path} has no images in it ({', '.join(sorted(SUFFIXES))}){beside}")
     first: Header | None = None
     grey, digest = True, hashlib.sha256()
@@ -144,9 +147,7 @@ def _headers(store: Store, get: GetBytes) -> Generator[Header, None, None]:
 def _read_header(image: Image, data: bytes) -> Header:
     if image.has_transparency_data:
         raise ValueError("it has transparency; save it as RGB")
-    if image.mode not in GREY + COLOURED:
-        raise ValueError(f"expected 8 bits per channel, grey or colour, not Pillow's mode '{image.mode}'")
-    return Header((image.height, image.width), image.mode in GREY, hashlib.sha256(data).digest())
+    return Header((image.height, image.width), image.mode in decoding.GREY, hashlib.sha256(data).digest())
 
 
 def _in_threads(
@@ -160,16 +161,12 @@ def _read_image(store: Store, get: GetBytes, use: Callable[[Image, bytes], Resul
 
     Raises UserError, which names the image, if it cannot be read.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         data = get(index)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with decoding.open_image(data, FORMATS) as image:
             return use(image, data)
-    except UnidentifiedImageError:
-        reason = "it is not a PNG, JPEG, WebP or BMP image"
-    except (UserError, MemoryError):
+    except UserError:
         raise
     except Exception as error:  # a damaged image can raise almost anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = unpacking.describe(error)
     raise UserError(f"{store.path}: {store.names[index]} cannot be used: {reason}")

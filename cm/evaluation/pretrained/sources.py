@@ -180,6 +180,7 @@ def _routes(published: Published) -> list[Callable[[], Raw]]:
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        files.check_regular(path)
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None

@@ -252,9 +252,9 @@ def test_no_room_for_an_unpacked_array(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "5.png cannot be used: it is not a PNG, JPEG, WebP or BMP image"),
+        (b"", "5.png cannot be used: it is not a PNG, JPEG, WEBP, BMP image"),
         (MEMBERS["a/0.png"][:20], "5.png cannot be used"),
-        (fake.encode(PIXELS[0], "GIF"), "5.png cannot be used: it is not a PNG, JPEG, WebP or BMP image"),
+        (fake.encode(PIXELS[0], "GIF"), "5.png cannot be used: it is not a PNG, JPEG, WEBP, BMP image"),
         (png(mode="RGBA"), "5.png cannot be used: it has transparency"),
         (png(mode="LA"), "5.png cannot be used: it has transparency"),
         (png(mode="P", transparency=0), "5.png cannot be used: it has transparency"),
@@ -295,6 +295,24 @@ def test_a_damaged_member_of_a_zip(tmp_path):
     content[place + 50] ^= 255
     path.write_bytes(content)
     assert "a/3.png cannot be used: Bad CRC-32" in refusal(path)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_arrays_that_are_truncated_while_they_are_mapped_are_reported(tmp_path, kind):
+    opened = imagesets.open_images(packed(kind, tmp_path))
+    batches = opened.batches(4, 1)
+    next(batches)
+    os.truncate(opened.path, 500)
+    with pytest.raises(UserError, match="was truncated while it was read"):
+        next(batches)
+
+
+def test_a_changed_bit_in_a_stored_array_of_an_archive(tmp_path):
+    path = packed("npz", tmp_path)
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 1
+    path.write_bytes(content)
+    assert "Bad CRC-32" in refusal(path)
 
 
 def test_nothing_there(tmp_path):

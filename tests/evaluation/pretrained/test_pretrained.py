@@ -382,7 +382,7 @@ def test_unknown_weights_and_files_of_another_network_leave_nothing(tmp_path):
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "part.pth")
     with pytest.raises(UserError, match=r"part.pth holds another network: it has no net.slice1.0.bias"):
         pretrained.write_weights("lpips-alexnet", tmp_path / "out", tmp_path / "part.pth")
-    with pytest.raises(UserError, match=r"missing.pth cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"no file .*missing.pth"):
         pretrained.write_weights("lpips-alexnet", tmp_path / "out", tmp_path / "missing.pth")
     assert not (tmp_path / "out").exists()
 
@@ -399,7 +399,7 @@ class Evil:
         (
             "a.ckpt",
             pickle.dumps({"w": np.array([Evil()], dtype=object)}),
-            "asks for .builtins.eval., which no array needs",
+            "its arrays are of type 'O8', not of plain numbers",
         ),
         ("a.ckpt", pickle.dumps({"w": "text"}), "w is a str, not an array"),
         ("a.ckpt", pickle.dumps({"w": np.zeros(9)})[:-20], "not a file of weights"),
