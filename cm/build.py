@@ -17,6 +17,7 @@ from cm import __version__, registry
 from cm.checkpoints import native
 from cm.config import Protocol, Run, make_component
 from cm.config.layout import Layout
+from cm.config.names import check_name
 from cm.diffusion import sampling
 from cm.diffusion.denoiser import Denoiser
 from cm.diffusion.distances import LPIPS
@@ -167,6 +168,7 @@ def _fetch_released(run: Run) -> Path:
     entry, name = run.released, run.training.released
     if entry is None or name is None:
         raise UserError(f"{run.name} names no published checkpoint")
+    check_name(name, "released checkpoint", run.name)
     suffix = PurePosixPath(urlparse(entry.url).path).suffix
     return fetch.fetch_file(entry.url, sha256=entry.sha256, size=entry.size, name=name + suffix)
 

@@ -177,11 +177,20 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str) -> Any:
     """Read a JSON file. Raises UserError for a file that is missing or is not JSON."""
     try:
-        return json.loads(Path(path).read_text())
+        text = Path(path).read_text()
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of a text in JSON. Raises UserError, which names `where`, for anything else."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON: {error}") from None
 
 
 def read_array(path: Path | str) -> np.ndarray:
