@@ -266,7 +266,7 @@ def _double(run: Run, steps: int, chain: int) -> int:
 def sampler_of(run: Run) -> Any:
     """The sampler that the experiment file of a run names, None if it names none."""
     template = run.links.sampler
-    return parse_sampler(sampler_name(run, template), run.name) if template else None
+    return None if template is None else parse_sampler(sampler_name(run, template), run.name)
 
 
 def sampler_name(run: Run, template: str) -> str:

@@ -128,7 +128,7 @@ class Suite:
 def _samplers(entry: Entry, run: Run) -> tuple[str, ...]:
     if entry.samplers:
         return entry.samplers
-    sampler = entry.sampler or run.links.sampler
+    sampler = run.links.sampler if entry.sampler is None else entry.sampler
     if sampler is None:
         raise UserError(f"{run.dataset}/{run.method}: no 'sampler:' in the experiment file or the artefact's entry")
     return (sampler,)

@@ -62,6 +62,8 @@ class NCSNpp(UNet):
     def check(self, where: str = "network") -> None:
         """UserError for values that no network can have."""
         self._check_filter(where)
+        if self.channels * self.noise_channels % 2:
+            raise UserError(f"{where}: channels must be even, for as many sines as cosines, not {self.channels}")
         if self.resolution % self.patch:
             raise UserError(
                 f"{where}: resolution {self.resolution} cannot be divided into patches of {self.patch} pixels"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from cm.errors import UserError
 
-MOST_WEIGHTS = 10**11
+MOST_WEIGHTS = 10**10
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ class TrainingState:
 
         Raises UserError as `SavedFiles.find_state` does.
         """
-        found = self.files.find_state(dict(self._tensors()).keys())
+        found = self.files.find_state(dict(self._tensors()))
         if found is not None:
             self._restore(*found)
 
@@ -94,8 +94,9 @@ class TrainingState:
         self.step = saved["step"]
         if "seconds" in saved:  # earlier versions did not count them
             self._clock.resume(saved["seconds"])
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"].keys() != self.scaler.state_dict().keys():
+            raise UserError(f"{self.path} does not have the state of the loss scaling: {', '.join(saved['scaler'])}")
+        self.scaler.load_state_dict(saved["scaler"])
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the state and its name in the file."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm import registry
-from cm.checkpoints import native
+from cm.checkpoints import descriptions, native
 from cm.errors import UserError, unknown
 from cm.evaluation.extractors import Extractor
 from cm.evaluation.pretrained import sources
@@ -61,7 +61,11 @@ def digest(path: Path | str) -> str:
 
     It is `tensors_sha256` for a file that `write_weights` wrote, and the sha256 of the file for any other model.
     """
-    return native.description(path).get("tensors_sha256") or files.sha256_of(path)
+    description = native.description(path)
+    if "weights" not in description:
+        return files.sha256_of(path)
+    descriptions.check_weights(description, path)
+    return description["tensors_sha256"]
 
 
 def load_extractor(path: Path | str, resizer: str = "legacy_tensorflow") -> Extractor:
@@ -158,7 +162,9 @@ def _describe(name: str, raw: sources.Raw, tensors: Mapping[str, Tensor]) -> dic
 
 
 def _source_digest(path: Path) -> str:
-    return native.description(path)["source_sha256"]
+    description = native.description(path)
+    descriptions.check_weights(description, path)
+    return description["source_sha256"]
 
 
 def _load(path: Path | str, allowed: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -167,6 +173,7 @@ def _load(path: Path | str, allowed: Sequence[str]) -> tuple[dict[str, Tensor], 
     found = description.get("weights", "no pretrained weights")
     if found not in allowed:
         raise UserError(f"{path} holds {found}, not {' or '.join(allowed)}: `cm weights` writes such a file")
+    descriptions.check_weights(description, path)
     return tensors, description
 
 
