@@ -130,7 +130,7 @@ def _check_metrics(path: Path, metrics: Object, unavailable: Iterable[str]) -> N
         if value is None and name in unavailable:
             continue
         known = registry.components("metric").get(name)
-        lowest, highest = (known.lowest, known.highest) if known else (-math.inf, math.inf)
+        lowest, highest = known.bounds if known else (-math.inf, math.inf)
         _check_number(path, name, value, lowest=lowest, highest=highest)
 
 

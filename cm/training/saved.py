@@ -160,8 +160,12 @@ def _model_name(percentage: int) -> str:
 
 def _agree(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
     """Whether two sets of tensors have the same names, shapes and types."""
-    kinds = [{name: (tensor.shape, tensor.dtype) for name, tensor in each.items()} for each in (expected, tensors)]
-    return kinds[0] == kinds[1]
+    return _kinds(expected) == _kinds(tensors)
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Any, Any]]:
+    """The shape and the type of each tensor."""
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _settings(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class TrainingState:
         for name, tensor in self._tensors():
             tensor.copy_(tensors[name])
         self.step = saved["step"]
-        if "seconds" in saved:  # earlier versions did not count them
+        if saved.get("seconds") is not None:  # earlier versions did not count them
             self._clock.resume(saved["seconds"])
         if saved["scaler"].keys() != self.scaler.state_dict().keys():
             raise UserError(f"{self.path} does not have the state of the loss scaling: {', '.join(saved['scaler'])}")

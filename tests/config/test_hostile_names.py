@@ -69,7 +69,18 @@ def test_a_bad_part_of_a_run_is_refused(digits, place, bad):
 
 
 SEEDS = ["seed", "seed-1", "seed+1", "seed01", "seed4001", "seed1_0", "seed1.0", "seed1e3", f"seed{'9' * 5000}", "1"]
-SEEDS += ["seed\u0661", "seed\uff11", "seed\u09e7", "seed\u00b2", "seed 1", "seed1 ", "seed1\n", "Seed1", "seed0x1"]
+SEEDS += [
+    "seed\u0661",
+    "seed1\u0661",
+    "seed\uff11",
+    "seed\u09e7",
+    "seed\u00b2",
+    "seed 1",
+    "seed1 ",
+    "seed1\n",
+    "Seed1",
+    "seed0x1",
+]
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: ascii(seed[:10]))

@@ -91,6 +91,7 @@ ABSURD_RUNS = [
     "cd/channels~1000000",
     "cd/channels~16384,multipliers~64+64",
     "cd/blocks~100,channels~16384",
+    "cd/channels~5,noise_channels~1",
     "cd/image_channels~1000000",
     "cd/multipliers~" + "+".join(["1"] * 80),
     "cd/multipliers~0",
@@ -286,6 +287,9 @@ def test_a_section_of_odd_values_works_or_is_refused(tmp_path, file, section):
             outcome(lambda known=experiments: known.inputs(known.run("digits/cd/default/seed0")))
             outcome(lambda known=experiments: known.run("digits/cd/distance~l2/seed0"))
             outcome(experiments.data, "digits")
+
+
+SOUND = [("quantization", None), ("metrics", []), ("samples", 3)]
 
 
 @pytest.mark.parametrize("value", ODD, ids=str)
