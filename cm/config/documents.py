@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cm.config.checking import check
-from cm.config.names import check_name
 from cm.config.runs import SECTIONS
 from cm.config.settings import at_least, at_most, plain_name
 from cm.config.yaml_reader import read_yaml
@@ -69,8 +68,6 @@ def merge(base: Mapping[str, Any], own: Mapping[str, Any], method: str) -> Docum
 
 def find_method_file(folder: Path, dataset: str, method: str) -> Path:
     """The file of a method; UserError, with the known ones, for an unknown data set or method."""
-    check_name(dataset, "data set", str(folder))
-    check_name(method, "method", str(folder))
     datasets = sorted(path.parent.name for path in folder.glob("*/base.yaml"))
     if dataset not in datasets:
         raise unknown("dataset", dataset, datasets, str(folder))

@@ -89,13 +89,13 @@ class TrainingState:
         return self.files.state
 
     def _restore(self, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
+        if saved["scaler"].keys() != self.scaler.state_dict().keys():
+            raise UserError(f"{self.path} does not have the state of the loss scaling of this training")
         for name, tensor in self._tensors():
             tensor.copy_(tensors[name])
         self.step = saved["step"]
         if saved.get("seconds") is not None:  # earlier versions did not count them
             self._clock.resume(saved["seconds"])
-        if saved["scaler"].keys() != self.scaler.state_dict().keys():
-            raise UserError(f"{self.path} does not have the state of the loss scaling: {', '.join(saved['scaler'])}")
         self.scaler.load_state_dict(saved["scaler"])
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:

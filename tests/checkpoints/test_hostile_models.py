@@ -211,6 +211,13 @@ def test_a_state_of_other_tensors_is_set_aside(saved, change, capsys):
     assert state.step == 0 and "other settings or inputs" in capsys.readouterr().out
 
 
+def test_a_state_of_another_loss_scaling_is_refused(saved):
+    plan, tensors, about = saved
+    state = TrainingState(plan)
+    native.save(state.path, tensors, {**about, "scaler": {"scale": 2.0}})
+    assert "loss scaling" in refusal(state.resume)
+
+
 def test_the_state_that_the_tests_change_is_one(saved):
     plan, tensors, about = saved
     state = TrainingState(plan)
