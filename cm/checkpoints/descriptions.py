@@ -40,11 +40,13 @@ class _Model:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Weights:
+class PretrainedWeights:
+    """What is read of the description of pretrained weights, which `cm.evaluation.pretrained` writes and explains."""
+
     weights: Annotated[str, name_of("weights")]
-    source_sha256: str
-    tensors_sha256: str
-    logits: bool
+    source_sha256: str = ""
+    tensors_sha256: str = ""
+    logits: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +89,9 @@ def _outdated(path: Path | str, reason: str) -> UserError:
     return UserError(f"{path} was not written by this version of the suite: {reason}; train or convert it again")
 
 
-def check_weights(description: Description, path: Path | str) -> None:
-    """Raise UserError, which names the file, unless this is the description of pretrained weights."""
-    check_known(_Weights, description, str(path))
+def check_weights(description: Description, path: Path | str) -> PretrainedWeights:
+    """The description of pretrained weights. Raises UserError, which names the file, if it is that of anything else."""
+    return check_known(PretrainedWeights, description, str(path))
 
 
 def check_state(description: Description, path: Path | str) -> None:
