@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cm import __version__, registry
-from cm.checkpoints import native
+from cm.checkpoints import descriptions, native
 from cm.config import Protocol, Run, make_component
 from cm.config.layout import Layout
 from cm.data import prepared
@@ -28,8 +28,6 @@ from cm.evaluation.extractors import Extractor
 from cm.methods.base import Objective
 from cm.training.plan import Plan
 from cm.utils import fetch, files, provenance
-
-DESCRIPTION = ("run", "progress", "commit", "network", "noise", "preconditioning")  # what every model file says
 
 
 def plan_training(run: Run, *, data: Path, out: Path, keep: list[int], inputs: Mapping[str, Path], device: str) -> Plan:
@@ -108,29 +106,12 @@ def build_model(description: Mapping[str, Any]) -> nn.Module:
 def read_model(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the description in a model file.
 
-    Raises UserError for the state of an unfinished training, and for a file that an earlier version of this suite
-    wrote, whose description has other keys.
+    Raises UserError for the state of an unfinished training, and for a file whose description is not that of a model of
+    this version of the suite.
     """
     tensors, description = native.load(path)
-    if "weights" in description:
-        raise UserError(f"{path} holds the pretrained weights {description['weights']}, not a model of this suite")
-    if "network" not in description:
-        raise UserError(f"{path} is the state of a training that is not finished, not a model")
-    missing = [key for key in DESCRIPTION if key not in description]
-    if missing:
-        raise _outdated(path, f"it does not say its {missing[0]}")
-    try:
-        _build_section("network", description)
-        if description["preconditioning"] is not None:
-            registry.get("preconditioning", description["preconditioning"])
-            build_noise(description)
-    except UserError as error:
-        raise _outdated(path, str(error)) from None
+    descriptions.check_model(description, path)
     return tensors, description
-
-
-def _outdated(path: Path | str, reason: str) -> UserError:
-    return UserError(f"{path} was not written by this version of the suite: {reason}; train or convert it again")
 
 
 def load_model(path: Path | str, device: str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
@@ -139,9 +120,25 @@ def load_model(path: Path | str, device: str = "cpu") -> tuple[nn.Module, dict[s
     Raises UserError for a file that is missing, damaged or holds no model.
     """
     tensors, description = read_model(path)
+    module = _restore_model(tensors, description, path)
+    return sampling.to_device(module, device).eval().requires_grad_(False), description
+
+
+def _restore_model(tensors: Mapping[str, Tensor], description: Mapping[str, Any], path: Path | str) -> nn.Module:
+    """The model of a description with the tensors of the file `path`.
+
+    They are compared with those of the model before it takes any memory, which is only then what the file has. Raises
+    UserError for a description that no model can have, and for tensors of another model.
+    """
+    try:
+        with torch.device("meta"):
+            expected = build_model(description).state_dict()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path} describes a network that cannot be built: {str(error).splitlines()[0]}") from None
+    native.compare(expected, tensors, path)
     module = build_model(description)
     native.restore(module, tensors, path)
-    return sampling.to_device(module, device).eval().requires_grad_(False), description
+    return module
 
 
 def import_released(run: Run, checkpoint: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -271,7 +268,7 @@ def _perceptual_distance(run: Run, path: Path | str, device: str) -> PerceptualD
     lpips: LPIPS = run.objective.distance
     shape, weights = image_shape(run.describe()), native.description(path).get("weights")
     if weights:
-        lpips.check_size(shape[-1], weights, registry.get("weights", weights).least_size, run.name)
+        lpips.check_size(shape[-1], weights, registry.get("weights", weights, str(path)).least_size, run.name)
         how = {"pooling": lpips.pooling, "precision": lpips.precision, "device": device}
         return lpips.with_network(pretrained.load_lpips(path, **how))
     backbone, _ = load_classifier(path, shape, device)
@@ -302,8 +299,7 @@ def _load_teacher(run: Run, inputs: Mapping[str, Path], student: nn.Module) -> n
     tensors, description = read_model(path)
     if description["preconditioning"] != "edm":
         raise UserError(f"{path} holds {description['run']}, which is not a diffusion model and cannot be a teacher")
-    teacher = build_model(description)
-    native.restore(teacher, tensors, path)
+    teacher = _restore_model(tensors, description, path)
     if run.objective.starts_from_teacher:
         native.restore(student, tensors, path)
     return teacher

@@ -7,9 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+LONGEST_MESSAGE = 2000  # characters
+
 
 class UserError(Exception):
-    """A mistake of the user. The command line prints its message and exits with status 2, without a traceback."""
+    """A mistake of the user. The command line prints its message and exits with status 2, without a traceback.
+
+    The message is one printable line, whatever the values are that it quotes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_line(message))
+
+
+def _one_line(message: str) -> str:
+    """A message with unprintable characters as escapes, and without the middle of what is very long."""
+    if len(message) > LONGEST_MESSAGE:
+        half = LONGEST_MESSAGE // 2
+        message = f"{message[:half]} ... {message[-half:]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
 
 
 class Interrupted(Exception):

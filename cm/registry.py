@@ -73,7 +73,7 @@ def name(kind: str, component: Any) -> str:
 
 def get(kind: str, name: str, where: str = "") -> Any:
     """The component of `kind` called `name`. Raises UserError, with the known names, if there is none."""
-    if name not in components(kind):
+    if not isinstance(name, str) or name not in components(kind):
         raise unknown(kind, name, components(kind), where)
     return components(kind)[name]
 

@@ -19,16 +19,15 @@ CONVENTIONS = {"openai": (1000, 1), "edm": (1, 4)}
 def fit_weights(tensors: Mapping[str, Tensor], network: Any, source: object) -> dict[str, Tensor]:
     """Return the tensors in float32, in the order of `network.build().state_dict()`, into which they load strictly.
 
-    Raises UserError that names `source` and the first tensor that is missing, of another shape or type, or superfluous.
+    Raises UserError that names `source` and the first tensor that is missing, of another shape or type, superfluous, or
+    not finite.
     """
     import torch
 
     with torch.device("meta"):
         expected = network.build().state_dict()
     native.compare(expected, tensors, source)
-    for name in expected:
-        if not tensors[name].is_floating_point():
-            raise UserError(f"{source}: {name} is {tensors[name].dtype}, which is no type of weights")
+    native.check_finite(tensors, source)
     return {name: tensors[name].detach().to(torch.float32) for name in expected}
 
 

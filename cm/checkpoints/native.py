@@ -116,7 +116,7 @@ def _parse(text: str, path: Path | str) -> dict[str, Any]:
     """The description of a text in JSON; DamagedFile for anything else."""
     try:
         parsed = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
         raise DamagedFile(f"{path} is damaged: its description is not JSON")
@@ -145,15 +145,20 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def restore(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
-    """Load the tensors of the file `path` into a module. Raises UserError as `compare` does."""
+    """Load the tensors of the file `path` into a module.
+
+    Raises UserError as `compare` does, and for a number that is not finite.
+    """
     compare(module.state_dict(), tensors, path)
+    check_finite(tensors, path)
     module.load_state_dict(dict(tensors))
 
 
 def compare(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: object) -> None:
-    """Compare the names and shapes of the tensors of the file `path` with those of the state dict of a network.
+    """Compare the names, shapes and types of the tensors of the file `path` with those of the state dict of a network.
 
-    Raises UserError that names the file and the first tensor that is missing, of another shape, or superfluous.
+    Weights may be of any floating-point type of at least 16 bits. Raises UserError that names the file and the first
+    tensor that is missing, of another shape or type, or superfluous.
     """
     for name, tensor in expected.items():
         if name not in tensors:
@@ -161,6 +166,22 @@ def compare(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path:
         if tensors[name].shape != tensor.shape:
             shapes = f"{list(tensors[name].shape)}, not {list(tensor.shape)}"
             raise UserError(f"{path} holds another network: its {name} is {shapes}")
+        if not _types_agree(tensor, tensors[name]):
+            raise UserError(f"{path}: {name} is {tensors[name].dtype}, which is no type of weights")
     superfluous = sorted(set(tensors) - set(expected))
     if superfluous:
         raise UserError(f"{path} holds another network: its {superfluous[0]!r} has no place in this one")
+
+
+def _types_agree(expected: Tensor, found: Tensor) -> bool:
+    """Whether a tensor can take the place of another one: both are weights, or they are of the same type."""
+    if not expected.is_floating_point():
+        return found.dtype == expected.dtype
+    return found.is_floating_point() and found.element_size() >= 2
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: object) -> None:
+    """Raise UserError that names the file `path` and the first tensor with a number that is not finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):
+            raise UserError(f"{path} is damaged: {name} has numbers that are not finite")

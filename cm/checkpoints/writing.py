@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cm import registry
 from cm.checkpoints import diffusers_folder, diffusers_names, native, torch_file
 from cm.checkpoints.fitting import check_conventions, fit_weights
 from cm.config import check
-from cm.config.checking import make_component
+from cm.config.checking import convert, make_component
+from cm.config.settings import at_least, at_most
 from cm.diffusion.noise import KarrasNoise
 from cm.errors import UserError, unknown
 from cm.networks.adm import ADM
@@ -19,6 +20,7 @@ from cm.utils import outputs
 if TYPE_CHECKING:
     from torch import Tensor
 
+Steps = Annotated[int, at_least(1), at_most(10**6)]
 DEFAULT_STEPS = 40  # of the paper's distillations of ImageNet and LSUN
 
 
@@ -74,7 +76,7 @@ def _write_diffusers(tensors: Mapping[str, Tensor], description: Mapping[str, An
             "'boundary' and no other"
         )
     settings = {key: value for key, value in description["noise"].items() if key != "name"}
-    noise, steps = check(KarrasNoise, settings, f"{run}, noise"), final_steps(description["objective"], run)
+    noise, steps = check(KarrasNoise, settings, f"{run}, noise"), final_steps(description.get("objective", {}), run)
     unet = diffusers_names.unet_state_dict(weights, network)
     diffusers_folder.write(out, unet, network=network, noise=noise, steps=steps)
 
@@ -85,7 +87,8 @@ def final_steps(objective: Mapping[str, Any], run: str) -> int:
     `objective`: the settings of the method. A method without a curriculum has its `steps` or, without those, 40.
     """
     if "curriculum" not in objective:
-        return objective.get("steps") or DEFAULT_STEPS
+        steps: int = convert(Steps, objective.get("steps", DEFAULT_STEPS), "steps", run)
+        return steps
     curriculum = make_component("curriculum", objective["curriculum"], f"{run}, curriculum")
     return curriculum.steps_at(1, 1)
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import click
-import yaml
 
 from cm import registry
-from cm.cli.options import WholeNumber
+from cm.cli.options import Number, WholeNumber
 from cm.cli.paths import OUT_FOLDER, Command, InputText
 from cm.config.checking import WORDS, hints_of, parse_list
+from cm.config.yaml_reader import parse_yaml
+from cm.errors import UserError
 
 
 class PrepareCommand(Command):
@@ -74,10 +75,9 @@ def parse_setting(hint: Any, text: str) -> Any:
     if plain is float and _is_number(text):
         return float(text)
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_list(plain, parse_yaml(text, text), text)
+    except UserError:
         return text
-    return parse_list(plain, value)
 
 
 def _is_number(text: str) -> bool:
@@ -85,7 +85,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return text.isascii()
 
 
 @click.command(cls=PrepareCommand)
@@ -99,7 +99,7 @@ def _is_number(text: str) -> bool:
 @click.option("--workers", type=WholeNumber(1), help="processes; by default one for each core")
 @click.option(
     "--allow-undecodable",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Number(0, 1, max_open=True),
     default=0.0,
     metavar="SHARE",
     help="leave out images that cannot be decoded, up to this share of all; by default stop at the first",

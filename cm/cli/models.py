@@ -13,6 +13,7 @@ import click
 from cm import config
 from cm.cli.options import (
     Machine,
+    Number,
     WholeNumber,
     experiments_option,
     group,
@@ -138,7 +139,7 @@ def _without_option(arguments: Sequence[str], option: str) -> list[str]:
 def _parse_outputs(out: Sequence[Path]) -> tuple[Path, list[int]]:
     """The folder of the model files, and the percentages of training that they are named by."""
     folders = {path.parent for path in out}
-    matches = [re.fullmatch(r"([1-9]\d?|100)\.safetensors", path.name) for path in out]
+    matches = [re.fullmatch(r"([1-9][0-9]?|100)\.safetensors", path.name) for path in out]
     progress = [int(match[1]) for match in matches if match]
     if len(folders) > 1 or len(progress) < len(out):
         raise UserError(
@@ -195,7 +196,7 @@ def _import_checkpoint(run: str, checkpoint: Path | None, experiments: Path, out
 )
 @click.option(
     "--teraflops",
-    type=float,
+    type=Number(),
     default=100.0,
     show_default=True,
     help="assumed speed of a GPU, 10^12 operations per second",

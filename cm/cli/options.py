@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,14 +39,30 @@ PROTOCOL = InputText(lambda text: text.endswith(".yaml"))
 class WholeNumber(click.IntRange):
     """A whole number within bounds; the error names the option and the bound that is not respected."""
 
+    def __init__(self, lowest: int, highest: int = 10**9) -> None:
+        super().__init__(lowest, highest)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number that the text of an option stands for."""
+        """The number that the text of an option stands for, which has ASCII digits only."""
+        if isinstance(value, str) and not re.fullmatch(r"[-+]?[0-9]{1,20}", value):
+            self.fail(f"{value!r} is not a valid integer.", param, ctx)
         number = int(click.INT.convert(value, param, ctx))
         name = param.name if param else "the value"
         if self.min is not None and number < self.min:
             raise click.UsageError(f"{name} must be at least {self.min:g}, not {number}", ctx)
         if self.max is not None and number > self.max:
             raise click.UsageError(f"{name} must be at most {self.max:g}, not {number}", ctx)
+        return number
+
+
+class Number(click.FloatRange):
+    """A number within bounds that is finite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number that the text of an option stands for."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
 
 
@@ -183,7 +201,7 @@ machine_options = group(
     ),
     click.option(
         "--save-seconds",
-        type=click.FloatRange(0),
+        type=Number(0),
         default=60.0,
         show_default=True,
         help="time after which the state is saved again",

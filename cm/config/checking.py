@@ -12,10 +12,9 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
-import yaml
-
 from cm import registry
-from cm.config.settings import Bound, Component, NameOf
+from cm.config.settings import Bound, Component, NameOf, PlainName
+from cm.config.yaml_reader import parse_scalar
 from cm.errors import UserError, unknown
 
 
@@ -26,6 +25,7 @@ class Dataclass(Protocol):
 
 
 Settings = TypeVar("Settings", bound=Dataclass)
+EMPTY_LIST = "none"  # in names
 WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -46,6 +46,11 @@ def check(cls: type[Settings], values: Mapping[str, Any], where: str) -> Setting
     if hasattr(instance, "check"):
         instance.check(where)
     return instance
+
+
+def check_known(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """`check` of those values that the dataclass `cls` has fields for; others are ignored."""
+    return check(cls, {key: value for key, value in values.items() if key in hints_of(cls)}, where)
 
 
 @functools.cache
@@ -78,18 +83,24 @@ def convert(hint: Any, value: Any, name: str, where: str) -> Any:
         (inner,) = (argument for argument in arguments if argument is not type(None))
         return None if value is None else convert(inner, value, name, where)
     if origin is Literal:
-        if value not in arguments:
+        if not any(value == word and type(value) is type(word) for word in arguments):
             raise unknown(name, value, arguments, where)
         return value
     if origin is tuple:
         return _convert_tuple(arguments, value, name, where)
     if origin is dict or hint is dict:
-        entries = _mapping(value, name, where)
-        inner = arguments[1] if arguments else Any
-        return {key: convert(inner, entry, f"{name} {key}", where) for key, entry in entries.items()}
+        return _convert_mapping(arguments or (Any, Any), _mapping(value, name, where), name, where)
     if dataclasses.is_dataclass(hint):
         return check(typing.cast(type[Dataclass], hint), _mapping(value, name, where), f"{where}, {name}")
     return _convert_scalar(hint, value, name, where)
+
+
+def _convert_mapping(arguments: tuple[Any, ...], entries: Mapping[Any, Any], name: str, where: str) -> dict[Any, Any]:
+    key_hint, inner = arguments
+    return {
+        convert(key_hint, key, f"a key of {name}", where): convert(inner, entry, f"{name} {key}", where)
+        for key, entry in entries.items()
+    }
 
 
 def _convert_annotated(inner: Any, marks: tuple[Any, ...], value: Any, name: str, where: str) -> Any:
@@ -100,7 +111,7 @@ def _convert_annotated(inner: Any, marks: tuple[Any, ...], value: Any, name: str
             raise unknown(mark.kind, value, registry.names(mark.kind), f"{where}, {name}")
     value = convert(inner, value, name, where)
     for mark in marks:
-        if isinstance(mark, Bound):
+        if isinstance(mark, Bound | PlainName):
             mark.check(value, name, where)
     return value
 
@@ -125,7 +136,14 @@ def _convert_scalar(hint: Any, value: Any, name: str, where: str) -> Any:
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         advice = " (YAML reads 4e-4 as text: write 4.0e-4)" if isinstance(value, str) and hint is float else ""
         raise UserError(f"{where}: '{name}' must be {WORDS.get(hint, hint)}, not {value!r}{advice}")
-    return float(value) if hint is float else value
+    return _to_float(value, name, where) if hint is float else value
+
+
+def _to_float(value: int | float, name: str, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise UserError(f"{where}: '{name}' must be a finite number, not one of {len(str(value))} digits") from None
 
 
 def make_component(kind: str, value: Any, where: str) -> Any:
@@ -133,9 +151,7 @@ def make_component(kind: str, value: Any, where: str) -> Any:
 
     Returns the function, or the instance of the settings dataclass. Raises UserError for an unknown name or setting.
     """
-    if not isinstance(value, str | Mapping):
-        raise UserError(f"{where}: must be the name of a {kind}, or a mapping of its name and settings, not {value!r}")
-    settings = {"name": value} if isinstance(value, str) else dict(value)
+    settings = component_mapping(kind, value, where)
     if "name" not in settings:
         raise UserError(f"{where}: needs a 'name'; known: {', '.join(registry.names(kind))}")
     name = settings.pop("name")
@@ -145,6 +161,16 @@ def make_component(kind: str, value: Any, where: str) -> Any:
     if settings:
         raise UserError(f"{where}: the {kind} '{name}' has no settings, so no {next(iter(settings))!r}")
     return found
+
+
+def component_mapping(kind: str, value: Any, where: str) -> dict[str, Any]:
+    """The mapping of the name and the settings of a component that is given so, or by its name alone.
+
+    Raises UserError for anything else.
+    """
+    if not isinstance(value, str | Mapping):
+        raise UserError(f"{where}: must be the name of a {kind}, or a mapping of its name and settings, not {value!r}")
+    return {"name": value} if isinstance(value, str) else dict(value)
 
 
 def component_kind(hint: Any) -> str | None:
@@ -190,12 +216,12 @@ def plain_component(kind: str, value: Any, *, changed_only: bool = False) -> Any
     return {"name": name, **to_plain(value, changed_only=changed_only)}
 
 
-def parse_list(hint: Any, value: Any) -> Any:
-    """A value read from a name, where `4+8` is a list if the type hint is one."""
+def parse_list(hint: Any, value: Any, where: str) -> Any:
+    """A value read from a name, where `4+8` is a list if the type hint is one, and `none` the empty list."""
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(argument for argument in get_args(hint) if argument is not type(None))
     if get_origin(hint) is tuple and isinstance(value, str):
-        return [yaml.safe_load(part) for part in value.split("+")]
+        return [parse_scalar(part, where) for part in value.split("+")] if value != EMPTY_LIST else []
     return value

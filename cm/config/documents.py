@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Annotated, Any
 
 from cm.config.checking import check
 from cm.config.runs import SECTIONS
-from cm.errors import UserError, unknown
+from cm.config.settings import at_least, at_most, plain_name
+from cm.config.yaml_reader import read_yaml
+from cm.errors import unknown
 
 Document = dict[str, Any]
+LONGEST_CHAIN = 1 << 20  # steps of the first stage of progressive distillation
 MERGED = (*SECTIONS, "evaluation")  # sections in which the method's file changes single settings of base.yaml
 
 
@@ -36,33 +37,18 @@ class ExperimentFile:
     noise: dict[str, Any] = dataclasses.field(default_factory=dict)
     evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    released: dict[str, Any] = dataclasses.field(default_factory=dict)
+    released: dict[Annotated[str, plain_name("released checkpoint")], Any] = dataclasses.field(default_factory=dict)
     when: dict[str, Any] = dataclasses.field(default_factory=dict)
     teacher: str | None = None
     perceptual: str | None = None
     sampler: str | None = None
-    chain: int | None = None
+    chain: Annotated[int, at_least(1), at_most(LONGEST_CHAIN)] | None = None
 
 
 def read_experiment(path: Path) -> Document:
     """One experiment file; UserError for a key that is unknown or of another type."""
     document = read_yaml(path)
     check(ExperimentFile, document, str(path))
-    return document
-
-
-def read_yaml(path: Path) -> Document:
-    """A YAML mapping; UserError with the line if the file is missing or something else."""
-    try:
-        document = yaml.load(Path(path).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        raise UserError(f"no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: expected a mapping of settings")
     return document
 
 
@@ -73,7 +59,7 @@ def merge(base: Mapping[str, Any], own: Mapping[str, Any], method: str) -> Docum
     """
     merged: Document = {**base, **own}
     for section in MERGED:
-        ours, theirs = own.get(section) or {}, base.get(section) or {}
+        ours, theirs = own.get(section, {}), base.get(section, {})
         replaced = ours.get("name", theirs.get("name")) != theirs.get("name")
         merged[section] = dict(ours) if replaced else {**theirs, **ours}
     merged["objective"]["name"] = method

@@ -15,6 +15,7 @@ from cm import registry
 from cm.config import variants
 from cm.config.checking import check, make_component
 from cm.config.documents import Document, find_method_file, merge, read_experiment
+from cm.config.names import check_name, fill_template
 from cm.config.protocols import PROTOCOLS, Protocol, read_protocol
 from cm.config.runs import COMPONENTS, Links, Run, RunName
 from cm.config.samplers import parse_sampler
@@ -92,7 +93,7 @@ class Experiments:
         return self._methods[dataset, method]
 
     def _base(self, dataset: str) -> Document:
-        return self._read(self.folder / dataset / "base.yaml")
+        return self._read(self.folder / check_name(dataset, "data set") / "base.yaml")
 
     def _read(self, path: Path) -> Document:
         if path not in self._files:
@@ -122,8 +123,19 @@ class Experiments:
         `teacher:` of the experiment file names a method of the same data set and, after a slash, a variant of it:
         `edm`, `edm/released~edm_ema`. With a `chain:` of n, a run of fewer steps than n has the run of twice its steps
         as its teacher (progressive distillation is a chain of runs), and the run of n steps has the `teacher:` of the
-        file.
+        file. Raises UserError for a teacher that is no diffusion model, and for a run that is its own teacher, if only
+        through others.
         """
+        chain = [run]
+        while (found := self._find_teacher(chain[-1])) is not None:
+            if found in chain:
+                circle = " <- ".join(other.name for other in (*chain, found))
+                raise UserError(f"{run.name}: its teachers form a circle: {circle}")
+            chain.append(found)
+        return chain[1] if len(chain) > 1 else None
+
+    def _find_teacher(self, run: Run) -> Run | None:
+        """The teacher of a run, whose own teachers are not looked for."""
         if run.released or not run.objective.needs_teacher:
             return None
         chain, steps = run.links.chain, run.settings.get("steps")
@@ -134,6 +146,8 @@ class Experiments:
             raise UserError(f"{run.dataset}/{run.method}: needs a 'teacher:' in its experiment file")
         method, _, variant = run.links.teacher.partition("/")
         teacher = self.run(f"{run.dataset}/{method}/{variant or 'default'}/seed{run.seed}")
+        if teacher.objective.sampling_preconditioning != "edm":
+            raise UserError(f"{run.name}: {teacher.name} is not a diffusion model and cannot be a teacher")
         if run.objective.starts_from_teacher and _weight_settings(run) != _weight_settings(teacher):
             raise UserError(f"{run.name}: starts from the weights of {teacher.name}, but its network is another one")
         return teacher
@@ -141,14 +155,14 @@ class Experiments:
     def perceptual(self, run: Run) -> Run | Weights | None:
         """The network whose features a perceptual distance compares, None for a run without such a distance.
 
-        Raises UserError for a run that names none, and for pretrained weights that need larger images.
+        Raises UserError for a run that names none or no classifier, and for pretrained weights that need larger images.
         """
         if run.released or not run.objective.needs_perceptual_network:
             return None
         if run.links.perceptual is None:
             distance = run.settings["distance"]
             raise UserError(f"{run.dataset}/{run.method}: distance '{distance}' needs a 'perceptual:' in base.yaml")
-        network = self.run_or_weights(run.links.perceptual)
+        network = self.find_features(run.links.perceptual, f"{run.name}, perceptual")
         if isinstance(network, Weights):
             least = registry.get("weights", network.name).least_size
             run.objective.distance.check_size(run.network.resolution, network.name, least, run.name)
@@ -160,6 +174,16 @@ class Experiments:
             return self.run(name)
         registry.get("weights", name)
         return Weights(name)
+
+    def find_features(self, name: str, where: str) -> Run | Weights:
+        """The classifier, or the pretrained weights, of that name, whose features compare images.
+
+        Raises UserError, which names `where`, for a run that is no classifier.
+        """
+        found = self.run_or_weights(name)
+        if isinstance(found, Run) and not found.objective.has_features:
+            raise UserError(f"{where}: {name} is not a classifier and has no features")
+        return found
 
     # ---- data and scores ----
 
@@ -242,7 +266,7 @@ def _double(run: Run, steps: int, chain: int) -> int:
 def sampler_of(run: Run) -> Any:
     """The sampler that the experiment file of a run names, None if it names none."""
     template = run.links.sampler
-    return parse_sampler(sampler_name(run, template), run.name) if template else None
+    return None if template is None else parse_sampler(sampler_name(run, template), run.name)
 
 
 def sampler_name(run: Run, template: str) -> str:
@@ -250,7 +274,4 @@ def sampler_name(run: Run, template: str) -> str:
 
     `ode,denoise_last~false,solver~euler,steps~{steps}`.
     """
-    try:
-        return template.format(**run.settings)
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"{run.name}: sampler '{template}' names {error}, which is no setting of the run") from None
+    return fill_template(template, run.settings, f"{run.name}, sampler")

@@ -5,6 +5,8 @@ patterns of the workflow's rules:
 
     Layout().score()                        results/scores/{run}/{progress}/{sampler}/{protocol}.json
     Layout().score(run="digits/cd/default/seed0", progress=100, sampler="onestep", protocol="offline")
+
+No path leaves the folder that it belongs to: a part that is absolute or has `..` in it is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +18,15 @@ from pathlib import Path
 from cm.errors import UserError
 
 PREVIEW_COUNT = 64  # samples of a preview
-_PARTS = {"run": r".+/seed\d+", "progress": r"\d+", "sampler": r"[^/]+", "protocol": r"[^/]+"}
+_PARTS = {"run": r".+/seed[0-9]+", "progress": r"[0-9]+", "sampler": r"[^/]+", "protocol": r"[^/]+"}
+
+
+def join(root: str, *parts: str) -> str:
+    """The path of the parts below a folder. Raises UserError for parts with which it would be elsewhere."""
+    path = "/".join(parts)
+    if "\0" in path or {"", "..", "."} & set(path.split("/")):
+        raise UserError(f"'{path}' is not a path below {root}")
+    return f"{root}/{path}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,55 +38,55 @@ class Layout:
 
     def data(self, dataset: str = "{dataset}") -> str:
         """The folder of a prepared data set."""
-        return f"{self.results}/data/{dataset}"
+        return join(self.results, "data", dataset)
 
     def manifest(self, dataset: str = "{dataset}") -> str:
         """What a prepared data set was made of."""
-        return f"{self.data(dataset)}/manifest.json"
+        return join(self.data(dataset), "manifest.json")
 
     def images(self, dataset: str = "{dataset}", split: str = "{split}") -> str:
         """The images of a split, uint8 [N, H, W, C]."""
-        return f"{self.data(dataset)}/{split}/images.npy"
+        return join(self.data(dataset), split, "images.npy")
 
     def labels(self, dataset: str = "{dataset}", split: str = "{split}") -> str:
         """The labels of a split, int64 [N]."""
-        return f"{self.data(dataset)}/{split}/labels.npy"
+        return join(self.data(dataset), split, "labels.npy")
 
     def model(self, run: str = "{run}", progress: int | str = "{progress}") -> str:
         """The model of a run at a percentage of its training."""
-        return f"{self.results}/models/{run}/{progress}.safetensors"
+        return join(self.results, "models", run, f"{progress}.safetensors")
 
     def seconds(self, run: str = "{run}") -> str:
         """How long the training of a run took, over all its starts."""
-        return f"{self.results}/models/{run}/seconds.json"
+        return join(self.results, "models", run, "seconds.json")
 
     def state(self, run: str = "{run}") -> str:
         """The last state of a training that is not complete."""
-        return f"{self.results}/models/{run}/partial/state.safetensors"
+        return join(self.results, "models", run, "partial/state.safetensors")
 
     def jobs(self, run: str = "{run}") -> str:
         """The folder of the jobs of a training, until its models have been collected."""
-        return f"{self.results}/jobs/{run}"
+        return join(self.results, "jobs", run)
 
     def weights(self, name: str = "{name}") -> str:
         """Pretrained weights, as this suite reads them."""
-        return f"{self.results}/weights/{name}.safetensors"
+        return join(self.results, "weights", f"{name}.safetensors")
 
     def samples(
         self, run: str = "{run}", progress: int | str = "{progress}", sampler: str = "{sampler}", suffix: str = ".npy"
     ) -> str:
         """The samples of a model through a sampler, uint8 [N, H, W, C]; how they were made has the suffix .json."""
-        return f"{self.results}/samples/{run}/{progress}/{sampler}{suffix}"
+        return join(self.results, "samples", run, str(progress), f"{sampler}{suffix}")
 
     def preview(
         self, run: str = "{run}", progress: int | str = "{progress}", sampler: str = "{sampler}", suffix: str = ".npy"
     ) -> str:
         """The first samples, which are kept; as a picture with the suffix .png."""
-        return f"{self.results}/previews/{run}/{progress}/{sampler}{suffix}"
+        return join(self.results, "previews", run, str(progress), f"{sampler}{suffix}")
 
     def features(self, dataset: str = "{dataset}", protocol: str = "{protocol}") -> str:
         """What a protocol needs of the features of a data set's reference images."""
-        return f"{self.results}/features/{dataset}/{protocol}.npz"
+        return join(self.results, "features", dataset, f"{protocol}.npz")
 
     def score(
         self,
@@ -86,11 +96,11 @@ class Layout:
         protocol: str = "{protocol}",
     ) -> str:
         """The score of a model through a sampler by a protocol."""
-        return f"{self.results}/scores/{run}/{progress}/{sampler}/{protocol}.json"
+        return join(self.results, "scores", run, str(progress), sampler, f"{protocol}.json")
 
     def baseline(self, dataset: str = "{dataset}", split: str = "{split}", protocol: str = "{protocol}") -> str:
         """The score of the real images of a split by a protocol."""
-        return f"{self.results}/scores/{dataset}/real/{split}/{protocol}.json"
+        return join(self.results, "scores", dataset, "real", split, f"{protocol}.json")
 
     @property
     def logs(self) -> str:
@@ -99,15 +109,15 @@ class Layout:
 
     def log(self, *parts: str) -> str:
         """The log of a job."""
-        return f"{self.logs}/{'/'.join(parts)}.log"
+        return join(self.logs, f"{'/'.join(parts)}.log")
 
     def table(self, name: str = "{name}", suffix: str = ".csv") -> str:
         """A table."""
-        return f"{self.reports}/tables/{name}{suffix}"
+        return join(self.reports, "tables", f"{name}{suffix}")
 
     def figure(self, name: str = "{name}", suffix: str = ".svg") -> str:
         """A figure."""
-        return f"{self.reports}/figures/{name}{suffix}"
+        return join(self.reports, "figures", f"{name}{suffix}")
 
     def parse(self, path: str) -> dict[str, str]:
         """The run and, where the path has them, progress, sampler and protocol; nothing for another kind of path."""

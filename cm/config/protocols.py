@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 from cm import registry
 from cm.config.checking import check, to_plain
-from cm.config.documents import read_yaml
+from cm.config.names import check_name
+from cm.config.runs import RunName
 from cm.config.sections import Precision, Quantization
-from cm.config.settings import at_least, name_of
+from cm.config.settings import at_least, at_most, name_of, plain_name
+from cm.config.yaml_reader import read_yaml
 from cm.errors import UserError, unknown
 
 PROTOCOLS = Path("config/protocols")
@@ -36,9 +38,9 @@ class Protocol:
     resizer: Annotated[str, name_of("resizer")] = "legacy_tensorflow"
     quantization: Quantization | None = None
     reference: str = "train"
-    statistics: str | None = None
-    samples: Annotated[int, at_least(2)] = 50_000
-    reference_images: Annotated[int, at_least(4)] = 10_000
+    statistics: Annotated[str, plain_name("statistics file")] | None = None
+    samples: Annotated[int, at_least(2), at_most(10**7)] = 50_000
+    reference_images: Annotated[int, at_least(4), at_most(10**7)] = 10_000
     precision: Precision = "float32"
     file: Path = dataclasses.field(default=Path(), compare=False)
 
@@ -55,9 +57,11 @@ class Protocol:
 def read_protocol(name: str, folder: Path = PROTOCOLS) -> Protocol:
     """The protocol of that name in a folder, or in a file if the name ends in .yaml.
 
-    Raises UserError for an unknown name, key or value, and for a resizer that the extractor does not take.
+    Raises UserError for an unknown name, key or value, for a name that cannot be a part of a path, and for a resizer
+    that the extractor does not take.
     """
-    path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
+    path = Path(name) if name.endswith(".yaml") else folder / f"{check_name(name, 'protocol')}.yaml"
+    check_name(path.stem, "protocol", str(path))
     if not path.is_file():
         raise unknown("protocol", name, [known.stem for known in path.parent.glob("*.yaml")], str(path.parent))
     document = read_yaml(path)
@@ -71,6 +75,7 @@ def read_protocol(name: str, folder: Path = PROTOCOLS) -> Protocol:
 
 def _check_resizer(protocol: Protocol, path: Path) -> None:
     if "/" in protocol.extractor:
+        RunName.parse(protocol.extractor)
         known: tuple[str, ...] = ("none",)
     else:
         known = registry.get("weights", protocol.extractor, str(path)).resizers

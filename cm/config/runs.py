@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from cm.config.checking import plain_component, to_plain
+from cm.config.names import check_name
 from cm.config.sections import Evaluation, Released, Training
 from cm.errors import UserError
 
@@ -17,7 +18,7 @@ COMPONENTS = {
     "noise": "noise",
 }  # sections that are components, and of which kind
 SECTIONS = ("objective", "training", "network", "noise")  # what a training depends on
-_NAME = re.compile(r"(?P<dataset>[^/]+)/(?P<method>[^/]+)/(?P<variant>[^/]+)/seed(?P<seed>0|[1-9]\d*)")
+_NAME = re.compile(r"([^/]+)/([^/]+)/([^/]+)/seed(0|[1-9][0-9]*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +32,20 @@ class RunName:
 
     @classmethod
     def parse(cls, text: str) -> RunName:
-        """The name with its parts separated; UserError for text of another form, and for a seed that is too large."""
+        """The name with its parts separated.
+
+        Raises UserError for text of another form, for a part that cannot be a part of a path, and for a seed that is
+        too large.
+        """
         match = _NAME.fullmatch(text)
         if not match:
             raise UserError(f"run '{text}' is not of the form <dataset>/<method>/<variant>/seed<seed>")
-        if int(match["seed"]) > MAX_SEED:
+        dataset, method, variant, seed = match.groups()
+        for part, what in ((dataset, "data set"), (method, "method"), (variant, "variant")):
+            check_name(part, what, f"run '{text}'")
+        if len(seed) > len(str(MAX_SEED)) or int(seed) > MAX_SEED:
             raise UserError(f"run '{text}': seed must be at most {MAX_SEED}")
-        return cls(match["dataset"], match["method"], match["variant"], int(match["seed"]))
+        return cls(dataset, method, variant, int(seed))
 
     def __str__(self) -> str:
         return f"{self.without_seed}/seed{self.seed}"

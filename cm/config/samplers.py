@@ -7,6 +7,7 @@ from typing import Any
 
 from cm import registry
 from cm.config.checking import make_component
+from cm.config.names import check_name
 from cm.config.variants import apply, complete, parse_variant, write_variant
 from cm.errors import UserError
 
@@ -18,6 +19,7 @@ def parse_sampler(text: str, where: str = "") -> Any:
     Raises UserError for an unknown sampler, setting or value, and for a name that is not written as variants are
     (settings sorted, those at their default left out), so that no sampler has two names.
     """
+    check_name(text, "sampler", where)
     name, _, rest = text.partition(",")
     registry.get("sampler", name, where)
     changes = parse_variant(rest) if rest else {}

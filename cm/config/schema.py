@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from cm import registry
 from cm.config.checking import hints_of, is_required
 from cm.config.documents import ExperimentFile
+from cm.config.names import NAME
 from cm.config.protocols import Protocol
 from cm.config.sections import Data, Evaluation, Released, Training
-from cm.config.settings import Bound, Component, NameOf
+from cm.config.settings import Bound, Component, NameOf, PlainName
 from cm.config.suite_files import SuiteFile
 from cm.utils.files import replace_file
 
@@ -49,7 +50,7 @@ def experiment_schema() -> Schema:
         "noise": _any_of_components("noise", named=True),
         "evaluation": _partial(_object(Evaluation)),
         "data": {**_partial(_object(Data)), "additionalProperties": True},
-        "released": {"type": "object", "additionalProperties": _object(Released)},
+        "released": {**schema["properties"]["released"], "additionalProperties": _object(Released)},
     }
     schema["properties"] |= sections
     return {**schema, "title": "Experiment file"}
@@ -126,7 +127,9 @@ def schema_of(hint: Any) -> Schema:
         item = schema_of(arguments[0])
         return {"anyOf": [{"type": "array", "items": item}, item]}
     if origin is dict:
-        return {"type": "object", "additionalProperties": schema_of(arguments[1])}
+        names = schema_of(arguments[0])
+        restricted = {"propertyNames": names} if "pattern" in names else {}
+        return {"type": "object", **restricted, "additionalProperties": schema_of(arguments[1])}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _object(hint)
     return {"type": SCALARS[hint]} if hint in SCALARS else {}
@@ -138,7 +141,9 @@ def _schema_of_annotated(inner: Any, marks: tuple[Any, ...]) -> Schema:
             return _component(mark.kind)
         if isinstance(mark, NameOf):
             return {"enum": registry.names(mark.kind)}
-    bounds = {mark.keyword: mark.limit for mark in marks if isinstance(mark, Bound)}
+    bounds: Schema = {mark.keyword: mark.limit for mark in marks if isinstance(mark, Bound)}
+    if any(isinstance(mark, PlainName) for mark in marks):
+        bounds["pattern"] = f"^{NAME.pattern}$"
     return {**schema_of(inner), **bounds}
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Annotated, Any, Literal
 
-from cm.config.settings import at_least, below, name_of
+from cm.config.settings import at_least, at_most, below, name_of, plain_name
 from cm.errors import UserError
 from cm.utils.urls import check_url
 
@@ -30,16 +30,16 @@ class Training:
     instead of training.
     """
 
-    total_steps: Annotated[int, at_least(1)]
-    batch: Annotated[int, at_least(1)]
-    lr: Annotated[float, at_least(0.0)]
+    total_steps: Annotated[int, at_least(1), at_most(10**9)]
+    batch: Annotated[int, at_least(1), at_most(10**6)]
+    lr: Annotated[float, at_least(0.0), at_most(1e3)]
     optimiser: Literal["adam", "radam"] = "radam"
     lr_decay: Literal["linear", "none"] = "none"
-    warmup: Annotated[int, at_least(0)] = 0
-    clip: Annotated[float, at_least(0.0)] | None = None
+    warmup: Annotated[int, at_least(0), at_most(10**9)] = 0
+    clip: Annotated[float, at_least(0.0), at_most(1e9)] | None = None
     ema_decay: Annotated[float, at_least(0.0), below(1.0)] = 0.999
     flip: bool = False
-    microbatch: Annotated[int, at_least(1)] | None = None
+    microbatch: Annotated[int, at_least(1), at_most(10**6)] | None = None
     precision: Precision = "float32"
     checkpointing: bool = False
     compile: bool = False
@@ -64,11 +64,11 @@ class Evaluation:
     """
 
     protocol: tuple[str, ...]
-    samples: Annotated[int, at_least(2)] | None = None
-    statistics: str | None = None
+    samples: Annotated[int, at_least(2), at_most(10**7)] | None = None
+    statistics: Annotated[str, plain_name("statistics file")] | None = None
     clamp: bool = False
     precision: Precision = "float32"
-    batch: Annotated[int, at_least(1)] = 256
+    batch: Annotated[int, at_least(1), at_most(10**6)] = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Released:
 
     url: str
     licence: str
-    size: Annotated[int, at_least(1)] | None = None
+    size: Annotated[int, at_least(1), at_most(2**50)] | None = None
     sha256: str | None = None
     weights: Literal["ema", "online", "target"] = "ema"
 

@@ -6,6 +6,7 @@ line need:
     batch: Annotated[int, at_least(1)]
     lr_decay: Literal["none", "linear"] = "none"
     metrics: tuple[Annotated[str, name_of("metric")], ...]
+    artefacts: dict[Annotated[str, plain_name("artefact")], ArtefactFile]
     distance: Annotated[Distance, component("distance")] = default("distance", "lpips")
 
 A **component** is something registered (a distance, a solver, a curriculum, a network). In YAML it is its name, or a
@@ -18,6 +19,7 @@ import dataclasses
 from typing import Any
 
 from cm import registry
+from cm.config.names import check_name
 from cm.errors import UserError
 
 
@@ -59,6 +61,22 @@ def at_most(limit: float) -> Bound:
 def below(limit: float) -> Bound:
     """The value must be smaller than `limit`."""
     return Bound(limit, "below", "exclusiveMaximum")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainName:
+    """The value is a name that can be a part of a path, see `cm.config.names`. `what`: what it names."""
+
+    what: str
+
+    def check(self, value: Any, name: str, where: str) -> None:
+        """UserError unless the value is such a name."""
+        check_name(value, self.what, where)
+
+
+def plain_name(what: str) -> PlainName:
+    """The value must be a name that can be a part of a path and of a command line."""
+    return PlainName(what)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any
 
-from cm.config.settings import at_least, at_most, name_of
+from cm.config.runs import MAX_SEED
+from cm.config.settings import at_least, at_most, name_of, plain_name
 from cm.errors import UserError
 
-Seed = Annotated[int, at_least(0)]
+Seed = Annotated[int, at_least(0), at_most(MAX_SEED)]
 Percentage = Annotated[int, at_least(1), at_most(100)]
 DEFAULT_THREADS = 1  # of the processor for each job, and for a training that is started by hand
+MAX_THREADS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Entry:
     legends, with the same braces; by default the varied settings.
     """
 
-    method: str
-    dataset: str | None = None
+    method: Annotated[str, plain_name("method")]
+    dataset: Annotated[str, plain_name("data set")] | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     vary: dict[str, Any] = dataclasses.field(default_factory=dict)
     variants: tuple[dict[str, Any], ...] = ({},)
@@ -55,7 +57,7 @@ class ArtefactFile:
     entries: tuple[Entry, ...] = ()
     seeds: tuple[Seed, ...] | None = None
     progress: tuple[Percentage, ...] | None = None
-    protocol: str | None = None
+    protocol: Annotated[str, plain_name("protocol")] | None = None
     paper: bool = True
     published: dict[str, str] = dataclasses.field(default_factory=dict)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -97,14 +99,14 @@ class SuiteFile:
     that computes takes of either. `artefacts`: tables and figures by name. `ablations`: ablations by name.
     """
 
-    dataset: str
+    dataset: Annotated[str, plain_name("data set")]
     seeds: tuple[Seed, ...] = (0,)
     progress: tuple[Percentage, ...] = (100,)
     experiments: str = "../experiments"
-    threads: Annotated[int, at_least(1)] = DEFAULT_THREADS
-    gpus: Annotated[int, at_least(0)] = 0
-    artefacts: dict[str, ArtefactFile] = dataclasses.field(default_factory=dict)
-    ablations: dict[str, AblationFile] = dataclasses.field(default_factory=dict)
+    threads: Annotated[int, at_least(1), at_most(MAX_THREADS)] = DEFAULT_THREADS
+    gpus: Annotated[int, at_least(0), at_most(1024)] = 0
+    artefacts: dict[Annotated[str, plain_name("artefact")], ArtefactFile] = dataclasses.field(default_factory=dict)
+    ablations: dict[Annotated[str, plain_name("ablation")], AblationFile] = dataclasses.field(default_factory=dict)
 
     def check(self, where: str) -> None:
         """UserError unless models are kept at the end of training."""

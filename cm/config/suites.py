@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
 from cm import registry
 from cm.config.checking import check
-from cm.config.documents import read_yaml
 from cm.config.experiments import Experiments
+from cm.config.names import fill_template
 from cm.config.protocols import Protocol
 from cm.config.runs import Run
 from cm.config.samplers import parse_sampler
 from cm.config.suite_files import ArtefactFile, Entry, SuiteFile
+from cm.config.yaml_reader import read_yaml
 from cm.errors import UserError, unknown
+
+MOST_CELLS = 10_000  # scores of an artefact
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +108,12 @@ class Suite:
             if run.released and progress != 100:
                 raise UserError(f"artefact {artefact.name}: {run.name} is released: it has no model at {progress} %")
             words = {**run.settings, **changes, "method": entry.method.upper()}
-            label = _fill(entry.label or _legend(entry.method, changes), words, artefact.name)
+            where = f"artefact {artefact.name}"
+            label = fill_template(entry.label or _legend(entry.method, changes), words, where)
             protocol = self._protocol(artefact, run)
             for sampler in _samplers(entry, run):
-                name = _fill(sampler, words, artefact.name)
-                parse_sampler(name, f"artefact {artefact.name}")
+                name = fill_template(sampler, words, where)
+                parse_sampler(name, where)
                 cells.append(Cell(run, progress, name, protocol, label, tuple(changes.items())))
         return cells
 
@@ -123,7 +128,7 @@ class Suite:
 def _samplers(entry: Entry, run: Run) -> tuple[str, ...]:
     if entry.samplers:
         return entry.samplers
-    sampler = entry.sampler or run.links.sampler
+    sampler = run.links.sampler if entry.sampler is None else entry.sampler
     if sampler is None:
         raise UserError(f"{run.dataset}/{run.method}: no 'sampler:' in the experiment file or the artefact's entry")
     return (sampler,)
@@ -137,13 +142,6 @@ def _combinations(entry: Entry) -> list[dict[str, Any]]:
 
 def _legend(method: str, changes: dict[str, Any]) -> str:
     return ", ".join([method.upper(), *(f"{key} {{{key}}}" for key in changes)])
-
-
-def _fill(template: str, words: dict[str, Any], where: str) -> str:
-    try:
-        return template.format(**words)
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"artefact {where}: '{template}' names {error}, which is no setting of the run") from None
 
 
 # ---- reading the file ---------------------------------------------------------------------------------------------
@@ -175,7 +173,7 @@ def _check_scores(run: Run, experiments: Experiments) -> None:
     experiments.quantization(run)
     for name in run.evaluation.protocol:
         protocol = experiments.protocol(name)
-        experiments.run_or_weights(protocol.extractor)
+        experiments.find_features(protocol.extractor, f"{protocol.file}, extractor")
         splits = experiments.splits(run.dataset)
         if protocol.reference not in splits:
             raise unknown("split", protocol.reference, splits, f"{protocol.file}, for {run.dataset}")
@@ -200,4 +198,17 @@ def _artefact(name: str, file: ArtefactFile, suite: Suite, where: str) -> Artefa
         options=file.options,
     )
     registry.get("artefact", file.kind).check(artefact)
+    _check_size(artefact, where)
     return artefact
+
+
+def _check_size(artefact: Artefact, where: str) -> None:
+    """UserError for an artefact of more cells than `MOST_CELLS`, before any of them is made."""
+    each = len(artefact.seeds) * len(artefact.progress)
+    count = sum(each * _count_combinations(entry) * max(1, len(entry.samplers)) for entry in artefact.entries)
+    if count > MOST_CELLS:
+        raise UserError(f"{where}: its entries ask for {count} scores, more than {MOST_CELLS}")
+
+
+def _count_combinations(entry: Entry) -> int:
+    return len(entry.variants) * math.prod(map(len, entry.vary.values()))

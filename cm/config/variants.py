@@ -18,13 +18,23 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
 from cm import registry
-from cm.config.checking import component_kind, convert, default_of, hints_of, is_required, parse_list, plain_component
+from cm.config.checking import (
+    EMPTY_LIST,
+    component_kind,
+    component_mapping,
+    convert,
+    default_of,
+    hints_of,
+    is_required,
+    parse_list,
+    plain_component,
+)
 from cm.config.documents import Document
+from cm.config.names import check_name
 from cm.config.runs import COMPONENTS, SECTIONS
 from cm.config.sections import Training
+from cm.config.yaml_reader import parse_scalar
 from cm.errors import UserError, unknown
 
 Path = tuple[str, ...]  # ("training", "lr"), or ("objective", "curriculum", "s0")
@@ -35,11 +45,11 @@ MISSING = object()
 def complete(document: Document, where: str) -> Document:
     """The document with every component as a mapping of its name and settings, those at their default included."""
     sections = SECTIONS if "objective" in document else tuple(document)
-    done = {name: _complete(class_of_section(name, document, where), document[name]) for name in sections}
+    done = {name: _complete(class_of_section(name, document, where), document[name], where) for name in sections}
     return {**document, **done}
 
 
-def _complete(cls: type, settings: Mapping[str, Any]) -> Document:
+def _complete(cls: type, settings: Mapping[str, Any], where: str) -> Document:
     found = dict(settings)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name, hint in hints_of(cls).items():
@@ -47,9 +57,9 @@ def _complete(cls: type, settings: Mapping[str, Any]) -> Document:
         if kind is None or (name not in found and is_required(fields[name])):
             continue
         value = found[name] if name in found else plain_component(kind, default_of(fields[name]))
-        value = {"name": value} if isinstance(value, str) else value
+        value = component_mapping(kind, value, f"{where}, {name}")
         inner = _class_of(kind, value)
-        found[name] = value if inner is None else _complete(inner, value)
+        found[name] = value if inner is None else _complete(inner, value, where)
     return found
 
 
@@ -61,7 +71,9 @@ def resolve(document: Document, changes: Changes, where: str) -> Document:
     for key, cases in rules.items():
         cases = _mapping(cases, f"{where}, when {key}")
         value = _name_or_value(value_at(changed, locate(changed, key, where)))
-        given |= _mapping(cases.get(value, {}), f"{where}, when {key} is {value}")
+        for case, settings in cases.items():
+            if case == value:
+                given |= _mapping(settings, f"{where}, when {key} is {value}")
     for key in given:
         if key in rules:
             raise UserError(f"{where}: 'when:' gives {key}, which it also asks for")
@@ -73,7 +85,7 @@ def apply(document: Document, changes: Changes, where: str) -> Document:
     for key, value in _ordered(document, changes, where):
         path = locate(document, key, where)
         if component_kind(hint_at(document, path)) is None:
-            document = _replace(document, path, parse_list(hint_at(document, path), value))
+            document = _replace(document, path, parse_list(hint_at(document, path), value, where))
         elif value != _name_or_value(value_at(document, path)):
             document = complete(_replace(document, path, {"name": value}), where)
     return document
@@ -93,18 +105,19 @@ def write_variant(document: Document, changes: Changes, where: str) -> str:
 
 def parse_variant(text: str) -> dict[str, Any]:
     """`solver~euler,steps~9` to `{"solver": "euler", "steps": 9}`; a list, `4+8`, is still text."""
+    check_name(text, "variant")
     if text == "default":
         return {}
     pairs = [part.partition("~") for part in text.split(",")]
     if any(not (key and tilde and value) for key, tilde, value in pairs):
         raise UserError(f"'{text}' is not of the form setting~value,setting~value")
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+    return {key: parse_scalar(value, f"'{text}'") for key, _, value in pairs}
 
 
 def write_value(value: Any) -> str:
     """A value as `parse_variant` and `parse_list` read it."""
     if isinstance(value, list | tuple):
-        return "+".join(map(write_value, value)) or "[]"
+        return "+".join(map(write_value, value)) or EMPTY_LIST
     if isinstance(value, float):
         mantissa, exponent, power = repr(value).partition("e")
         return mantissa + (".0" if exponent and "." not in mantissa else "") + exponent + power

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import numpy as np
 
-from cm.config.settings import at_least
+from cm.config.settings import at_least, at_most
 from cm.data import cropping
 from cm.data.base import DataSet, Source
 from cm.data.encoded import SUFFIXES, EncodedImages, is_image_file
@@ -29,7 +29,7 @@ class Folder(DataSet):
     `resolution`: height and width of the prepared images in pixels.
     """
 
-    resolution: Annotated[int, at_least(1)]
+    resolution: Annotated[int, at_least(1), at_most(8192)]
 
     @property
     def preprocessing(self) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import numpy as np
 
-from cm.config.settings import at_least
+from cm.config.settings import at_least, at_most
 from cm.data import cropping
 from cm.data.base import DataSet, Source, check_count
 from cm.data.encoded import EncodedImages, is_image_file
@@ -39,7 +39,7 @@ class ImageNet64(DataSet):
 
     resolution = 64
     preprocessing = cropping.ADM.format(size=64) + "; not the downsampled ImageNet of Chrabaszcz et al. (2017)"
-    images: Annotated[int, at_least(1)] = 1_281_167
+    images: Annotated[int, at_least(1), at_most(10**9)] = 1_281_167
 
     def open(self, path: Path | None, scratch: Path) -> Source:
         """List the images of a tar with one tar per synset, or of a folder with one folder per synset."""

@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from cm.config.settings import at_least
+from cm.config.settings import at_least, at_most
 from cm.data import cropping
 from cm.data.base import DataSet, Source, check_count
 from cm.data.encoded import EncodedImages
@@ -61,7 +61,7 @@ class Bedroom(LSUN):
 
     names: ClassVar[tuple[str, ...]] = ("bedroom_train_lmdb", "bedroom_train_lmdb.zip")
     home: ClassVar[str] = "http://dl.yf.io/lsun/scenes/bedroom_train_lmdb.zip"
-    images: Annotated[int, at_least(1)] = 3_033_042
+    images: Annotated[int, at_least(1), at_most(10**9)] = 3_033_042
 
 
 @register("dataset", "lsun_cat")
@@ -74,7 +74,7 @@ class Cat(LSUN):
 
     names: ClassVar[tuple[str, ...]] = ("cat", "cat.zip")
     home: ClassVar[str] = "http://dl.yf.io/lsun/objects/cat.zip"
-    images: Annotated[int, at_least(1)] = 1_657_264
+    images: Annotated[int, at_least(1), at_most(10**9)] = 1_657_264
 
 
 def _find_lmdb(path: Path) -> Path:

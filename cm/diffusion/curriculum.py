@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
-from cm.config.settings import above, at_least, below
+from cm.config.settings import above, at_least, at_most, below
 from cm.errors import UserError
 from cm.registry import register
 
@@ -34,7 +34,7 @@ class Curriculum(Protocol):
 class Fixed:
     """The same N = `steps` and mu = `target_mu` throughout."""
 
-    steps: Annotated[int, at_least(2)]
+    steps: Annotated[int, at_least(2), at_most(10**6)]
     target_mu: Annotated[float, at_least(0.0), below(1.0)]
 
     def steps_at(self, step: int, total_steps: int) -> int:
@@ -58,8 +58,8 @@ class Adaptive:
     `mu_exponent`: `paper` divides by N(k) in mu(k), as above, and `code` by N(k) - 1, as the official code does.
     """
 
-    s0: Annotated[int, at_least(2)] = 2
-    s1: Annotated[int, at_least(2)] = 150
+    s0: Annotated[int, at_least(2), at_most(10**6)] = 2
+    s1: Annotated[int, at_least(2), at_most(10**6)] = 150
     mu0: Annotated[float, above(0.0), below(1.0)] = 0.9
     mu_exponent: Literal["code", "paper"] = "paper"
 
@@ -88,8 +88,8 @@ class Doubling:
     `s0`: the first N, less one. `s1`: the last N, less one.
     """
 
-    s0: Annotated[int, at_least(1)] = 10
-    s1: Annotated[int, at_least(1)] = 1280
+    s0: Annotated[int, at_least(1), at_most(10**6)] = 10
+    s1: Annotated[int, at_least(1), at_most(10**6)] = 1280
 
     def check(self, where: str) -> None:
         """Raises UserError for s1 < s0."""

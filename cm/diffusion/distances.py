@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from cm.config.sections import Precision
-from cm.config.settings import above, at_least
+from cm.config.settings import above, at_least, at_most
 from cm.errors import UserError
 from cm.lazy import torch
 from cm.registry import register
@@ -71,7 +71,7 @@ class PseudoHuber:
     of its own. `relative`: whether it is c / sqrt(D).
     """
 
-    c: Annotated[float, above(0.0)] = 0.00054
+    c: Annotated[float, above(0.0), at_most(1e6)] = 0.00054
     relative: bool = True
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class LPIPS:
     """
 
     perceptual: ClassVar[bool] = True
-    size: Annotated[int, at_least(1)] | None = 224
+    size: Annotated[int, at_least(1), at_most(8192)] | None = 224
     pooling: Literal["average", "max"] = "max"
     precision: Precision = "float32"
 

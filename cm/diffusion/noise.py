@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
 
-from cm.config.settings import at_least
+from cm.config.settings import at_least, at_most
 from cm.errors import UserError
 from cm.registry import register
 
@@ -31,10 +31,10 @@ class KarrasNoise:
     are in [-1, 1].
     """
 
-    sigma_min: Annotated[float, at_least(1e-12)] = 0.002
-    sigma_max: Annotated[float, at_least(1e-12)] = 80.0
-    rho: Annotated[float, at_least(1e-6)] = 7.0
-    sigma_data: Annotated[float, at_least(1e-12)] = 0.5
+    sigma_min: Annotated[float, at_least(1e-12), at_most(1e6)] = 0.002
+    sigma_max: Annotated[float, at_least(1e-12), at_most(1e6)] = 80.0
+    rho: Annotated[float, at_least(0.1), at_most(1e3)] = 7.0
+    sigma_data: Annotated[float, at_least(1e-12), at_most(1e6)] = 0.5
 
     def check(self, where: str) -> None:
         """UserError unless sigma_min < sigma_max."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Protocol
 
-from cm.config.settings import at_least, component, default
+from cm.config.settings import at_least, at_most, component, default
 from cm.diffusion.solvers import Solver, euler, integrate
 from cm.errors import UserError
 from cm.lazy import torch
@@ -70,7 +70,7 @@ class Multistep:
     `times`: tau_1 > tau_2 > ..., after the first step from T; a time outside of [eps, T] is clipped to it.
     """
 
-    times: tuple[Annotated[float, at_least(0.0)], ...]
+    times: tuple[Annotated[float, at_least(0.0), at_most(1e6)], ...]
 
     def check(self, where: str) -> None:
         """Raises UserError unless the times decrease and are positive."""
@@ -102,7 +102,7 @@ class ODE:
     `ode,denoise_last~false,solver~euler,steps~n`.
     """
 
-    steps: Annotated[int, at_least(1)]
+    steps: Annotated[int, at_least(1), at_most(10**5)]
     solver: Annotated[Solver, component("solver")]
     denoise_last: bool = True
 
@@ -136,11 +136,11 @@ class Stochastic:
     evaluations). With the solver `midpoint` it is the sampler `dpm` of the official code.
     """
 
-    steps: Annotated[int, at_least(2)]
-    churn: Annotated[float, at_least(0.0)]
-    low: Annotated[float, at_least(0.0)]
-    high: Annotated[float, at_least(0.0)]
-    inflation: Annotated[float, at_least(0.0)]
+    steps: Annotated[int, at_least(2), at_most(10**5)]
+    churn: Annotated[float, at_least(0.0), at_most(1e6)]
+    low: Annotated[float, at_least(0.0), at_most(1e6)]
+    high: Annotated[float, at_least(0.0), at_most(1e6)]
+    inflation: Annotated[float, at_least(0.0), at_most(1e6)]
     solver: Annotated[Solver, component("solver")] = default("solver", "heun")
 
     def check(self, where: str) -> None:
@@ -175,7 +175,7 @@ class Ancestral:
     along the noise grid from T to eps and then to 0. `steps`: the number of steps.
     """
 
-    steps: Annotated[int, at_least(2)]
+    steps: Annotated[int, at_least(2), at_most(10**5)]
 
     @property
     def evaluations(self) -> int:

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Protocol
 
-from cm.config.settings import above
+from cm.config.settings import above, at_least, at_most
 from cm.lazy import torch
 from cm.registry import register
 
@@ -78,8 +78,8 @@ class LogNormal:
     `p_mean`: the mean of ln t. `p_std`: its standard deviation.
     """
 
-    p_mean: float = -1.2
-    p_std: Annotated[float, above(0.0)] = 1.2
+    p_mean: Annotated[float, at_least(-100.0), at_most(100.0)] = -1.2
+    p_std: Annotated[float, above(0.0), at_most(100.0)] = 1.2
 
     def on_grid(self, draws: Draws, grid: np.ndarray) -> Tensor:
         """i with probability P(i), by inverting its cumulative distribution (Song & Dhariwal 2024, Section 3.5)."""

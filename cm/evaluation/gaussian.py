@@ -41,7 +41,8 @@ class Gaussian:
         """The Frechet distance d^2; UserError for a Gaussian of another dimension."""
         check_same_width(len(self.mean), len(other.mean))
         cross = np.linalg.svd(self.root.T @ other.root, compute_uv=False).sum()
-        return float(np.square(self.mean - other.mean).sum() + self.trace + other.trace - 2 * cross)
+        distance = np.square(self.mean - other.mean).sum() + self.trace + other.trace - 2 * cross
+        return float(np.maximum(distance, 0.0))  # rounding errors make that of equal Gaussians negative
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:

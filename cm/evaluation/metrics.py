@@ -35,7 +35,8 @@ class Metric:
 
     `title`: its name in tables and figures. `general_title`: its name for features of another network than the
     Inception, where `title` belongs to the Inception. `lower_is_better`: its direction. `fewest`: the smallest number
-    of images that either set must have. `needs`: what it is computed from, see `Need`.
+    of images that either set must have. `needs`: what it is computed from, see `Need`. `bounds`: the lowest and the
+    highest of its values.
     """
 
     function: Function
@@ -44,6 +45,7 @@ class Metric:
     lower_is_better: bool
     fewest: int
     needs: Need
+    bounds: tuple[float, float]
 
     def __call__(self, samples: Features, reference: Features) -> float:
         return self.function(samples, reference)
@@ -57,11 +59,13 @@ def metric(
     fewest: int,
     needs: Need = "moments",
     general_title: str | None = None,
+    bounds: tuple[float, float] = (0.0, math.inf),
 ) -> Callable[[Function], Function]:
     """A decorator that registers a function as the metric `name`, with the properties that `Metric` explains."""
 
     def decorate(function: Function) -> Function:
-        registered = Metric(function, title, general_title or title, lower_is_better, fewest, needs)
+        names = title, general_title or title
+        registered = Metric(function, *names, lower_is_better, fewest, needs, bounds)
         registry.register("metric", name)(registered)
         return function
 
@@ -143,7 +147,7 @@ def fid(samples: Features, reference: Features) -> float:
 # ---- kernel Inception distance --------------------------------------------------------------------------------------
 
 
-@metric("kid", title="KID", lower_is_better=True, fewest=2, needs="single images")
+@metric("kid", title="KID", lower_is_better=True, fewest=2, needs="single images", bounds=(-math.inf, math.inf))
 def kid(samples: Features, reference: Features, subsets: int = 100, size: int = 1000) -> float:
     """The unbiased squared MMD with the kernel k(x, y) = (x.y / D + 1)^3, mean over subsets (Binkowski et al. 2018).
 
@@ -252,13 +256,13 @@ def _mean_divergence(log_p: np.ndarray) -> float:
 # ---- precision and recall -------------------------------------------------------------------------------------------
 
 
-@metric("precision", title="precision", lower_is_better=False, fewest=4, needs="single images")
+@metric("precision", title="precision", lower_is_better=False, fewest=4, needs="single images", bounds=(0.0, 1.0))
 def precision(samples: Features, reference: Features) -> float:
     """The share of the samples that lie in the manifold of the reference (Kynkaanniemi et al. 2019, k = 3)."""
     return _share_in_manifold(samples.features, reference.features)
 
 
-@metric("recall", title="recall", lower_is_better=False, fewest=4, needs="single images")
+@metric("recall", title="recall", lower_is_better=False, fewest=4, needs="single images", bounds=(0.0, 1.0))
 def recall(samples: Features, reference: Features) -> float:
     """The share of the reference that lies in the manifold of the samples (Kynkaanniemi et al. 2019, k = 3)."""
     return _share_in_manifold(reference.features, samples.features)

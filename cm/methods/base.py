@@ -87,10 +87,16 @@ def require(value: Needed | None) -> Needed:
 
 @dataclasses.dataclass(frozen=True)
 class Objective(abc.ABC):
-    """A loss. Subclasses are final and add the settings of their YAML section as fields."""
+    """A loss. Subclasses are final and add the settings of their YAML section as fields.
+
+    `preconditioning`: of the network in training, None for one that does not denoise. `labelled`: whether the loss
+    needs labels. `has_features`: whether the network has features that compare images.
+    """
 
     preconditioning: ClassVar[str | None] = "edm"
     labelled: ClassVar[bool] = False
+
+    has_features: ClassVar[bool] = False
 
     @property
     def sampling_preconditioning(self) -> str | None:

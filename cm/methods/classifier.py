@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from cm.config.settings import at_least, below
+from cm.config.settings import at_least, at_most, below
 from cm.diffusion.solvers import per_image
 from cm.lazy import torch
 from cm.methods.base import Batch, Networks, Objective, require
@@ -26,7 +26,8 @@ class Classification(Objective):
 
     preconditioning: ClassVar[None] = None
     labelled: ClassVar[bool] = True
-    jitter: Annotated[float, at_least(0.0)] = 0.3
+    has_features: ClassVar[bool] = True
+    jitter: Annotated[float, at_least(0.0), at_most(1e3)] = 0.3
     label_smoothing: Annotated[float, at_least(0.0), below(1.0)] = 0.1
 
     def loss(self, nets: Networks, batch: Batch) -> Tensor:

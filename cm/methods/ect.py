@@ -42,11 +42,11 @@ class EasyConsistencyTuning(Consistency):
     distance: Annotated[Distance, component("distance")] = default("distance", "l2-norm")
     weighting: Annotated[Weighting, component("weighting")] = default("weighting", "inverse-interval")
     init: Literal["random", "teacher"] = "teacher"
-    q: Annotated[float, above(1.0)] = 2.0
-    k: Annotated[float, at_least(0.0)] = 8.0
-    b: Annotated[float, at_least(0.0)] = 1.0
+    q: Annotated[float, above(1.0), at_most(1e6)] = 2.0
+    k: Annotated[float, at_least(0.0), at_most(1e6)] = 8.0
+    b: Annotated[float, at_least(0.0), at_most(1e6)] = 1.0
     ratio_limit: Annotated[float, above(0.0), at_most(1.0)] = 1.0
-    stage_steps: Annotated[int, at_least(1)] = 25_000
+    stage_steps: Annotated[int, at_least(1), at_most(10**9)] = 25_000
 
     @property
     def sampling_preconditioning(self) -> str:

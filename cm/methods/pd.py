@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from cm.config.settings import at_least, component, default
+from cm.config.settings import at_least, at_most, component, default
 from cm.diffusion.distances import Distance, is_perceptual
 from cm.diffusion.solvers import euler, per_image
 from cm.diffusion.weightings import Weighting
@@ -35,7 +35,7 @@ class ProgressiveDistillation(Objective):
     the student and its target. `weighting`: lambda(t).
     """
 
-    steps: Annotated[int, at_least(1)] = 1
+    steps: Annotated[int, at_least(1), at_most(2**20)] = 1
     distance: Annotated[Distance, component("distance")] = default("distance", "l2")
     weighting: Annotated[Weighting, component("weighting")] = default("weighting", "truncated-snr")
 

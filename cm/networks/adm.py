@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
-from cm.config.settings import at_least, below
+from cm.config.settings import at_least, at_most, below
 from cm.errors import UserError
 from cm.networks.plan import Block, UNet
 from cm.registry import register
@@ -35,19 +35,19 @@ class ADM(UNet):
     have 32 groups) and 4 in EDM's.
     """
 
-    resolution: Annotated[int, at_least(1)] = 64
-    image_channels: Annotated[int, at_least(1)] = 3
-    channels: Annotated[int, at_least(4)] = 192
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
-    blocks: Annotated[int, at_least(1)] = 3
-    attention: tuple[int, ...] = (32, 16, 8)
-    head_channels: Annotated[int, at_least(1)] = 64
+    resolution: Annotated[int, at_least(1), at_most(8192)] = 64
+    image_channels: Annotated[int, at_least(1), at_most(1024)] = 3
+    channels: Annotated[int, at_least(4), at_most(16384)] = 192
+    multipliers: tuple[Annotated[int, at_least(1), at_most(64)], ...] = (1, 2, 3, 4)
+    blocks: Annotated[int, at_least(1), at_most(100)] = 3
+    attention: tuple[Annotated[int, at_least(1), at_most(8192)], ...] = (32, 16, 8)
+    head_channels: Annotated[int, at_least(1), at_most(16384)] = 64
     dropout: Annotated[float, at_least(0.0), below(1.0)] = 0.0
-    classes: Annotated[int, at_least(0)] = 0
+    classes: Annotated[int, at_least(0), at_most(10**6)] = 0
     scale_shift: bool = True
-    augment_dim: Annotated[int, at_least(0)] = 0
-    noise_factor: Annotated[float, at_least(0.0)] = 1000.0
-    group_channels: Annotated[int, at_least(1)] = 1
+    augment_dim: Annotated[int, at_least(0), at_most(10**4)] = 0
+    noise_factor: Annotated[float, at_least(0.0), at_most(1e6)] = 1000.0
+    group_channels: Annotated[int, at_least(1), at_most(16384)] = 1
 
     def build(self) -> torch.nn.Module:
         """The module, freshly initialised from torch's global generator."""

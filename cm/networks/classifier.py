@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from cm.config.settings import at_least, below
+from cm.config.settings import at_least, at_most, below
+from cm.errors import UserError
+from cm.networks.plan import check_weights
 from cm.registry import register
 
 if TYPE_CHECKING:
@@ -22,15 +24,24 @@ class ConvNet:
     `classes`: number of classes. `dropout`: probability that an input of the hidden layer is dropped.
     """
 
-    resolution: Annotated[int, at_least(4)] = 32
-    image_channels: Annotated[int, at_least(1)] = 3
-    channels: Annotated[int, at_least(1)] = 32
-    features: Annotated[int, at_least(1)] = 64
-    classes: Annotated[int, at_least(2)] = 10
+    resolution: Annotated[int, at_least(4), at_most(8192)] = 32
+    image_channels: Annotated[int, at_least(1), at_most(1024)] = 3
+    channels: Annotated[int, at_least(1), at_most(16384)] = 32
+    features: Annotated[int, at_least(1), at_most(65536)] = 64
+    classes: Annotated[int, at_least(2), at_most(10**6)] = 10
     dropout: Annotated[float, at_least(0.0), below(1.0)] = 0.2
 
     def check(self, where: str = "network") -> None:
-        """Nothing to refuse: all values that the types admit describe a network."""
+        """UserError for a width that cannot be split into normalisation groups, and for a network that is too large."""
+        if self.channels % self.groups(self.channels):
+            raise UserError(f"{where}: channels {self.channels} must be below 8 or a multiple of 8")
+        flat = 2 * self.channels * (self.resolution // 4) ** 2
+        convolutions = 9 * self.channels * (self.image_channels + 7 * self.channels)
+        check_weights(convolutions + self.features * (flat + self.classes), where)
+
+    def groups(self, width: int) -> int:
+        """Groups of a normalisation: 8, or one for each channel of a narrower network."""
+        return min(8, width)
 
     def build(self) -> nn.Module:
         """The network, `(x [B, C, H, W]) -> logits [B, classes]`, with random weights."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from cm.config.settings import at_least
-from cm.networks.ncsnpp import NCSNpp
+from cm.config.settings import at_least, at_most
+from cm.networks.ncsnpp import Coefficient, NCSNpp
 from cm.registry import register
 
 
@@ -16,6 +16,6 @@ class DDPMpp(NCSNpp):
     """NCSN++ with a sinusoidal noise embedding, no input pyramid and a box filter for resampling."""
 
     embedding: Literal["fourier", "positional"] = "positional"
-    noise_channels: Annotated[int, at_least(1)] = 1
+    noise_channels: Annotated[int, at_least(1), at_most(64)] = 1
     encoder: Literal["residual", "standard"] = "standard"
-    resample_filter: tuple[int, ...] = (1, 1)
+    resample_filter: tuple[Coefficient, ...] = (1, 1)

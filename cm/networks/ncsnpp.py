@@ -8,13 +8,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cm.config.settings import at_least, below
+from cm.config.settings import at_least, at_most, below
 from cm.errors import UserError
 from cm.networks.plan import Block, UNet
 from cm.registry import register
 
 if TYPE_CHECKING:
     import torch
+
+Coefficient = Annotated[int, at_least(-(10**6)), at_most(10**6)]
 
 
 @register("network", "ncsnpp")
@@ -34,21 +36,21 @@ class NCSNpp(UNet):
     the first convolution; 2 makes all levels half as wide and high.
     """
 
-    resolution: Annotated[int, at_least(1)] = 32
-    image_channels: Annotated[int, at_least(1)] = 3
-    channels: Annotated[int, at_least(4)] = 128
-    multipliers: tuple[int, ...] = (2, 2, 2)
-    blocks: Annotated[int, at_least(1)] = 4
-    attention: tuple[int, ...] = (16,)
+    resolution: Annotated[int, at_least(1), at_most(8192)] = 32
+    image_channels: Annotated[int, at_least(1), at_most(1024)] = 3
+    channels: Annotated[int, at_least(4), at_most(16384)] = 128
+    multipliers: tuple[Annotated[int, at_least(1), at_most(64)], ...] = (2, 2, 2)
+    blocks: Annotated[int, at_least(1), at_most(100)] = 4
+    attention: tuple[Annotated[int, at_least(1), at_most(8192)], ...] = (16,)
     dropout: Annotated[float, at_least(0.0), below(1.0)] = 0.0
     embedding: Literal["fourier", "positional"] = "fourier"
-    fourier_scale: Annotated[float, at_least(0.0)] = 16.0
+    fourier_scale: Annotated[float, at_least(0.0), at_most(1e6)] = 16.0
     encoder: Literal["residual", "standard"] = "residual"
-    resample_filter: tuple[int, ...] = (1, 3, 3, 1)
-    classes: Annotated[int, at_least(0)] = 0
-    augment_dim: Annotated[int, at_least(0)] = 0
-    noise_channels: Annotated[int, at_least(1)] = 2
-    patch: Annotated[int, at_least(1)] = 1
+    resample_filter: tuple[Coefficient, ...] = (1, 3, 3, 1)
+    classes: Annotated[int, at_least(0), at_most(10**6)] = 0
+    augment_dim: Annotated[int, at_least(0), at_most(10**4)] = 0
+    noise_channels: Annotated[int, at_least(1), at_most(64)] = 2
+    patch: Annotated[int, at_least(1), at_most(256)] = 1
 
     def build(self) -> torch.nn.Module:
         """The module, freshly initialised from torch's global generator."""
@@ -60,6 +62,8 @@ class NCSNpp(UNet):
     def check(self, where: str = "network") -> None:
         """UserError for values that no network can have."""
         self._check_filter(where)
+        if self.channels * self.noise_channels % 2:
+            raise UserError(f"{where}: channels must be even, for as many sines as cosines, not {self.channels}")
         if self.resolution % self.patch:
             raise UserError(
                 f"{where}: resolution {self.resolution} cannot be divided into patches of {self.patch} pixels"

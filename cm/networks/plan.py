@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from cm.errors import UserError
 
+MOST_WEIGHTS = 10**10
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -20,6 +22,12 @@ class Block:
     resample: str = ""
     attention: bool = False
     joins: bool = False
+
+
+def check_weights(count: int, where: str) -> None:
+    """UserError if a network of about `count` weights is larger than any machine holds."""
+    if count > MOST_WEIGHTS:
+        raise UserError(f"{where}: a network of about {count:.1e} weights; at most {MOST_WEIGHTS:.0e} are supported")
 
 
 class UNet(ABC):
@@ -106,10 +114,12 @@ class UNet(ABC):
         return min(32, width // self.group_channels)
 
     def check_plan(self, where: str) -> None:
-        """UserError for multipliers, a resolution or widths that no U-Net can have."""
+        """UserError for multipliers, a resolution or widths that no U-Net can have, and for too large a network."""
         for find in (self._bad_multipliers, self._bad_resolution, self._bad_width, self._bad_heads):
             if problem := find():
                 raise UserError(f"{where}: {problem}")
+        blocks = [block for _, block in self.all_blocks()]
+        check_weights(sum(9 * block.width * (block.width_in + block.width) for block in blocks), where)
 
     def _encoder(self) -> Iterator[Block]:
         width = self.stem

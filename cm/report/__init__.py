@@ -10,8 +10,9 @@ imported only when a function needs them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from cm import registry
@@ -19,6 +20,7 @@ from cm.errors import unknown
 
 if TYPE_CHECKING:
     from cm.config import Artefact, Suite
+    from cm.config.layout import Layout
 
 Check = Callable[["Artefact"], object]
 
@@ -47,18 +49,22 @@ def kind(
     form: str,
     needs: str,
     baseline: bool = False,
-    options: tuple[str, ...] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
     check: Check = lambda artefact: None,
 ) -> Callable[[Callable[..., Any]], Kind]:
     """A decorator that registers a drawing function as the artefact kind `name`, with the attributes of `Kind`.
 
-    `options`: the options that an artefact of this kind may have. `check`: a further check of each artefact.
+    `options`: from each option that an artefact of this kind may have to the type hint of its value. `check`: a further
+    check of each artefact.
     """
 
     def check_artefact(artefact: Artefact) -> None:
-        for option in artefact.options:
+        from cm.config.checking import convert
+
+        for option, value in artefact.options.items():
             if option not in options:
                 raise unknown("option", option, options, f"artefact {artefact.name}")
+            convert(options[option], value, option, f"artefact {artefact.name}, options")
         check(artefact)
 
     def decorate(function: Callable[..., Any]) -> Kind:
@@ -76,11 +82,13 @@ def draw(suite: Suite, name: str, root: Path, out: Path) -> None:
     Writes `<out>/tables/<name>.{csv,md,tex}`, `<out>/figures/<name>.{svg,png}`, or both. Raises UserError for a name
     that the suite does not have, and for score files that are missing or do not belong together.
     """
+    from cm.config.layout import Layout
+
     artefact = suite.find(name)
     drawing: Kind = registry.get("artefact", artefact.kind)
     result = drawing(suite, artefact, Path(root))
     for part in result if isinstance(result, tuple) else (result,):
-        _save(part, name, caption(artefact), Path(out))
+        _save(part, name, caption(artefact), Layout(reports=str(out)))
 
 
 def caption(artefact: Artefact) -> str:
@@ -90,10 +98,10 @@ def caption(artefact: Artefact) -> str:
     return " ".join([artefact.caption, *footnotes.of_origin(artefact)])
 
 
-def _save(part: Any, name: str, words: str, out: Path) -> None:
+def _save(part: Any, name: str, words: str, layout: Layout) -> None:
     from cm.report import plots, writing
 
     if hasattr(part, "savefig"):
-        plots.save(part, out / "figures" / name, words)
+        plots.save(part, Path(layout.figure(name, suffix="")), words)
     else:
-        writing.save(part, out / "tables" / name, words)
+        writing.save(part, Path(layout.table(name, suffix="")), words)

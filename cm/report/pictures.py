@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from cm import report
+from cm.config.layout import PREVIEW_COUNT
+from cm.config.settings import at_least, at_most
 from cm.errors import UserError
 from cm.report import footnotes
 from cm.report.plots import DPI, GREY
@@ -24,11 +26,12 @@ GAP = 4  # pixels between samples
 MARGIN = 0.1  # inches around the rows
 LETTER = 0.085  # inches of a letter of a row's name
 NOTE_HEIGHT = 0.14  # inches of a footnote
+Columns = Annotated[int, at_least(1), at_most(PREVIEW_COUNT)]
 WORDS = {1: "one step", 2: "two steps"}
 SAME_NOISE = "The samples of a column start from the same noise."
 
 
-@report.kind("samples", form="figure", needs="previews", options=("columns",))
+@report.kind("samples", form="figure", needs="previews", options={"columns": Columns})
 def samples(suite: Suite, artefact: Artefact, root: Path) -> Figure:
     """Figure 5 of the paper: a row of samples for each model and sampler; a column starts from the same noise."""
     cells = [cell for cell in suite.cells(artefact) if cell.run.seed == artefact.seeds[0]]
@@ -51,7 +54,10 @@ def _read_preview(cell: Cell, root: Path) -> np.ndarray:
     path = Path(layout_of(root).preview(*cell.samples))
     if not path.exists():
         raise UserError(f"no preview {path}: run snakemake '{path}'")
-    return npy.read_images(path)
+    images = npy.read_images(path)
+    if images.shape[3] not in (1, 3):
+        raise UserError(f"{path}: expected images of 1 or 3 channels, not {images.shape[3]}")
+    return images
 
 
 def _name_row(cell: Cell, *, with_progress: bool) -> str:

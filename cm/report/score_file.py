@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cm.errors import UserError
 from cm.report import headings
-
-REQUIRED = ("metrics", "samples", "protocol", "extractor", "reference", "versions", "commit")
-REQUIRED_OF_PROTOCOL = ("name", "samples", "reference", "extractor", "resizer", "quantization")
-COPIED = ("metrics", "samples", "protocol", "extractor", "commit")
 
 
 @dataclass(frozen=True)
@@ -90,55 +85,31 @@ class Score:
 def read_score(path: Path, dataset: str, label: str) -> Score:
     """The score in a file, without the fields that say which run it is of.
 
-    Raises UserError for a file that is missing, is not a score, or has a number that is not finite.
+    Raises UserError for a file that is missing, is not a score, or has an entry that no score has.
     """
-    content = _read_content(path)
-    _check_keys(path, content, REQUIRED, "it")
-    _check_keys(path, content["protocol"], REQUIRED_OF_PROTOCOL, "its protocol")
-    unavailable, uncertainty = content.get("unavailable", {}), content.get("uncertainty", {})
-    reference = dict(content["reference"])
-    halves = reference.pop("split_halves", None)
-    _check_numbers(path, content["metrics"], unavailable)
-    for metric, ends in uncertainty.items():
-        _check_numbers(path, {f"{end} of {metric}": value for end, value in ends.items()})
-    if halves:
-        _check_numbers(path, halves["metrics"], halves["metrics"])
-    return Score(
-        path=path,
-        dataset=dataset,
-        label=label,
-        unavailable=unavailable,
-        uncertainty=uncertainty,
-        quantization=content.get("quantization") or content["protocol"]["quantization"],
-        reference=reference,
-        split_halves=halves,
-        seconds=content.get("seconds", {}),
-        nfe=content.get("nfe") or 0,
-        version=", ".join(f"{name} {number}" for name, number in content["versions"].items()),
-        **{key: content[key] for key in COPIED},
-    )
-
-
-def _read_content(path: Path) -> dict[str, Any]:
+    from cm.report.score_schema import check_content
     from cm.utils import files
 
     if not path.exists():
         raise UserError(f"no score {path}: run snakemake '{path}'")
-    content = files.read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a score: expected a JSON object")
-    return content
-
-
-def _check_keys(path: Path, content: Mapping[str, Any], required: Iterable[str], what: str) -> None:
-    for key in required:
-        if key not in content:
-            raise UserError(f"{path} is not a score: {what} has no '{key}'")
-
-
-def _check_numbers(path: Path, values: Mapping[str, Any], unavailable: Iterable[str] = ()) -> None:
-    for name, value in values.items():
-        if value is None and name in unavailable:
-            continue
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{path}: {name} is {value}, not a finite number")
+    content = check_content(files.read_json(path), path)
+    reference = dict(content.reference)
+    halves = reference.pop("split_halves", None)
+    return Score(
+        path=path,
+        dataset=dataset,
+        label=label,
+        metrics=content.metrics,
+        unavailable=content.unavailable,
+        uncertainty=content.uncertainty,
+        samples=content.samples,
+        protocol=content.protocol,
+        quantization=content.quantization or content.protocol["quantization"],
+        extractor=content.extractor,
+        reference=reference,
+        split_halves=halves,
+        seconds=content.seconds,
+        commit=content.commit,
+        version=", ".join(f"{name} {number}" for name, number in content.versions.items()),
+        nfe=content.nfe or 0,
+    )

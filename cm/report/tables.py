@@ -156,13 +156,16 @@ def _time(cells: Sequence[Cell], root: Path) -> Row:
 
 def _training_seconds(cell: Cell, root: Path) -> dict[str, float]:
     """The seconds of a training, `wall` and `processor`."""
+    from cm.report.score_schema import check_seconds
     from cm.utils import files
 
     path = Path(scores.layout_of(root).seconds(cell.run.name))
     if not path.exists():
         raise UserError(f"no file {path}: `cm train` writes it when it has trained {cell.run.name}")
     found = files.read_json(path)
-    try:
-        return {name: float(found[name]) for name in ("wall", "processor")}
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} does not have the seconds of a training: expected 'wall' and 'processor'") from None
+    if not isinstance(found, dict) or not {"wall", "processor"} <= found.keys():
+        raise UserError(f"{path} does not have the seconds of a training: expected 'wall' and 'processor'")
+    check_seconds(path, found)
+    if not found["wall"]:
+        raise UserError(f"{path}: a training of 0 seconds of wall-clock time")
+    return {name: float(found[name]) for name in ("wall", "processor")}

@@ -11,13 +11,13 @@ saved before the models get their places, and removed when all of them have thei
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from cm.checkpoints import native
+from cm.checkpoints import descriptions, native
 from cm.errors import UserError
 from cm.training.plan import Plan
 from cm.utils import files
@@ -45,11 +45,11 @@ class SavedFiles:
         description = {**self._describe_model(percentage), "threads": list(threads)}
         native.save(self._partial / _model_name(percentage), tensors, description)
 
-    def find_state(self, names: Collection[str]) -> State | None:
+    def find_state(self, expected: Mapping[str, Tensor]) -> State | None:
         """The last state from which the training can continue, None for a training that starts from the beginning.
 
-        `names`: those of the tensors of a state. What is damaged, or belongs to other settings or inputs, is set aside
-        and reported in one line. Raises UserError for the state of another run.
+        `expected`: tensors of the names, shapes and types of those of a state. What is damaged, or belongs to other
+        settings or inputs, is set aside and reported in one line. Raises UserError for the state of another run.
         """
         problems: dict[Path, str] = {}
         for path in (self.state, self.previous):
@@ -60,7 +60,7 @@ class SavedFiles:
             except native.DamagedFile as error:
                 problems[path] = str(error)
                 continue
-            if not self._fits(saved) or tensors.keys() != set(names):
+            if not self._fits(saved) or not _agree(expected, tensors):
                 self._start_anew(f"{self._partial} has other settings or inputs", "superseded")
                 return None
             damaged = self._find_damaged_models(self._partial, saved["step"])
@@ -98,11 +98,9 @@ class SavedFiles:
     def _read_state(self, path: Path) -> State:
         """Read a state; DamagedFile for a damaged one, UserError for that of another run."""
         tensors, saved = native.load(path)
-        of = saved.get("of")
-        if not isinstance(of, dict) or "run" not in of:
-            raise native.DamagedFile(f"{path} is not the state of a training")
-        if of["run"] != self._plan.name:
-            raise UserError(f"{path} belongs to {of['run']}, not to {self._plan.name}")
+        descriptions.check_state(saved, path)
+        if saved["of"]["run"] != self._plan.name:
+            raise UserError(f"{path} belongs to {saved['of']['run']}, not to {self._plan.name}")
         return tensors, saved
 
     def _fits(self, saved: Mapping[str, Any]) -> bool:
@@ -162,6 +160,16 @@ class SavedFiles:
 
 def _model_name(percentage: int) -> str:
     return f"{percentage}.safetensors"
+
+
+def _agree(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of tensors have the same names, shapes and types."""
+    return _kinds(expected) == _kinds(tensors)
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Any, Any]]:
+    """The shape and the type of each tensor."""
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _settings(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class TrainingState:
 
         Raises UserError as `SavedFiles.find_state` does.
         """
-        found = self.files.find_state(dict(self._tensors()).keys())
+        found = self.files.find_state(dict(self._tensors()))
         if found is not None:
             self._restore(*found)
 
@@ -95,10 +95,10 @@ class TrainingState:
         for name, tensor in self._tensors():
             tensor.copy_(tensors[name])
         self.step = saved["step"]
-        if "seconds" in saved:  # earlier versions did not count them
+        if saved.get("seconds") is not None:  # earlier versions did not count them
             self._clock.resume(saved["seconds"])
         self.threads = sorted({*self.threads, *saved.get("threads", [])})  # nor did they record these
-        if self.scaler.is_enabled():
+        if saved["scaler"].keys() == self.scaler.state_dict().keys():
             self.scaler.load_state_dict(saved["scaler"])
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:

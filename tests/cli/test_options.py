@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cm import api
+from cm.cli import main
 from cm.cli.options import ExtractionOptions, Hardware
 from cm.utils import gpus
 
@@ -49,3 +50,43 @@ def test_no_gpus_means_the_processor(taken):
 def test_without_a_gpu_the_default_stays_the_processor(taken, monkeypatch):
     monkeypatch.setattr(gpus, "take_gpus", lambda count: [])
     assert Hardware(threads=None, device=None, gpus=2).select_devices() == ("cuda",), "api.select_device decides"
+
+
+NO_SEEDS = ["\u0661", "\uff11", "\u00b2", "1_0", " 1", "0x1", "1.0", "1e3", "-1", "4001", "9" * 5000, "nan", "inf", ""]
+
+
+@pytest.mark.parametrize("text", NO_SEEDS, ids=lambda text: ascii(text[:9]))
+def test_what_is_no_seed_is_refused_in_one_line(text, tmp_path, capsys):
+    arguments = ["--model", str(tmp_path / "m"), "--sampler", "onestep", "--out", str(tmp_path / "a.npy")]
+    assert main(["sample", *arguments, "--seed", text]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cm sample: error: ") and "seed" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--batch", "--count", "--threads", "--gpus"])
+@pytest.mark.parametrize("text", ["1" + "0" * 30, "-1", "\u0661", "many"], ids=ascii)
+def test_absurd_numbers_are_refused_in_one_line(option, text, tmp_path, capsys):
+    arguments = ["--model", str(tmp_path / "m"), "--sampler", "onestep", "--out", str(tmp_path / "a.npy")]
+    assert main(["sample", *arguments, option, text]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "-1"])
+def test_a_number_of_seconds_is_finite(text, tmp_path, capsys):
+    arguments = [
+        "--run",
+        "digits/edm/default/seed0",
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "100.safetensors"),
+    ]
+    assert main(["train", *arguments, "--save-seconds", text]) == 2
+    assert "save-seconds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["5\u0663.safetensors", "\u0661.safetensors", "\uff11\uff10.safetensors"], ids=ascii)
+def test_a_percentage_has_ascii_digits(name, tmp_path, capsys):
+    arguments = ["--run", "digits/edm/default/seed0", "--data", str(tmp_path), "--out", str(tmp_path / name)]
+    assert main(["train", *arguments]) == 2
+    assert "out must be files" in capsys.readouterr().err

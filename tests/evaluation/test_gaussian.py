@@ -60,3 +60,11 @@ def test_moments_that_are_not_a_gaussian_are_refused():
         gaussian.frechet_distance(mean, cov, mean, np.where(np.eye(16) > 0, np.nan, cov))
     with pytest.raises(UserError, match=r"16 features .* \(8, 8\)"):
         gaussian.frechet_distance(mean, cov[:8, :8], mean, cov)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_rounding_makes_a_distance_negative(seed):
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(200, 32)) * 10
+    mean, covariance = features.mean(0), np.cov(features, rowvar=False)
+    assert 0 <= gaussian.frechet_distance(mean, covariance, mean, covariance) < 1e-9

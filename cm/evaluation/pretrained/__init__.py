@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm import registry
-from cm.checkpoints import native
+from cm.checkpoints import descriptions, native
+from cm.checkpoints.descriptions import PretrainedWeights
 from cm.errors import UserError, unknown
 from cm.evaluation.extractors import Extractor
 from cm.evaluation.pretrained import sources
@@ -61,7 +62,14 @@ def digest(path: Path | str) -> str:
 
     It is `tensors_sha256` for a file that `write_weights` wrote, and the sha256 of the file for any other model.
     """
-    return native.description(path).get("tensors_sha256") or files.sha256_of(path)
+    description = native.description(path)
+    if "weights" not in description:
+        return files.sha256_of(path)
+    return _identity(descriptions.check_weights(description, path), path)
+
+
+def _identity(weights: PretrainedWeights, path: Path | str) -> str:
+    return weights.tensors_sha256 or files.sha256_of(path)
 
 
 def load_extractor(path: Path | str, resizer: str = "legacy_tensorflow") -> Extractor:
@@ -69,16 +77,16 @@ def load_extractor(path: Path | str, resizer: str = "legacy_tensorflow") -> Extr
 
     Raises UserError for weights that are not an extractor's, and for a resizer that the extractor does not take.
     """
-    tensors, description = _load(path, [name for name, known in sources.KNOWN.items() if known.resizers])
-    name = description["weights"]
+    tensors, weights = _load(path, [name for name, known in sources.KNOWN.items() if known.resizers])
+    name = weights.weights
     if resizer not in sources.KNOWN[name].resizers:
         raise unknown("resizer", resizer, sources.KNOWN[name].resizers, f"extractor {name}")
-    network = _build_extractor(name, resizer, logits=description["logits"])
+    network = _build_extractor(name, resizer, logits=weights.logits)
     _freeze(network, tensors, path, "cpu")
     if name == "inception":
         network.fuse()
     preprocess = functools.partial(registry.get("resizer", resizer).host, size=network.size)
-    return Extractor(name, network.width, preprocess, network, description["tensors_sha256"])
+    return Extractor(name, network.width, preprocess, network, _identity(weights, path))
 
 
 def load_lpips(path: Path | str, *, pooling: str = "max", precision: str = "float32", device: str = "cpu") -> Distance:
@@ -90,8 +98,8 @@ def load_lpips(path: Path | str, *, pooling: str = "max", precision: str = "floa
     the paper's CIFAR-10 code uses; `average` is what its ImageNet and LSUN code uses. `precision`: that of the feature
     maps. Raises UserError for other weights, and for an unknown pooling.
     """
-    tensors, description = _load(path, ("lpips-vgg16", "lpips-alexnet"))
-    name = description["weights"]
+    tensors, weights = _load(path, ("lpips-vgg16", "lpips-alexnet"))
+    name = weights.weights
     if pooling not in POOLINGS:
         raise unknown("pooling", pooling, POOLINGS)
     if pooling == "average" and name != "lpips-vgg16":
@@ -158,16 +166,16 @@ def _describe(name: str, raw: sources.Raw, tensors: Mapping[str, Tensor]) -> dic
 
 
 def _source_digest(path: Path) -> str:
-    return native.description(path)["source_sha256"]
+    return descriptions.check_weights(native.description(path), path).source_sha256
 
 
-def _load(path: Path | str, allowed: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _load(path: Path | str, allowed: Sequence[str]) -> tuple[dict[str, Tensor], PretrainedWeights]:
     """The tensors and the description in a file; UserError if it has none of the allowed weights."""
     tensors, description = native.load(path)
     found = description.get("weights", "no pretrained weights")
     if found not in allowed:
         raise UserError(f"{path} holds {found}, not {' or '.join(allowed)}: `cm weights` writes such a file")
-    return tensors, description
+    return tensors, descriptions.check_weights(description, path)
 
 
 def _freeze(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str, device: str) -> None:

@@ -21,8 +21,8 @@ class ConvNetModule(nn.Module):
     def __init__(self, config: ConvNet) -> None:
         super().__init__()
         width = config.channels
-        self.stage1 = nn.Sequential(_block(config.image_channels, width), _block(width, width))
-        self.stage2 = nn.Sequential(_block(width, 2 * width), _block(2 * width, 2 * width))
+        self.stage1 = nn.Sequential(_block(config, config.image_channels, width), _block(config, width, width))
+        self.stage2 = nn.Sequential(_block(config, width, 2 * width), _block(config, 2 * width, 2 * width))
         self.pool = nn.AvgPool2d(2)
         self.hidden = nn.Linear(2 * width * (config.resolution // 4) ** 2, config.features)
         self.dropout = Dropout(config.dropout)
@@ -45,5 +45,6 @@ class ConvNetModule(nn.Module):
         return [first, self.stage2(self.pool(first))]
 
 
-def _block(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(min(8, outputs), outputs), nn.SiLU())
+def _block(config: ConvNet, inputs: int, outputs: int) -> nn.Module:
+    norm = nn.GroupNorm(config.groups(outputs), outputs)
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), norm, nn.SiLU())
