@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import psutil
+
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "sshare", "sacctmgr")
 SYSTEM_PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
@@ -82,10 +84,9 @@ def run_slurm(folder: Path, *, nodes: int = 1, cpus: int = 16, gpus: int = 2) ->
     """
     names = [f"node{number}" for number in range(1, nodes + 1)]
     clients = _configure(folder, names, cpus, gpus)
-    sinfo = (clients / "sinfo", "--noheader", "--partition=main", "--Node", "--format=%T")
     try:
         _start(folder, names)
-        _wait_until(lambda: _call(*sinfo).split() == ["idle"] * nodes, "nodes of Slurm", folder)
+        _wait_until(lambda: _call(*_states(clients)).count("idle") == nodes, "nodes of Slurm", folder)
         yield clients
     finally:
         if (folder / "slurmctld.pid").exists():
@@ -93,6 +94,36 @@ def run_slurm(folder: Path, *, nodes: int = 1, cpus: int = 16, gpus: int = 2) ->
             _wait_until(lambda: not _call(clients / "squeue", "--noheader"), "cancelled jobs", folder)
         for name in (*names, "slurmctld", "munged"):
             _stop(folder / f"{name}.pid")
+
+
+def fail_node(clients: Path, name: str) -> None:
+    """Let a node fail as if it lost its power: all that runs there is killed, and the controller finds it down."""
+    folder = clients.parent
+    doomed = {psutil.Process(int((folder / f"{name}.pid").read_text()))}
+    for process in psutil.process_iter(["environ"]):
+        environment = process.info["environ"] or {}
+        if environment.get("SLURMD_NODENAME") == name and environment.get("SLURM_CONF") == str(folder / "slurm.conf"):
+            doomed |= {process, *(parent for parent in process.parents() if parent.name().startswith("slurmstepd"))}
+    for process in doomed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    _call(clients / "scontrol", "update", f"nodename={name}", "state=down", "reason=test")
+
+
+def start_nodes(clients: Path) -> None:
+    """Start the daemons of the nodes that have failed, and wait until Slurm uses the nodes again."""
+    folder = clients.parent
+    failed = [line.split()[0] for line in _call(*_states(clients)).splitlines() if line.split()[1].startswith("down")]
+    for name in failed:
+        (folder / f"{name}.pid").unlink()
+        _start_daemon(folder, name, "slurmd", ["-f", str(folder / "slurm.conf"), "-N", name])
+        _call(clients / "scontrol", "update", f"nodename={name}", "state=resume")
+    _wait_until(lambda: "down" not in _call(*_states(clients)), "nodes of Slurm", folder)
+
+
+def _states(clients: Path) -> tuple[Path | str, ...]:
+    """The command that prints the name and the state of each node."""
+    return (clients / "sinfo", "--noheader", "--partition=main", "--Node", "--format=%N %T")
 
 
 def _user() -> str:
@@ -146,10 +177,14 @@ def _start(folder: Path, names: Sequence[str]) -> None:
     commands = {"munged": ("munged", munged), "slurmctld": ("slurmctld", configuration)}
     commands |= {name: ("slurmd", [*configuration, "-N", name]) for name in names}
     for name, (daemon, arguments) in commands.items():
-        program = shutil.which(daemon, path=SYSTEM_PATH)
-        with open(folder / f"{name}.out", "wb") as out:
-            subprocess.run([program, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True)
-        _wait_until((folder / f"{name}.pid").exists, daemon, folder)
+        _start_daemon(folder, name, daemon, arguments)
+
+
+def _start_daemon(folder: Path, name: str, daemon: str, arguments: Sequence[str]) -> None:
+    program = shutil.which(daemon, path=SYSTEM_PATH)
+    with open(folder / f"{name}.out", "ab") as out:
+        subprocess.run([program, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True)
+    _wait_until((folder / f"{name}.pid").exists, daemon, folder)
 
 
 def _stop(pid_file: Path) -> None:

@@ -121,7 +121,11 @@ def _wait(cluster: Cluster, record: JobFiles) -> int:
         shown = _show_log(record.log, shown)
         if record.status.exists():
             _show_log(record.log, shown)
-            return int(files.read_json(record.status)["status"])
+            status = int(files.read_json(record.status)["status"])
+            if 128 < status < 128 + signal.NSIG:
+                name = signal.Signals(status - 128).name
+                _say(f"job {record.job_id}: a process of the training was ended by {name}, and so were the others")
+            return status
         if time.monotonic() - asked > cluster.poll_seconds:
             asked = time.monotonic()
             if cluster.is_alive(record.job_id) is not False:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import slurm_cluster
 import torch
@@ -56,16 +57,34 @@ def here(tmp_path_factory):
 def place(here, tmp_path):
     """A copy of that folder without the training and what follows from it: each job of Slurm takes seconds."""
     shutil.copytree(here, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".snakemake", "reports"))
-    for results in ("scores", "logs", "models/digits/edm", "benchmarks"):
+    for results in ("scores", "logs", "models/digits/edm"):
         shutil.rmtree(tmp_path / "results" / results)
     return tmp_path
 
 
 def squeue(slurm: Path, *options: str) -> list[str]:
     """The ids of the jobs of trainings that are queued or running."""
-    command = [slurm / "squeue", "--noheader", "--format=%i %j", *options]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = run([slurm / "squeue", "--noheader", "--format=%i %j", *options]).splitlines()
     return [line.split()[0] for line in lines if "cm_train_digits_edm" in line]
+
+
+def run(command: list[str | Path]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def node_of(slurm: Path, job: str) -> str:
+    """The node that a job runs on."""
+    return run([slurm / "squeue", "--noheader", f"--jobs={job}", "--format=%N"])
+
+
+def processes_of(place: Path) -> list[int]:
+    """The processes that train in a folder, without those that supervise them."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        if process.info["cwd"] == str(place) and "train" in words and "launch" not in words and not process.children():
+            found.append(process.pid)
+    return found
 
 
 def has_saved(slurm: Path, place: Path, since: float) -> bool:
@@ -97,24 +116,25 @@ def train_command(run: str, folder: str) -> str:
 
 
 def test_a_job_that_is_requeued_three_times_ends_with_the_same_model(place, here, slurm):
-    """Its time is over, it is preempted, and an administrator requeues it; the restarts are those of one job."""
+    """Its time is over, it is preempted, and its node fails; the restarts are those of one job."""
     process = launch(place, slurm, "--minutes 1 --grace-seconds 30")
     wait_until(lambda: has_saved(slurm, place, since=0), "training")
     (job,) = squeue(slurm)
     urgent = [slurm / "sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"]
     interrupts = (
-        [slurm / "scancel", "--signal=USR2", job],  # what Slurm sends before the time is over
-        urgent,
-        [slurm / "scontrol", "requeue", job],
+        lambda: run([slurm / "scancel", "--signal=USR2", job]),  # what Slurm sends before the time is over
+        lambda: run(urgent),
+        lambda: slurm_cluster.fail_node(slurm, node_of(slurm, job)),
     )
     for number, interrupt in enumerate(interrupts, 1):
-        subprocess.run(interrupt, check=True, capture_output=True)
+        interrupt()
         wait_until(functools.partial(has_started, place, job, times=number + 1), "restart")
         wait_until(functools.partial(has_saved, slurm, place, since=time.time()), "saved state")
     assert squeue(slurm) == [job]
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
-    assert output.count("Loading pickle") == 4
+    assert output.count("Loading pickle") >= 4  # Slurm may requeue a job again when the failed node does not answer
+    slurm_cluster.start_nodes(slurm)
     assert weights(place / MODEL).keys() == weights(here / MODEL).keys()
     for name, value in weights(here / MODEL).items():
         assert torch.equal(weights(place / MODEL)[name], value)
@@ -130,6 +150,20 @@ def test_two_tasks_on_two_nodes_train_one_model(place, slurm):
     together = weights(place / f"results/models/{run}/100.safetensors")
     for name, value in weights(place / "alone/100.safetensors").items():
         torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_task_that_dies_alone_ends_the_others(place, slurm):
+    process = launch(place, slurm, "--nodes 2 --tasks 2")
+    wait_until(lambda: has_saved(slurm, place, since=0), "training")
+    first, second = processes_of(place)
+    os.kill(second, signal.SIGKILL)
+    killed = time.monotonic()
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "a process of the training was ended by SIGKILL, and so were the others" in output
+    assert time.monotonic() - killed < 60
+    assert not psutil.pid_exists(first)
+    assert (place / STATE).exists()
 
 
 def test_a_cancelled_job_is_reported_and_keeps_its_state(place, slurm):
