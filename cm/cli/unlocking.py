@@ -11,6 +11,7 @@ import click
 
 from cm.config.layout import Layout
 from cm.errors import UserError
+from cm.jobs.request import TRAINING_PREFIX
 from cm.utils.running import find_running
 
 
@@ -19,11 +20,12 @@ from cm.utils.running import find_running
 def unlock(arguments: Sequence[str]) -> None:
     """Remove the lock of a Snakemake that was killed.
 
-    Refused while it, or a job that it started in this folder, is running.
+    Refused while it, or a job that it started in this folder, is running. Trainings of `cm launch` may go on, since the
+    next Snakemake finds them again.
 
     ARGUMENTS are further ones of `snakemake --unlock`, such as --snakefile FILE.
     """
-    running = find_running(Path(), Layout().logs)
+    running = find_running(Path(), Layout().logs, ignored=TRAINING_PREFIX)
     if running:
         raise UserError(f"not unlocked, since Snakemake or a job of it is running: {'; '.join(running)}")
     status = subprocess.run([sys.executable, "-m", "snakemake", "--unlock", *arguments]).returncode

@@ -16,17 +16,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cm.errors import UserError
-from cm.jobs.request import TRAINING_PREFIX
 
 PROCESSES = Path("/proc")
 SNAKEMAKE_LOGS, SLURM_LOGS = ".snakemake/log", ".snakemake/slurm_logs"
 
 
-def find_running(folder: Path, logs: str) -> list[str]:
+def find_running(folder: Path, logs: str, ignored: str) -> list[str]:
     """Each process that writes a log of Snakemake or of its jobs, and each job of Slurm, in a few words.
 
-    `folder`: where Snakemake was started. `logs`: the folder in it with the logs of the jobs. Raises UserError where
-    this cannot be known: on a system without /proc, and if Slurm does not answer, but was used here.
+    `folder`: where Snakemake was started. `logs`: the folder in it with the logs of the jobs. `ignored`: how the names
+    of jobs of Slurm begin that do not count. Raises UserError where this cannot be known: on a system without /proc,
+    and if Slurm does not answer, but was used here.
     """
     if not PROCESSES.is_dir():
         raise UserError(
@@ -35,7 +35,7 @@ def find_running(folder: Path, logs: str) -> list[str]:
         )
     watched = [(folder / part).resolve() for part in (SNAKEMAKE_LOGS, logs)]
     processes = [_name(process) for process in _own_processes() if _writes_below(process, watched)]
-    return processes + _slurm_jobs(folder)
+    return processes + _slurm_jobs(folder, ignored)
 
 
 def _own_processes() -> Iterator[Path]:
@@ -65,11 +65,8 @@ def _name(process: Path) -> str:
     return f"process {process.name} ({command[:200]})"
 
 
-def _slurm_jobs(folder: Path) -> list[str]:
-    """The jobs of this user that were submitted from the folder, but for the one that this process belongs to.
-
-    Trainings of `cm launch` do not count, since a new Snakemake finds them again.
-    """
+def _slurm_jobs(folder: Path, ignored: str) -> list[str]:
+    """The jobs of this user that were submitted from the folder, but for the one that this process belongs to."""
     if shutil.which("squeue") is None:
         return []
     command = ["squeue", "--me", "--noheader", "--format", "%A %T %j %Z"]
@@ -85,5 +82,5 @@ def _slurm_jobs(folder: Path) -> list[str]:
     return [
         f"Slurm job {number} ({state.lower()})"
         for number, state, name, place in jobs
-        if Path(place).resolve() == folder.resolve() and number != own and not name.startswith(TRAINING_PREFIX)
+        if Path(place).resolve() == folder.resolve() and number != own and not name.startswith(ignored)
     ]

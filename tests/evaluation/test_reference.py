@@ -386,8 +386,10 @@ def test_arrays_that_end_too_early_are_refused(tmp_path):
         info.compress_size = info.file_size = 10**6
         archive.writestr("more.npy", b"")
     path.write_bytes(path.read_bytes().replace(b"(12, 12)", b"(99, 99)"))
-    with pytest.raises(UserError, match=r"is not a whole \.npz file: it has 1000000 bytes of 78536") as caught:
-        reference.read(path)  # newer releases of Python see that the entries overlap before they read them
+    # Newer releases of Python see that the entries overlap before they read them.
+    reason = r"is not a whole \.npz file: (it has 1000000 bytes of 78536|Overlapped entries)"
+    with pytest.raises(UserError, match=reason) as caught:
+        reference.read(path)
     assert "\n" not in str(caught.value)
 
 

@@ -56,7 +56,7 @@ def test_a_killed_snakemake_is_unlocked_when_its_jobs_have_ended(folder, capsys)
     assert f"process {first.pid} (" in capsys.readouterr().err
     first.kill()
     first.wait()
-    (orphan,) = (text for text in running.find_running(folder, LOGS) if "(sleep 100)" in text)
+    (orphan,) = (text for text in running.find_running(folder, LOGS, TRAINING_PREFIX) if "(sleep 100)" in text)
     assert main(["unlock"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("cm unlock: error: not unlocked, since Snakemake or a job of it is running: process ")
@@ -64,9 +64,9 @@ def test_a_killed_snakemake_is_unlocked_when_its_jobs_have_ended(folder, capsys)
     (folder / "seconds").write_text("0")
     assert snakemake(folder).wait() != 0
     assert "LockException" in (folder / "messages").read_text()
-    for text in running.find_running(folder, LOGS):
+    for text in running.find_running(folder, LOGS, TRAINING_PREFIX):
         os.kill(int(text.split()[1]), signal.SIGKILL)
-    wait_for(lambda: not running.find_running(folder, LOGS))
+    wait_for(lambda: not running.find_running(folder, LOGS, TRAINING_PREFIX))
     (folder / "elsewhere").mkdir()
     (folder / "Snakefile").rename(folder / "elsewhere/Snakefile")
     assert main(["unlock", "--snakefile", "elsewhere/Snakefile"]) == 0
@@ -83,11 +83,11 @@ def test_who_only_reads_a_log_is_no_job(folder):
         with log.open(mode) as file:
             process = subprocess.Popen(["sleep", "60"], stdin=file, stdout=file)
         try:
-            wait_for(lambda expected=count: len(running.find_running(folder, LOGS)) == expected)
+            wait_for(lambda expected=count: len(running.find_running(folder, LOGS, TRAINING_PREFIX)) == expected)
         finally:
             process.kill()
             process.wait()
-    assert running.find_running(folder / LOGS, LOGS) == []
+    assert running.find_running(folder / LOGS, LOGS, TRAINING_PREFIX) == []
 
 
 def put_squeue(folder: Path, monkeypatch, script: str) -> None:
@@ -112,18 +112,18 @@ def test_jobs_of_slurm_count_if_they_are_of_this_folder(folder, monkeypatch):
     lines += [f"15 RUNNING {TRAINING_PREFIX}digits_edm_default_seed0_1a2b3c4d {here}"]
     put_squeue(folder, monkeypatch, "\n".join(f"echo '{line}'" for line in lines))
     monkeypatch.setenv("SLURM_JOB_ID", "14")
-    assert running.find_running(here, LOGS) == ["Slurm job 11 (running)", "Slurm job 12 (pending)"]
+    assert running.find_running(here, LOGS, TRAINING_PREFIX) == ["Slurm job 11 (running)", "Slurm job 12 (pending)"]
 
 
 def test_a_slurm_that_does_not_answer_is_no_permission_if_it_was_used_here(folder, monkeypatch):
     put_squeue(folder, monkeypatch, "echo 'squeue: error:\nno answer' >&2; exit 1")
-    assert running.find_running(folder, LOGS) == []
+    assert running.find_running(folder, LOGS, TRAINING_PREFIX) == []
     (folder / running.SLURM_LOGS).mkdir(parents=True)
     with pytest.raises(UserError, match=r"does not say which jobs are running: squeue: error: no answer$"):
-        running.find_running(folder, LOGS)
+        running.find_running(folder, LOGS, TRAINING_PREFIX)
 
 
 def test_a_system_that_does_not_say_what_is_running_is_no_permission(folder, monkeypatch):
     monkeypatch.setattr(running, "PROCESSES", folder / "proc")
     with pytest.raises(UserError, match="make sure that no job is"):
-        running.find_running(folder, LOGS)
+        running.find_running(folder, LOGS, TRAINING_PREFIX)
