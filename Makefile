@@ -6,9 +6,10 @@ CORES ?= all
 VENV := .venv
 STAMP := $(VENV)/.installed
 # Relative to this folder for set-up, absolute where a command may change its working directory.
-ENVIRONMENT := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" \
-	XDG_CACHE_HOME="$(CURDIR)/.snakemake/cache" MPLCONFIGDIR="$(CURDIR)/.snakemake/cache/matplotlib" \
-	TRITON_CACHE_DIR="$(CURDIR)/.snakemake/cache/triton"
+HERE := $(subst ','\'',$(CURDIR))
+ENVIRONMENT := PATH='$(HERE)/$(VENV)/bin':"$$PATH" VIRTUAL_ENV='$(HERE)/$(VENV)' \
+	XDG_CACHE_HOME='$(HERE)/.snakemake/cache' MPLCONFIGDIR='$(HERE)/.snakemake/cache/matplotlib' \
+	TRITON_CACHE_DIR='$(HERE)/.snakemake/cache/triton'
 SNAKEMAKE_TARGETS := all_tables all_figures all report
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

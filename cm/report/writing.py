@@ -127,12 +127,12 @@ def _write_markdown(cells: Cells, caption: str, notes: Sequence[str]) -> str:
 
     escaped = {_escape_markdown(name): list(map(_escape_markdown, column)) for name, column in cells.items()}
     body = tabulate(escaped, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=_align(cells))
-    return "\n\n".join([caption, body, *notes]) + "\n"
+    return "\n\n".join([_escape_markdown(caption), body, *map(_escape_markdown, notes)]) + "\n"
 
 
 def _escape_markdown(text: str) -> str:
-    """Text in which Markdown sees neither a column nor a deletion."""
-    return re.sub(r"([|~])", r"\\\1", text)
+    """Text in which Markdown sees neither a column, a deletion, a tag of HTML nor a link."""
+    return re.sub(r"([|~<]|(?<=\])\()", r"\\\1", text)
 
 
 # ---- LaTeX ----------------------------------------------------------------------------------------------------------
