@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,9 +36,8 @@ def quality(suite: Suite, artefact: Artefact, root: Path, count_flops: CountFlop
     for method, numbers in published.items():
         plot.add_published(f"{method} (published)", numbers)
     baseline = plot.add_baseline()
-    plot.set_ticks(
-        _powers_of_two([score.nfe for score in found] + [x for points in published.values() for x in points])
-    )
+    evaluations = itertools.chain((score.nfe for score in found), *published.values())
+    plot.set_ticks(_powers_of_two(list(evaluations)))
     notes += _add_flops(plot, suite, artefact, count_flops)
     own = footnotes.of_figure(found, marks="Bands", intervals=False, baseline=baseline)
     return plot.finish([*own, *notes, *footnotes.of_origin(artefact)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cm.config import Artefact, Cell, SearchResult, Suite
-    from cm.config.searches import PointSearch
+    from cm.config.searches import Evaluation, PointSearch
 
 Line = dict[float, list[Score]]  # from the time of an evaluation to its distance, the only one there
 
@@ -42,7 +43,7 @@ def time_search(suite: Suite, artefact: Artefact, root: Path) -> Figure:
         result = _read(cell, root)
         for number, search in enumerate(result.searches, 1):
             label = _name_line(cell, number, artefact)
-            lines[label] = {one.time: [_score(cell, result, one.time, search)] for one in search.evaluations}
+            lines[label] = {one.time: [_score(cell, result, one)] for one in search.evaluations}
             chosen.append({search.time: lines[label][search.time]})
             notes += _describe(label, search)
     if not lines:
@@ -51,7 +52,8 @@ def time_search(suite: Suite, artefact: Artefact, root: Path) -> Figure:
 
 
 def _draw(lines: dict[str, Line], chosen: Sequence[Line], notes: Sequence[str]) -> Figure:
-    found = [group[0] for line in lines.values() for group in line.values()]
+    groups = itertools.chain.from_iterable(line.values() for line in lines.values())
+    found = [group[0] for group in groups]
     plot = Plot(found, "time t of the point")
     plot.axes.set_xscale("log")
     for label, line in lines.items():
@@ -80,9 +82,8 @@ def _name_line(cell: Cell, number: int, artefact: Artefact) -> str:
     return f"{cell.label}, point {number}{seed}"
 
 
-def _score(cell: Cell, result: SearchResult, time: float, search: PointSearch) -> Score:
+def _score(cell: Cell, result: SearchResult, one: Evaluation) -> Score:
     """An evaluation as a score, without the seed: the bars are intervals over the samples, not over seeds."""
-    one = next(one for one in search.evaluations if one.time == time)
     reference = dict(result.reference)
     return Score(
         path=Path(),
