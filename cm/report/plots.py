@@ -92,7 +92,8 @@ class Plot:
         axis.set_xlabel(label)
         axis.xaxis.set_major_locator(ticker.FixedLocator([tick * factor for tick in self.axes.get_xticks()]))
         axis.xaxis.set_minor_locator(ticker.NullLocator())
-        axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{float(f'{value:.2g}'):g}"))
+        axis.tick_params(labelsize=8)
 
     def add_baseline(self) -> Score | None:
         """A line at the distance between split halves of the reference; none if it would squeeze the other lines."""

@@ -88,6 +88,6 @@ def describe_origin(artefact: Artefact, dataset: str, extractor: str) -> list[st
         *([] if dataset == artefact.published["dataset"] else ["other data"]),
         *([] if extractor == "inception" else ["another extractor"]),
     ]
-    others = ["Published rows are of other implementations and of other networks than the measured ones."]
+    others = ["They come from other implementations and other networks than the measured ones."]
     apart = f", for {' and '.join(differences)}" if differences else ""
     return [f"Published numbers are those of {authors}{apart}.", *(others if "group" in artefact.published else [])]

@@ -67,7 +67,7 @@ def test_published_samplers_are_marked_as_other_implementations(suite, root, mon
     monkeypatch.setattr(suite.experiments, "data", lambda dataset: config.Data("cifar10"))
     numbers, notes = quality._published(suite, artefact, inception)
     assert numbers["DDIM"] == {50: 4.67, 20: 6.84, 10: 8.23}
-    assert notes[-1] == "Published rows are of other implementations and of other networks than the measured ones."
+    assert notes[-1] == "They come from other implementations and other networks than the measured ones."
 
 
 def test_the_table_of_samplers_has_the_published_rows_below(suite, root, tmp_path):
@@ -75,7 +75,7 @@ def test_the_table_of_samplers_has_the_published_rows_below(suite, root, tmp_pat
     table = (tmp_path / "tables/samplers.md").read_text()
     assert [name for name in ("DDIM", "3-DEIS", "EDM, DPM-Solver++(2M)") if f"| {name} " in table] != []
     assert table.count("| DDIM ") == 3 and "Rectified Flow" not in table
-    assert "of other implementations and of other networks" in table
+    assert "from other implementations and other networks" in table
 
 
 @pytest.mark.parametrize(
