@@ -71,11 +71,32 @@ def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
             about = {"run": cell.run.name, "sampler": cell.sampler, "nfe": nfe, **protocol}
             write(scores.score_path(cell, root), content(fid(cell), **about))
             fake_baseline(root, cell, protocol)
+            if cell.sampler.startswith("search"):
+                fake_search(root, cell)
             image = Path(Layout(str(root)).preview(*cell.samples))
             image.parent.mkdir(parents=True, exist_ok=True)
             np.save(image, noise)
             write(Path(Layout(str(root)).seconds(cell.run.name)), {"wall": 10.0 + cell.run.seed, "processor": 20.0})
     return root
+
+
+def fake_search(root: Path, cell: config.Cell) -> None:
+    """The searches for the points of a cell: the first is in the middle of the times, the others at the lower end."""
+    sampler, searches = config.parse_sampler(cell.sampler), []
+    while len(searches) < sampler.steps - 1:
+        fixed = [one["time"] for one in searches]
+        times = sampler.candidates(cell.run.noise, fixed)[:: 3 if fixed else 4]
+        middle = len(times) - 1 if fixed else len(times) // 2
+        fids = [2.0 + abs(place - middle) - len(fixed) for place in range(len(times))]
+        found = [
+            {"time": t, "fid": fid, "low": fid - 0.2, "high": fid + 0.3} for t, fid in zip(times, fids, strict=True)
+        ]
+        about = {"fixed": fixed, "time": times[middle], "at_end": bool(fixed), "candidates": len(times)}
+        searches.append({**about, "evaluations": found, "violations": []})
+    how = {key: value for key, value in content(1.0).items() if key not in ("metrics", "uncertainty", "seconds")}
+    about = {"run": cell.run.name, "progress": cell.progress, "sampler": cell.sampler, "quantization": "truncate"}
+    times = [one["time"] for one in searches]
+    write(Path(Layout(str(root)).search(*cell.samples)), {**how, **about, "times": times, "searches": searches})
 
 
 def fake_baseline(root: Path, cell: config.Cell, protocol: dict) -> None:

@@ -21,6 +21,7 @@ LAYERS = [
         "evaluation.metrics",
         "evaluation.moments",
         "evaluation.reference",
+        "evaluation.ternary",
         "evaluation.uncertainty",
         "evaluation.imagesets",
         "evaluation.resizers",
@@ -43,6 +44,7 @@ TORCH_FREE = {
     "evaluation.moments",
     "evaluation.reference",
     "evaluation.resizers",
+    "evaluation.ternary",
     "evaluation.uncertainty",
 }
 MODULES = sorted(

@@ -37,6 +37,7 @@ FILE_COMMANDS = {
     "featurize": "featurize absent --protocol offline --out {out}",
     "score": "score absent --protocol offline --reference absent --out {out}",
     "evaluate": "evaluate --model absent --sampler onestep --protocol offline --reference absent --score {out}",
+    "search": "search --model absent --sampler search,steps~2 --protocol offline --reference absent --out {out}",
 }
 FOLDER_COMMANDS = {
     "prepare": "prepare --dataset cifar10 --source absent --out {out}",
@@ -192,6 +193,7 @@ OVERWRITING = [
     "evaluate --model m --sampler onestep --protocol offline --reference r.npy --score r.npy",
     "evaluate --model m --sampler onestep --protocol offline --reference r.npy --score s.json --preview r.npy",
     "evaluate --model m --sampler onestep --protocol offline --reference r.npy --score m",
+    "search --model m --sampler search,steps~3 --protocol offline --reference r.npy --previous e --out e",
     "featurize r.npy --protocol offline --out r.npy",
     "featurize r.npy --protocol offline --statistics e --out e",
     "featurize r.npy --protocol p.yaml --out p.yaml",

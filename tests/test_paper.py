@@ -165,7 +165,7 @@ def test_every_published_number_of_these_methods_has_a_row_beside_it(suite):
     from cm.report.tables import published
 
     for name, artefact in suite.artefacts.items():
-        if artefact.published:
+        if artefact.published and "group" not in artefact.published:
             rows = {(cell.label, config.parse_sampler(cell.sampler).evaluations) for cell in suite.cells(artefact)}
             paper = {row for row in published(artefact) if row[0] in ("EDM", "CD", "CT", "PD")}
             paper -= {row for row in paper if row[0] == "PD"} if suite.name == "released" else set()

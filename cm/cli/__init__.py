@@ -13,6 +13,7 @@ from cm.cli.jobs import launch
 from cm.cli.models import convert, describe, train
 from cm.cli.sampling import evaluate, sample
 from cm.cli.scores import draw, featurize, schema, score, weights
+from cm.cli.searching import search
 from cm.cli.unlocking import unlock
 from cm.errors import Interrupted, UserError, unknown
 
@@ -27,6 +28,7 @@ COMMANDS = (
     featurize,
     score,
     evaluate,
+    search,
     draw,
     schema,
     unlock,

@@ -25,6 +25,7 @@ from cm.cli.options import (
 )
 from cm.cli.paths import IN_FILE, OUT_FILE, Command, OutputPath
 from cm.config.layout import PREVIEW_COUNT
+from cm.diffusion.samplers import Multistep
 from cm.errors import UserError
 from cm.utils import files
 
@@ -120,7 +121,7 @@ output_options = group(
 
 
 @dataclasses.dataclass(frozen=True)
-class SampleRequest:
+class SampleSet:
     """Which samples of a model are made."""
 
     sampler: str
@@ -128,12 +129,39 @@ class SampleRequest:
     seed: int | None
 
 
+@dataclasses.dataclass(frozen=True)
+class SampleRequest(SampleSet):
+    """Samples of a sampler whose time points may have been searched. `search`: the result of the search."""
+
+    search: Path | None
+
+    def read_times(self) -> config.SearchResult | None:
+        """The result of the search for the time points of the sampler, None for a sampler that has none to search.
+
+        Raises UserError for an unknown sampler, and for a result that is missing, or that the sampler does not take.
+        """
+        if not config.is_searched(config.parse_sampler(self.sampler)):
+            if self.search:
+                raise UserError(f"the sampler '{self.sampler}' takes no --search: its times are in its name")
+            return None
+        if self.search is None:
+            raise UserError(f"the sampler '{self.sampler}' needs --search: the result of `cm search` for the model")
+        found = config.read_search(self.search)
+        if found.sampler != self.sampler:
+            raise UserError(f"{self.search} is the search of '{found.sampler}', not of '{self.sampler}'")
+        return found
+
+
+count_options = (
+    click.option("--count", type=WholeNumber(1), default=64, show_default=True, help="number of samples"),
+    click.option("--seed", type=WholeNumber(0, config.MAX_SEED), help="of the noise; by default the run's"),
+)
 request_options = group(
     "request",
     SampleRequest,
     click.option("--sampler", required=True, help="onestep, multistep,times~0.8 or ode,solver~heun,steps~18, ..."),
-    click.option("--count", type=WholeNumber(1), default=64, show_default=True, help="number of samples"),
-    click.option("--seed", type=WholeNumber(0, config.MAX_SEED), help="of the noise; by default the run's"),
+    *count_options,
+    click.option("--search", type=IN_FILE, help="result of `cm search`, for a sampler search,steps~n"),
 )
 
 
@@ -171,7 +199,7 @@ def evaluate(
     `cm sample` and `cm score` in one process, which starts torch once.
     """
     protocol = comparison.read()
-    with _scratch_folder(score) as folder:
+    with scratch_folder(score) as folder:
         outputs = SampleFiles(folder / "samples.npy", preview)
         model = _write_samples(source, request, outputs, changes, keep_preview=True)
         from cm.evaluation.features import Compute
@@ -185,7 +213,7 @@ def evaluate(
 
 
 @contextlib.contextmanager
-def _scratch_folder(path: Path) -> Iterator[Path]:
+def scratch_folder(path: Path) -> Iterator[Path]:
     """A folder beside a file, empty at first and removed at last; one that a killed process left is used again."""
     folder = path.with_name(f".{path.stem}.partial")
     shutil.rmtree(folder, ignore_errors=True)
@@ -208,15 +236,19 @@ def _write_samples(
 
     `keep_preview`: not if there is a preview that is newer than the model.
     """
-    sampler = config.parse_sampler(request.sampler)
+    found = request.read_times()
+    name = config.write_sampler(Multistep(found.times)) if found else request.sampler
     model = source.load()
+    if found:
+        check_model_of(model, found, request.search)
     settings = changes.apply(model.settings)
     started = time.monotonic()
     with files.create_array(outputs.out, (request.count, *model.image_shape)) as images:
-        model.sample(request.sampler, count=request.count, seed=request.seed, settings=settings, out=images)
+        model.sample(name, count=request.count, seed=request.seed, settings=settings, out=images)
         description = {
-            **_describe_samples(model, request, settings),
-            "nfe": sampler.evaluations,
+            **describe_samples(model, request, settings),
+            **({"times": list(found.times)} if found else {}),
+            "nfe": config.parse_sampler(name).evaluations,
             "seconds": {"sampling": round(time.monotonic() - started, 3)},
         }
         files.write_json(outputs.out.with_suffix(".json"), description)
@@ -226,7 +258,15 @@ def _write_samples(
     return model
 
 
-def _describe_samples(model: api.Model, request: SampleRequest, settings: api.SamplingSettings) -> dict[str, Any]:
+def check_model_of(model: api.Model, found: config.SearchResult, path: Path | None) -> None:
+    """UserError unless a search was of this model."""
+    progress = model.description["progress"]
+    if (found.run, found.progress) != (model.run, progress):
+        searched = f"{found.run} at {found.progress} %"
+        raise UserError(f"{path} is the search of {searched}, but {model.path} holds {model.run} at {progress} %")
+
+
+def describe_samples(model: api.Model, request: SampleSet, settings: api.SamplingSettings) -> dict[str, Any]:
     """What samples are of, as it is written beside them."""
     return {
         "run": model.run,

@@ -109,7 +109,14 @@ def draw(suite: Path, artefact: str, results: Path, out: Path) -> None:
     """Draw a table or a figure of a suite from its scores."""
     from cm import report
 
-    report.draw(config.load_suite(suite), artefact, results, out)
+    report.draw(config.load_suite(suite), artefact, results, out, _count_flops)
+
+
+def _count_flops(run: config.Run) -> int:
+    """FLOPs of one evaluation of the network of a run, for one image."""
+    from cm.cost import counting
+
+    return counting.flops(run)
 
 
 @click.command(cls=Command)

@@ -4,7 +4,8 @@ from cm.config.checking import check, make_component
 from cm.config.experiments import EXPERIMENTS, Experiments, sampler_name, sampler_of
 from cm.config.protocols import PROTOCOLS, Protocol, read_protocol
 from cm.config.runs import MAX_SEED, Run, RunName
-from cm.config.samplers import parse_sampler
+from cm.config.samplers import is_searched, parse_sampler, previous_search, write_sampler
+from cm.config.searches import SearchResult, read_search
 from cm.config.sections import Data, Evaluation, Released, Training, Weights
 from cm.config.suite_files import DEFAULT_THREADS
 from cm.config.suites import Artefact, Cell, Suite, load_suite
@@ -24,15 +25,20 @@ __all__ = [
     "Released",
     "Run",
     "RunName",
+    "SearchResult",
     "Suite",
     "Training",
     "Weights",
     "check",
+    "is_searched",
     "load_suite",
     "make_component",
     "parse_sampler",
     "parse_variant",
+    "previous_search",
     "read_protocol",
+    "read_search",
     "sampler_name",
     "sampler_of",
+    "write_sampler",
 ]

@@ -98,6 +98,10 @@ class Layout:
         """The score of a model through a sampler by a protocol."""
         return join(self.results, "scores", run, str(progress), sampler, f"{protocol}.json")
 
+    def search(self, run: str = "{run}", progress: int | str = "{progress}", sampler: str = "{sampler}") -> str:
+        """The time points that were found for a sampler `search,...` of a model, by the first protocol of its run."""
+        return join(self.results, "searches", run, str(progress), f"{sampler}.json")
+
     def baseline(self, dataset: str = "{dataset}", split: str = "{split}", protocol: str = "{protocol}") -> str:
         """The score of the real images of a split by a protocol."""
         return join(self.results, "scores", dataset, "real", split, f"{protocol}.json")
@@ -121,7 +125,13 @@ class Layout:
 
     def parse(self, path: str) -> dict[str, str]:
         """The run and, where the path has them, progress, sampler and protocol; nothing for another kind of path."""
-        patterns = (self.score(), self.samples(suffix="{suffix}"), self.preview(suffix="{suffix}"), self.model())
+        patterns = (
+            self.score(),
+            self.samples(suffix="{suffix}"),
+            self.preview(suffix="{suffix}"),
+            self.search(),
+            self.model(),
+        )
         for pattern in patterns:
             match = re.fullmatch(_regular_expression(pattern), path)
             if match:

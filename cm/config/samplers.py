@@ -6,9 +6,9 @@ import functools
 from typing import Any
 
 from cm import registry
-from cm.config.checking import make_component
+from cm.config.checking import make_component, plain_component
 from cm.config.names import check_name
-from cm.config.variants import apply, complete, parse_variant, write_variant
+from cm.config.variants import apply, complete, parse_variant, write_value, write_variant
 from cm.errors import UserError
 
 
@@ -31,3 +31,27 @@ def parse_sampler(text: str, where: str = "") -> Any:
     if written != text:
         raise UserError(f"sampler '{text}' must be written '{written}'")
     return sampler
+
+
+def write_sampler(sampler: Any) -> str:
+    """The name of a sampler, from which `parse_sampler` makes it again."""
+    plain = plain_component("sampler", sampler, changed_only=True)
+    settings = {"name": plain} if isinstance(plain, str) else dict(plain)
+    name = settings.pop("name")
+    return ",".join([name, *(f"{key}~{write_value(settings[key])}" for key in sorted(settings))])
+
+
+def previous_search(text: str) -> str | None:
+    """The sampler whose search the search of the sampler `text` continues, None for the search of a first time point.
+
+    Raises UserError for a sampler whose time points are not searched.
+    """
+    sampler = parse_sampler(text)
+    if not is_searched(sampler):
+        raise UserError(f"the sampler '{text}' has nothing to search: expected 'search,steps~n'")
+    return write_sampler(sampler.previous) if sampler.previous else None
+
+
+def is_searched(sampler: Any) -> bool:
+    """Whether `cm search` must find the time points of a sampler before it can sample."""
+    return registry.name("sampler", sampler) == "search"

@@ -48,8 +48,8 @@ class ArtefactFile:
     `kind`: how it is drawn. `caption`: the sentences below it. `entries`: what it shows. `paper`: whether it is one of
     the paper's tables and figures; others are not part of `all_tables` and `all_figures`. `seeds` and `progress`
     (percentages of training), by default the suite's seeds and the end of training. `protocol`: the protocol whose
-    scores it shows, by default the first of each run. `published`: `table` and `dataset` of the paper's numbers to show
-    beside them. `options`: of the kind.
+    scores it shows, by default the first of each run. `published`: `table`, `dataset` and, for a part of them, `group`
+    of the published numbers to show beside them. `options`: of the kind.
     """
 
     kind: Annotated[str, name_of("artefact")]

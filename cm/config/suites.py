@@ -48,7 +48,8 @@ class Artefact:
     """A table or figure. `kind`: the function in cm.report that draws it. `progress`: percentages of training.
 
     `protocol`: the protocol whose scores it shows, None for the first of each run. `paper`: whether the paper has it.
-    `published`: for tables with published numbers, `table` and `dataset` of published.csv.
+    `published`: for artefacts with published numbers, `table`, `dataset` and, for a part of them, `group` of
+    published.csv.
     """
 
     name: str

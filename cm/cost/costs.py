@@ -11,9 +11,10 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from cm import registry
-from cm.config import Cell, Experiments, Run, Suite, Weights, parse_sampler
+from cm.config import Cell, Experiments, Run, Suite, Weights, is_searched, parse_sampler, write_sampler
 from cm.cost import backbones, counting
 from cm.cost.evaluations import count_evaluations
+from cm.evaluation.ternary import most_evaluations
 
 BACKWARD = 2  # the gradients to a layer's input and to its weights each cost what its forward pass does
 
@@ -146,11 +147,28 @@ def _required_cells(suite: Suite) -> list[Cell]:
 
 
 def sampling_costs(cells: Iterable[Cell], experiments: Experiments) -> list[Sampling]:
-    """The cost of the samples of these cells, by data set."""
+    """The cost of the samples of these cells, and of the searches for their time points, by data set."""
     found: dict[str, Sampling] = {}
-    for cell in cells:
-        images = experiments.sample_count(cell.run)
-        flops = images * parse_sampler(cell.sampler).evaluations * counting.flops(cell.run)
-        before = found.get(cell.run.dataset, Sampling(cell.run.dataset, 0, 0, 0))
-        found[before.dataset] = Sampling(before.dataset, before.sets + 1, before.images + images, before.flops + flops)
+    for (run, _), evaluations in _sets_of_samples(cells).items():
+        images = experiments.sample_count(run) * len(evaluations)
+        flops = experiments.sample_count(run) * sum(evaluations) * counting.flops(run)
+        before = found.get(run.dataset, Sampling(run.dataset, 0, 0, 0))
+        sets = before.sets + len(evaluations)
+        found[run.dataset] = Sampling(run.dataset, sets, before.images + images, before.flops + flops)
     return list(found.values())
+
+
+def _sets_of_samples(cells: Iterable[Cell]) -> dict[tuple[Run, str], list[int]]:
+    """The NFE of each set of samples that these cells need, by run and by what the set is made for.
+
+    A search makes a set for each time point that it tries, at most as many as `most_evaluations` of one minimum.
+    """
+    found: dict[tuple[Run, str], list[int]] = {}
+    for cell in cells:
+        sampler = parse_sampler(cell.sampler)
+        found[cell.run, f"{cell.progress}/{cell.sampler}"] = [sampler.evaluations]
+        while sampler is not None and is_searched(sampler):
+            tries = most_evaluations(sampler.points)
+            found[cell.run, f"{cell.progress}/{write_sampler(sampler)}, search"] = [sampler.evaluations] * tries
+            sampler = sampler.previous
+    return found

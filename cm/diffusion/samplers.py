@@ -13,8 +13,9 @@ Nothing is clamped: that is done where images are written.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -89,6 +90,57 @@ class Multistep:
             x = x + (tau**2 - noise.sigma_min**2) ** 0.5 * draw()
             x = denoise(x, _times(tau, z))
         return x
+
+
+@register("sampler", "search")
+@dataclass(frozen=True)
+class Search:
+    """Multistep consistency sampling at time points that a greedy search finds for the model (paper, Section 3).
+
+    `cm search` finds one point after the other: each is the time with the lowest FID, below the points before it, which
+    stay as they are. `steps`: the number of evaluations of the network, one more than there are time points; fewer if
+    the search reaches its lower end before. `points`: the number of times of the noise grid from T to eps, which are
+    the candidates; the official code takes the N of the training. `low`, `high`: candidates outside of this interval
+    are left out.
+    """
+
+    steps: Annotated[int, at_least(2), at_most(1000)]
+    points: Annotated[int, at_least(3), at_most(10**4)] = 40
+    low: Annotated[float, at_least(0.0), at_most(1e6)] = 0.0
+    high: Annotated[float, at_least(0.0), at_most(1e6)] = 1e6
+
+    def check(self, where: str) -> None:
+        """Raises UserError for an empty interval."""
+        if not self.low < self.high:
+            raise UserError(f"{where}: the search interval is empty: low {self.low:g} must be below high {self.high:g}")
+
+    @property
+    def evaluations(self) -> int:
+        """How many times the network is called for one image (NFE)."""
+        return self.steps
+
+    @property
+    def previous(self) -> Search | None:
+        """The search that finds all points but the last; None if there is only one point."""
+        return dataclasses.replace(self, steps=self.steps - 1) if self.steps > 2 else None
+
+    def candidates(self, noise: KarrasNoise, fixed: Sequence[float] = ()) -> list[float]:
+        """The times among which the point after the points `fixed` is searched, decreasing, with six digits.
+
+        Both ends of the noise grid are among them; none are left after its lower end. Raises UserError if there are
+        none for the first point.
+        """
+        grid = [float(f"{time:.6g}") for time in noise.times(self.points)]
+        inside = [time for time in grid if self.low <= time <= self.high]
+        if not inside:
+            raise UserError(
+                f"the search interval is empty: none of the {self.points} times from {grid[0]:g} to {grid[-1]:g} lies "
+                f"in [{self.low:g}, {self.high:g}]"
+            )
+        return [time for time in inside if not fixed or time < fixed[-1]]
+
+    def __call__(self, denoise: Denoise, z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:
+        raise UserError("the time points of the sampler 'search' are not known yet: `cm search` finds them")
 
 
 @register("sampler", "ode")

@@ -61,6 +61,16 @@ def extract(extractor: Extractor, images: Images, compute: Compute) -> Features:
     return Features(found, logits[0] if logits else None)
 
 
+def extract_to_file(path: Path, extractor: Extractor, images: Images, compute: Compute) -> Features:
+    """The features [N, D] of images, in a .npy file that is mapped instead of read; memory holds one batch of them."""
+    with files.create_array(path, (len(images), extractor.width), np.float32) as features:
+        done = 0
+        for found, *_ in _batches(extractor, images, compute):
+            features[done : done + len(found)] = found
+            done += len(found)
+    return Features(np.load(path, mmap_mode="r"))
+
+
 def summarize(
     extractor: Extractor,
     images: Images,

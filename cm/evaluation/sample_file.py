@@ -55,6 +55,10 @@ def _are_seconds(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_duration, value.values()))
 
 
+def _are_times(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_duration, value))
+
+
 def _is_duration(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf
 
@@ -64,6 +68,7 @@ ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "run": (_is_text, "the name of a run"),
     "progress": (lambda value: _is_count(value) and value <= 100, "a whole number from 0 to 100"),
     "sampler": (_is_text, "the name of a sampler"),
+    "times": (_are_times, "the time points that a search found"),
     "seed": (_is_count, "a whole number"),
     "quantization": (lambda value: value in get_args(Quantization), " or ".join(get_args(Quantization))),
     "clamp": (lambda value: isinstance(value, bool), "true or false"),

@@ -44,6 +44,49 @@ class _Setup:
         return {"extractor": self.extractor.identity, "resizer": self.protocol.resizer}
 
 
+@dataclass(frozen=True)
+class Target:
+    """The reference images of a protocol, which samples are compared with: their features, and what they are."""
+
+    protocol: Protocol
+    extractor: Extractor
+    features: Features
+    about: About
+
+    def describe(self) -> dict[str, Any]:
+        """The entries of a score file that say what samples were compared with, and how."""
+        return {
+            "protocol": self.protocol.settings(),
+            "extractor": self.extractor.identity,
+            "reference": self.about.get("reference", self.about),
+        }
+
+
+def open_target(
+    reference: Path,
+    shape: tuple[int, int, int],
+    *,
+    protocol: Protocol,
+    make_extractor: MakeExtractor,
+    compute: Compute,
+    what: str = "the model",
+) -> Target:
+    """The reference that samples of `shape` (H, W, C) are compared with; its features are computed if need be.
+
+    `reference`, `make_extractor`: as of `score_images`. `what`: where the samples are, for errors. Raises UserError for
+    a reference or an extractor that does not fit the samples or the protocol.
+    """
+    real = None if reference_files.is_statistics(reference) else imagesets.open_images(reference)
+    if real is not None and shape != real.shape:
+        raise UserError(f"{what} has images of {list(shape)}, {reference} of {list(real.shape)}")
+    setup = _Setup(protocol, make_extractor(_channels_first(shape)), compute)
+    if real is None:
+        found, about = _read_reference(reference, setup)
+    else:
+        found, about = _summarize(reference, real, setup, protocol.statistics_file)
+    return Target(protocol, setup.extractor, found, about)
+
+
 def score_images(
     samples: Path, reference: Path, *, protocol: Protocol, make_extractor: MakeExtractor, compute: Compute
 ) -> dict[str, Any]:
@@ -57,24 +100,17 @@ def score_images(
     started = time.monotonic()
     description = _read_description(samples, protocol)
     images = _open_samples(samples, protocol, sampled_here=bool(description))
-    real = None if reference_files.is_statistics(reference) else imagesets.open_images(reference)
-    if real is not None and images.shape != real.shape:
-        raise UserError(f"{samples} has images of {list(images.shape)}, {reference} of {list(real.shape)}")
-    setup = _Setup(protocol, make_extractor(_channels_first(images)), compute)
-    if real is None:
-        target, about = _read_reference(reference, setup)
-    else:
-        target, about = _summarize(reference, real, setup, protocol.statistics_file)
-    comparison = _compare(features.extract(setup.extractor, images, compute), target, protocol)
+    target = open_target(
+        reference, images.shape, protocol=protocol, make_extractor=make_extractor, compute=compute, what=str(samples)
+    )
+    comparison = _compare(features.extract(target.extractor, images, compute), target.features, protocol)
     seconds = {**description.pop("seconds", {}), "scoring": round(time.monotonic() - started, 3)}
     return {
         **_name_run(description),
         **description,
         **comparison,
-        "protocol": protocol.settings(),
-        "extractor": setup.extractor.identity,
-        "reference": about.get("reference", about),
-        "extraction": {"batch": compute.batch, "threads": torch.get_num_threads()},
+        **target.describe(),
+        "extraction": describe_extraction(compute),
         "seconds": seconds,
         "versions": provenance.versions(),
         "commit": provenance.commit(),
@@ -95,8 +131,13 @@ def summarize_reference(
     names one. Raises UserError for statistics of other images or of another extractor.
     """
     real = imagesets.open_images(images)
-    setup = _Setup(protocol, make_extractor(_channels_first(real)), compute)
+    setup = _Setup(protocol, make_extractor(_channels_first(real.shape)), compute)
     return _summarize(images, real, setup, statistics or protocol.statistics_file)
+
+
+def describe_extraction(compute: Compute) -> dict[str, int]:
+    """What changes features by rounding: images per batch, and processor threads."""
+    return {"batch": compute.batch, "threads": torch.get_num_threads()}
 
 
 # ---- samples --------------------------------------------------------------------------------------------------------
@@ -122,8 +163,8 @@ def _open_samples(path: Path, protocol: Protocol, *, sampled_here: bool) -> Imag
     return images
 
 
-def _channels_first(images: Images) -> tuple[int, int, int]:
-    height, width, channels = images.shape
+def _channels_first(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    height, width, channels = shape
     return channels, height, width
 
 

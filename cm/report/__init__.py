@@ -19,26 +19,30 @@ from cm import registry
 from cm.errors import unknown
 
 if TYPE_CHECKING:
-    from cm.config import Artefact, Suite
+    from cm.config import Artefact, Run, Suite
     from cm.config.layout import Layout
 
 Check = Callable[["Artefact"], object]
+CountFlops = Callable[["Run"], int]
 
 
 class Kind(Protocol):
     """A drawing function with the attributes that the workflow reads.
 
     `form`: what it returns, `table`, `figure` or `both` (a table and a figure). `needs`: the files that it reads for
-    each cell, `scores`, `previews`, `seconds` or `nothing`. `baseline`: whether it also reads the score of real test
-    images. `check`: refuses an artefact that it could not draw, when the suite is read.
+    each cell, `scores`, `previews`, `searches`, `seconds` or `nothing`. `baseline`: whether it also reads the score of
+    real test images. `flops`: whether it also takes `count_flops`, a function from a run to the FLOPs of one evaluation
+    of its network, which only torch can count. `check`: refuses an artefact that it could not draw, when the suite is
+    read.
     """
 
     form: str
     needs: str
     baseline: bool
+    flops: bool
     check: Check
 
-    def __call__(self, suite: Suite, artefact: Artefact, root: Path, /) -> Any:
+    def __call__(self, suite: Suite, artefact: Artefact, root: Path, /, **more: Any) -> Any:
         """The table, the figure, or both, of an artefact from the results below `root`."""
         ...
 
@@ -49,6 +53,7 @@ def kind(
     form: str,
     needs: str,
     baseline: bool = False,
+    flops: bool = False,
     options: Mapping[str, Any] = MappingProxyType({}),
     check: Check = lambda artefact: None,
 ) -> Callable[[Callable[..., Any]], Kind]:
@@ -69,24 +74,27 @@ def kind(
 
     def decorate(function: Callable[..., Any]) -> Kind:
         drawing = cast(Kind, function)
-        drawing.form, drawing.needs, drawing.baseline, drawing.check = form, needs, baseline, check_artefact
+        drawing.form, drawing.needs, drawing.check = form, needs, check_artefact
+        drawing.baseline, drawing.flops = baseline, flops
         registry.register("artefact", name)(drawing)
         return drawing
 
     return decorate
 
 
-def draw(suite: Suite, name: str, root: Path, out: Path) -> None:
+def draw(suite: Suite, name: str, root: Path, out: Path, count_flops: CountFlops | None = None) -> None:
     """Draw an artefact of a suite from the results below `root`.
 
-    Writes `<out>/tables/<name>.{csv,md,tex}`, `<out>/figures/<name>.{svg,png}`, or both. Raises UserError for a name
-    that the suite does not have, and for score files that are missing or do not belong together.
+    Writes `<out>/tables/<name>.{csv,md,tex}`, `<out>/figures/<name>.{svg,png}`, or both. `count_flops`: the FLOPs of
+    one evaluation of the network of a run; without it, figures have no axis of FLOPs. Raises UserError for a name that
+    the suite does not have, and for files that are missing or do not belong together.
     """
     from cm.config.layout import Layout
 
     artefact = suite.find(name)
     drawing: Kind = registry.get("artefact", artefact.kind)
-    result = drawing(suite, artefact, Path(root))
+    more = {"count_flops": count_flops} if drawing.flops else {}
+    result = drawing(suite, artefact, Path(root), **more)
     for part in result if isinstance(result, tuple) else (result,):
         _save(part, name, caption(artefact), Layout(reports=str(out)))
 

@@ -23,7 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
 GREY = "#555555"
 DPI = 150
-DEFAULT, SPLIT_HALVES = "default", "split halves"  # labels that come last in a legend
+DEFAULT, CHOSEN, SPLIT_HALVES = "default", "chosen", "split halves"  # labels that come last in a legend
 FAR_BELOW = 5  # a baseline that many times below the lowest point would squeeze the other lines
 NOTE_WIDTH = 120  # characters of a line of footnotes
 
@@ -65,12 +65,35 @@ class Plot:
         style["linestyle"] = style["linestyle"] if joined else "none"
         self.axes.errorbar(x, _means(points), yerr=bars, capsize=3, label=label or None, **style)
 
-    def add_rings(self, points: Points) -> None:
-        """A ring around each point of the default settings."""
+    def add_rings(self, points: Points, name: str = DEFAULT) -> None:
+        """A ring around each of these points, which the legend calls `name`."""
         style: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": GREY, "markersize": 13}
         if points:
-            label = None if DEFAULT in self.axes.get_legend_handles_labels()[1] else DEFAULT
+            label = None if name in self.axes.get_legend_handles_labels()[1] else name
             self.axes.plot(list(points), _means(points), marker="o", linestyle="none", label=label, **style)
+
+    def add_published(self, label: str, points: Mapping[float, float]) -> None:
+        """Published numbers, from x to y: hollow marks that no line joins."""
+        style = self._next_style()
+        hollow = {"markerfacecolor": "white", "markeredgecolor": style["color"], "linestyle": "none"}
+        self.axes.plot(list(points), list(points.values()), label=label, **{**style, **hollow})
+
+    def add_scaled_axis(self, label: str, factor: float) -> None:
+        """A second x axis above the plot, whose numbers are those of the first times `factor`, at the same ticks."""
+        from matplotlib import ticker
+
+        def multiply(x: Any) -> Any:
+            return x * factor
+
+        def divide(x: Any) -> Any:
+            return x / factor
+
+        axis = self.axes.secondary_xaxis("top", functions=(multiply, divide))
+        axis.set_xlabel(label)
+        axis.xaxis.set_major_locator(ticker.FixedLocator([tick * factor for tick in self.axes.get_xticks()]))
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+        axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{float(f'{value:.2g}'):g}"))
+        axis.tick_params(labelsize=8)
 
     def add_baseline(self) -> Score | None:
         """A line at the distance between split halves of the reference; none if it would squeeze the other lines."""
@@ -85,6 +108,10 @@ class Plot:
         """Ticks of the x axis where there are points; plain numbers on the y axis."""
         self.axes.set_xticks(ticks, labels or [f"{tick:g}" for tick in ticks])
         self.axes.set_xticks([], minor=True)
+        self.number_axis()
+
+    def number_axis(self) -> None:
+        """Plain numbers on the y axis."""
         _number_log_axis(self.axes)
 
     def finish(self, notes: Sequence[str]) -> Figure:
@@ -103,7 +130,7 @@ class Plot:
     def _add_legend(self) -> None:
         """Beside the plot, where it hides nothing."""
         handles, labels = self.axes.get_legend_handles_labels()
-        order = sorted(range(len(labels)), key=lambda index: labels[index] in (DEFAULT, SPLIT_HALVES))
+        order = sorted(range(len(labels)), key=lambda index: labels[index] in (DEFAULT, CHOSEN, SPLIT_HALVES))
         entries = [handles[index] for index in order], [labels[index] for index in order]
         if order:
             self.figure.legend(*entries, loc="outside right upper", frameon=False, fontsize=9)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FILE = Path(__file__).with_name("published.csv")
 SUCCESSORS = "successors"  # numbers of later papers
 
+KEYS = ("table", "dataset", "group")  # what selects rows; without `group`, those of all groups
 METRICS = ("fid", "inception_score", "precision", "recall")  # columns of published.csv
 
 Row = dict[str, str | None]
@@ -42,13 +43,18 @@ def read_rows(artefact: Artefact) -> list[dict[str, str]]:
         return []
     with open(FILE, newline="") as file:
         every = list(csv.DictReader(file))
-    for key in ("table", "dataset"):
+    where = f"artefact {artefact.name}, published"
+    for key in wanted:
+        if key not in KEYS:
+            raise unknown("key", key, KEYS, where)
+    for key in ("table", "dataset", *(["group"] if "group" in wanted else [])):
         known = {row[key] for row in every}
         if wanted.get(key) not in known:
-            raise unknown(key, wanted.get(key), known, f"artefact {artefact.name}, published")
-    rows = [row for row in every if row["table"] == wanted["table"] and row["dataset"] == wanted["dataset"]]
+            raise unknown(key, wanted.get(key), known, where)
+    rows = [row for row in every if wanted.items() <= row.items()]
     if not rows:
-        raise UserError(f"artefact {artefact.name}: {wanted['table']} has no published numbers of {wanted['dataset']}")
+        of = " of ".join(wanted[key] for key in KEYS[:0:-1] if key in wanted)
+        raise UserError(f"artefact {artefact.name}: {wanted['table']} has no published numbers of {of}")
     return rows
 
 
@@ -82,5 +88,6 @@ def describe_origin(artefact: Artefact, dataset: str, extractor: str) -> list[st
         *([] if dataset == artefact.published["dataset"] else ["other data"]),
         *([] if extractor == "inception" else ["another extractor"]),
     ]
+    others = ["They come from other implementations and other networks than the measured ones."]
     apart = f", for {' and '.join(differences)}" if differences else ""
-    return [f"Published numbers are those of {authors}{apart}."]
+    return [f"Published numbers are those of {authors}{apart}.", *(others if "group" in artefact.published else [])]

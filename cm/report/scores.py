@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load(suite: Suite, artefact: Artefact, root: Path) -> list[Score]:
-    """The score of every cell of an artefact, in its order.
+    """The score of every cell of an artefact, in its order; none of a search that repeats one with fewer steps.
 
     Raises UserError for a score that is missing, damaged or not finite, and for scores of different protocols,
     extractors, references or numbers of samples, which must not stand in one column.
@@ -29,7 +29,17 @@ def load(suite: Suite, artefact: Artefact, root: Path) -> list[Score]:
         raise UserError(f"artefact {artefact.name}: no entries, so nothing to draw")
     for part in ("protocol", "extractor", "reference", "samples"):
         _check_equal(scores, part, artefact.name)
-    return scores
+    return _without_repetitions(scores)
+
+
+def _without_repetitions(scores: Sequence[Score]) -> list[Score]:
+    """The scores without those of searches that ended early, where the search with fewer steps has the same points."""
+    found: dict[Hashable, Score] = {}
+    for score in scores:
+        searched = score.sampler.partition(",")[0] == "search"
+        place = (score.label, score.dataset, score.method, score.variant, score.seed, score.progress, score.nfe)
+        found.setdefault(place if searched else (place, len(found)), score)
+    return list(found.values())
 
 
 def _check_equal(scores: Sequence[Score], part: str, where: str) -> None:

@@ -11,7 +11,7 @@ from goldens import GOLDEN, assert_golden, load
 from nets import Tiny
 
 from cm import registry
-from cm.config import parse_sampler
+from cm.config import parse_sampler, write_sampler
 from cm.diffusion.noise import KarrasNoise
 from cm.diffusion.samplers import ODE, Ancestral, Multistep, OneStep, Stochastic
 from cm.diffusion.solvers import dpmpp2m, euler, heun, midpoint
@@ -175,6 +175,7 @@ NAMED = {  # a name and its evaluations; `registry` has no sampler that is not h
     "stochastic,churn~9.0,high~50.0,inflation~1.0,low~0.1,solver~midpoint,steps~5": 10,
     "ancestral,steps~5": 5,
 }
+SEARCHED = "search,points~18,steps~3"  # it cannot sample before `cm search` has found its time points
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -191,9 +192,46 @@ def test_evaluations_counts_the_calls_of_the_network(name):
 
 
 def test_every_sampler_and_solver_samples_here():
-    assert {name.split(",")[0] for name in NAMED} == set(registry.names("sampler"))
+    assert {name.split(",")[0] for name in (*NAMED, SEARCHED)} == set(registry.names("sampler"))
     solvers = {part for name in NAMED for part in name.split(",") if part.startswith("solver~")}
     assert solvers == {f"solver~{name}" for name in registry.names("solver")}
+
+
+def test_the_points_of_a_search_must_be_found_before_it_samples():
+    sampler, z = parse_sampler(SEARCHED), torch.zeros(1, 1, 4, 4)
+    assert sampler.evaluations == 3
+    with pytest.raises(UserError, match="the time points of the sampler 'search' are not known yet"):
+        sampler(gauss, z, NOISE, lambda: z)
+
+
+@pytest.mark.parametrize("name", [*NAMED, SEARCHED])
+def test_the_name_of_a_sampler_is_written_as_it_is_read(name):
+    assert write_sampler(parse_sampler(name)) == name
+
+
+@pytest.mark.parametrize("times", ["0.5+0.5", "0.5+2.0", "0.0", "2.0+0.5+0.7"])
+def test_times_that_do_not_decrease_are_refused(times):
+    with pytest.raises(UserError, match="times must be positive and decrease"):
+        parse_sampler(f"multistep,times~{times}")
+
+
+@pytest.mark.parametrize("name", registry.names("solver"))
+def test_the_order_along_the_noise_grid(name):
+    """From the largest to the smallest time of the grid that sampling takes, against the closed form."""
+    solver, counts = registry.get("solver", name), np.array([256, 512, 1024])
+    z = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    exact = 80.0 * ((0.002**2 + 0.25) / (80.0**2 + 0.25)) ** 0.5
+    errors = [abs(run(ODE(n, solver, denoise_last=False), gauss, z).item() - exact) for n in counts]
+    assert -np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(solver.order, abs=0.2)
+
+
+@pytest.mark.parametrize("name", ["heun", "dpm2", "midpoint", "euler"])
+def test_the_stochastic_sampler_without_churn_is_the_ode(name):
+    solver, z = registry.get("solver", name), torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    stochastic = Stochastic(7, 0.0, 0.0, 1e6, 1.0, solver)
+    got = run(stochastic, gauss, z, torch.full((9, 2, 1, 4, 4), 3.0))
+    np.testing.assert_allclose(got, run(ODE(7, solver), gauss, z), rtol=1e-12)
+    assert stochastic.evaluations == ODE(7, solver).evaluations
 
 
 @pytest.mark.parametrize("name", registry.names("solver"))

@@ -87,8 +87,10 @@ def test_a_kind_says_what_it_needs():
         "recipes": "nothing",
         "runs": "nothing",
         "samples": "previews",
+        "time_search": "searches",
         "timings": "seconds",
     }
+    assert [name for name, kind in kinds.items() if kind.flops] == ["quality"]
     assert {name for name, kind in kinds.items() if kind.baseline} == {"comparison", "ablation"}
 
 

@@ -61,6 +61,7 @@ def test_the_profile_quotes_the_resources_of_the_rules():
         "train_curve",
         "sample",
         "evaluate_cifar10",
+        "search",
         "featurize",
         "score",
         "baseline",

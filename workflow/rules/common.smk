@@ -161,6 +161,50 @@ def sampled_model(wildcards):
 
 
 @one_line_errors
+def sampled_from(wildcards):
+    """The model to sample, and the search that found the time points of the sampler, if they are searched."""
+    files = {"model": sampled_model(wildcards)}
+    if settings.is_searched(settings.parse_sampler(wildcards.sampler)):
+        files["search"] = LAYOUT.search(wildcards.run, wildcards.progress, wildcards.sampler)
+    return files
+
+
+def search_option(wildcards, input):
+    """`--search FILE`, where the time points of the sampler are searched."""
+    return write_options({"search": input.get("search")})
+
+
+@one_line_errors
+def search_inputs(wildcards):
+    """The model whose time points are searched, the search that is continued, and what samples are compared with."""
+    files = {"model": sampled_model(wildcards)}
+    previous = settings.previous_search(wildcards.sampler)
+    if previous:
+        files["previous"] = LAYOUT.search(wildcards.run, wildcards.progress, previous)
+    return files | scoring_inputs(run_of(wildcards).dataset, first_protocol(wildcards))
+
+
+def previous_option(wildcards, input):
+    """`--previous FILE`, where a search continues another one."""
+    return write_options({"previous": input.get("previous")})
+
+
+def first_protocol(wildcards):
+    """The first protocol of a run, by which time points are searched."""
+    return EXPERIMENTS.protocol(run_of(wildcards).evaluation.protocol[0])
+
+
+def first_protocol_path(wildcards):
+    """The file of the first protocol of a run."""
+    return first_protocol(wildcards).file
+
+
+def first_protocol_settings(wildcards):
+    """What the first protocol of a run says, so that another one searches anew."""
+    return first_protocol(wildcards).settings()
+
+
+@one_line_errors
 def sample_options(wildcards):
     """How the samples of a run are made for its scores."""
     run = run_of(wildcards)
@@ -191,8 +235,8 @@ def only_protocol_settings(wildcards):
 
 
 def evaluate_inputs(wildcards):
-    """The features of the reference images, and the extractor, for a run with one protocol."""
-    return scoring_inputs(run_of(wildcards).dataset, only_protocol(wildcards))
+    """The model, what its samples are compared with, and the search for its time points, for a run with one protocol."""
+    return sampled_from(wildcards) | scoring_inputs(run_of(wildcards).dataset, only_protocol(wildcards))
 
 
 @one_line_errors
@@ -273,6 +317,7 @@ def drawn_from(name):
         "nothing": [],
         "scores": scores,
         "previews": [LAYOUT.preview(*cell.samples) for cell in cells],
+        "searches": [LAYOUT.search(*cell.samples) for cell in cells],
         "seconds": scores + [LAYOUT.seconds(cell.run.name) for cell in cells],
     }
     pairs = dict.fromkeys((cell.run.dataset, cell.protocol.name) for cell in cells if kind.baseline)

@@ -1,6 +1,6 @@
 rule sample:
     input:
-        model=sampled_model,
+        unpack(sampled_from),
     output:
         images=temp(LAYOUT.samples()),
         about=temp(LAYOUT.samples(suffix=".json")),
@@ -18,8 +18,9 @@ rule sample:
         runtime=720,
     params:
         evaluation=sample_options,
+        search=search_option,
     shell:
-        "cm sample --model {input.model:q} --sampler {wildcards.sampler:q} {params.evaluation:u}"
+        "cm sample --model {input.model:q} --sampler {wildcards.sampler:q} {params.search:u} {params.evaluation:u}"
         " --out {output.images:q} --preview {output.preview:q}"
         " --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
 
@@ -58,7 +59,6 @@ for protocol, runs in SINGLE_PROTOCOL_RUNS.items():
             f"evaluate_{protocol}"
         input:
             unpack(evaluate_inputs),
-            model=sampled_model,
         output:
             LAYOUT.score(protocol=protocol),
         log:
@@ -75,16 +75,44 @@ for protocol, runs in SINGLE_PROTOCOL_RUNS.items():
             runtime=720,
         params:
             evaluation=sample_options,
+            search=search_option,
             preview=LAYOUT.preview(),
             protocol=only_protocol_path,
             settings=only_protocol_settings,
         shell:
-            "cm evaluate --model {input.model:q} --sampler {wildcards.sampler:q} {params.evaluation:u}"
+            "cm evaluate --model {input.model:q} --sampler {wildcards.sampler:q} {params.search:u} {params.evaluation:u}"
             " --preview {params.preview:q} --reference {input.reference:q} --protocol {params.protocol:q}"
             " --extractor {input.extractor:q} --score {output:q}"
             " --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
 
     workflow.ruleorder(f"evaluate_{protocol}", "score")
+
+
+# The result of a search for n time points continues that for n - 1, so that no point is searched twice.
+rule search:
+    input:
+        unpack(search_inputs),
+    output:
+        LAYOUT.search(),
+    log:
+        LAYOUT.log("search", "{run}", "{progress}", "{sampler}"),
+    conda:
+        "../../environment.yml"
+    threads: SUITE.threads
+    resources:
+        gpu=SUITE.gpus,
+        cpus_per_task=SUITE.threads,
+        mem_mb=32_000,
+        runtime=1440,
+    params:
+        evaluation=sample_options,
+        previous=previous_option,
+        protocol=first_protocol_path,
+        settings=first_protocol_settings,
+    shell:
+        "cm search --model {input.model:q} --sampler {wildcards.sampler:q} {params.previous:u} {params.evaluation:u}"
+        " --reference {input.reference:q} --protocol {params.protocol:q} --extractor {input.extractor:q}"
+        " --out {output:q} --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
 
 
 rule featurize:
