@@ -23,6 +23,7 @@ HOMES = {
     "curriculum": "cm.diffusion.curriculum",
     "dataset": "cm.data",
     "distance": "cm.diffusion.distances",
+    "edit": "cm.diffusion.edits",
     "metric": "cm.evaluation.metrics",
     "method": "cm.methods",
     "network": "cm.networks",

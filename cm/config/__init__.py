@@ -4,7 +4,7 @@ from cm.config.checking import check, make_component
 from cm.config.experiments import EXPERIMENTS, Experiments, sampler_name, sampler_of
 from cm.config.protocols import PROTOCOLS, Protocol, read_protocol
 from cm.config.runs import MAX_SEED, Run, RunName
-from cm.config.samplers import parse_sampler
+from cm.config.samplers import parse_edit, parse_sampler
 from cm.config.sections import Data, Evaluation, Released, Training, Weights
 from cm.config.suite_files import DEFAULT_THREADS
 from cm.config.suites import Artefact, Cell, Suite, load_suite
@@ -30,6 +30,7 @@ __all__ = [
     "check",
     "load_suite",
     "make_component",
+    "parse_edit",
     "parse_sampler",
     "parse_variant",
     "read_protocol",
