@@ -25,6 +25,7 @@ HOMES = {
     "distance": "cm.diffusion.distances",
     "edit": "cm.diffusion.edits",
     "metric": "cm.evaluation.metrics",
+    "mask": "cm.data.masks",
     "method": "cm.methods",
     "network": "cm.networks",
     "noise": "cm.diffusion.noise",

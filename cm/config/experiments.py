@@ -200,6 +200,23 @@ class Experiments:
         """The splits that a data set has, `train` among them."""
         return registry.get("dataset", self.data(dataset).name).splits
 
+    def held_out(self, run: Run) -> tuple[str, str]:
+        """The data set and the split of the images that are edited: those of training, where there are no others."""
+        if run.evaluation.held_out:
+            return run.evaluation.held_out, "train"
+        return run.dataset, "test" if "test" in self.splits(run.dataset) else "train"
+
+    def mask_file(self, mask: str) -> Path | None:
+        """The file of a mask, `<mask>.png` in the folder of masks beside that of the experiments; None for a pattern.
+
+        Raises UserError for a mask that is neither.
+        """
+        path = self.folder.parent / "masks" / f"{mask}.png"
+        if path.is_file():
+            return path
+        registry.get("mask", mask, f"no file {path}")
+        return None
+
     def protocol(self, name: str) -> Protocol:
         """The protocol of that name, or of a path that ends in .yaml.
 

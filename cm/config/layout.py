@@ -18,6 +18,7 @@ from pathlib import Path
 from cm.errors import UserError
 
 PREVIEW_COUNT = 64  # samples of a preview
+EDIT_PREVIEW_COUNT = 16  # edited images of a preview
 _PARTS = {"run": r".+/seed[0-9]+", "progress": r"[0-9]+", "sampler": r"[^/]+", "protocol": r"[^/]+"}
 
 
@@ -97,6 +98,22 @@ class Layout:
     ) -> str:
         """The score of a model through a sampler by a protocol."""
         return join(self.results, "scores", run, str(progress), sampler, f"{protocol}.json")
+
+    def edit_preview(
+        self, run: str = "{run}", progress: int | str = "{progress}", edit: str = "{edit}", suffix: str = ".npy"
+    ) -> str:
+        """The first edited images beside what was given and the originals; as a picture with the suffix .png."""
+        return join(self.results, "edits", run, str(progress), edit, f"preview{suffix}")
+
+    def edit_score(
+        self,
+        run: str = "{run}",
+        progress: int | str = "{progress}",
+        edit: str = "{edit}",
+        protocol: str = "{protocol}",
+    ) -> str:
+        """The score of an edit with a model by a protocol."""
+        return join(self.results, "edits", run, str(progress), edit, "scores", f"{protocol}.json")
 
     def baseline(self, dataset: str = "{dataset}", split: str = "{split}", protocol: str = "{protocol}") -> str:
         """The score of the real images of a split by a protocol."""

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from cm import registry
-from cm.config import Cell, Experiments, Run, Suite, Weights, parse_sampler
+from cm.config import Cell, Experiments, Run, Suite, Weights
 from cm.cost import backbones, counting
 from cm.cost.evaluations import count_evaluations
 
@@ -138,10 +138,10 @@ def suite_costs(suite: Suite) -> tuple[list[Cost], list[Sampling]]:
 
 def _required_cells(suite: Suite) -> list[Cell]:
     """The cells whose files the artefacts read, one for each set of samples."""
-    cells: dict[tuple[str, int, str], Cell] = {}
+    cells: dict[tuple[str | int, ...], Cell] = {}
     for artefact in suite.all_artefacts.values():
         if registry.get("artefact", artefact.kind).needs != "nothing":
-            cells |= {cell.samples: cell for cell in suite.cells(artefact)}
+            cells |= {(*cell.samples, cell.edit): cell for cell in suite.cells(artefact)}
     return list(cells.values())
 
 
@@ -149,8 +149,8 @@ def sampling_costs(cells: Iterable[Cell], experiments: Experiments) -> list[Samp
     """The cost of the samples of these cells, by data set."""
     found: dict[str, Sampling] = {}
     for cell in cells:
-        images = experiments.sample_count(cell.run)
-        flops = images * parse_sampler(cell.sampler).evaluations * counting.flops(cell.run)
+        images = cell.run.evaluation.edited_images if cell.edit else experiments.sample_count(cell.run)
+        flops = images * cell.evaluations * counting.flops(cell.run)
         before = found.get(cell.run.dataset, Sampling(cell.run.dataset, 0, 0, 0))
         found[before.dataset] = Sampling(before.dataset, before.sets + 1, before.images + images, before.flops + flops)
     return list(found.values())

@@ -5,24 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cm import registry
 from cm.data.decoding import open_image
-from cm.errors import UserError, unknown
+from cm.errors import UserError
+from cm.registry import register
 from cm.utils import files
 
 if TYPE_CHECKING:
     import numpy as np
 
 
+@register("mask", "letter")
 def letter(height: int, width: int) -> np.ndarray:
     """An S is unknown, as in the official code, which draws it in another font."""
     return ~_draw_letter(height, width)
 
 
+@register("mask", "outside-letter")
 def outside_letter(height: int, width: int) -> np.ndarray:
     """Only an S is known, as for half of the images of the official code."""
     return _draw_letter(height, width)
 
 
+@register("mask", "half")
 def half(height: int, width: int) -> np.ndarray:
     """The right half is unknown."""
     import numpy as np
@@ -30,6 +35,7 @@ def half(height: int, width: int) -> np.ndarray:
     return np.broadcast_to(np.arange(width) < width // 2, (height, width)).copy()
 
 
+@register("mask", "centre")
 def centre(height: int, width: int) -> np.ndarray:
     """A rectangle of half the height and half the width in the middle is unknown."""
     import numpy as np
@@ -39,9 +45,6 @@ def centre(height: int, width: int) -> np.ndarray:
     return mask
 
 
-PATTERNS = {"letter": letter, "outside-letter": outside_letter, "half": half, "centre": centre}
-
-
 def make_mask(name: str, path: Path | None, height: int, width: int) -> np.ndarray:
     """The mask in a file, or else the pattern of that name, bool [height, width].
 
@@ -49,9 +52,8 @@ def make_mask(name: str, path: Path | None, height: int, width: int) -> np.ndarr
     """
     if path is not None:
         return read_mask(path, height, width)
-    if name not in PATTERNS:
-        raise unknown("mask", name, PATTERNS, "a mask that is no pattern needs its file")
-    return PATTERNS[name](height, width)
+    mask: np.ndarray = registry.get("mask", name, "without the file of a mask")(height, width)
+    return mask
 
 
 def read_mask(path: Path, height: int, width: int) -> np.ndarray:

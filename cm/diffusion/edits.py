@@ -54,9 +54,13 @@ class Edit(abc.ABC):
     def evaluations(self) -> int:
         """How many times the network is called for one image (NFE)."""
 
+    def check_images(self, shape: Shape, where: str) -> None:
+        """Raises UserError, which names `where`, for images of a `shape` that cannot be edited so."""
+        return
+
     @abc.abstractmethod
     def operator(self, shape: Shape, mask: Tensor | None = None) -> Operator:
-        """What is known of images of `shape`. Raises UserError for images that cannot be edited so.
+        """What is known of images of `shape`.
 
         `mask`: [H, W], 1 where a pixel is known, for an edit that needs one.
         """
@@ -119,9 +123,9 @@ class Inpainting(Iterative):
     mask: Annotated[str, plain_name("mask")] = "letter"
 
     def operator(self, shape: Shape, mask: Tensor | None = None) -> KnownPixels:
-        """The known pixels."""
+        """The known pixels; ValueError without a mask of the size of the images."""
         if mask is None or tuple(mask.shape) != shape[1:]:
-            raise UserError(f"inpainting needs a mask of {shape[1]}x{shape[2]} pixels")
+            raise ValueError(f"inpainting needs a mask of {shape[1]}x{shape[2]} pixels")
         return KnownPixels(mask)
 
 
@@ -133,25 +137,38 @@ class Colorization(Iterative):
     shown: ClassVar[tuple[str, str]] = ("grey", "colorized")
     weights: tuple[Weight, Weight, Weight] = (0.2989, 0.5870, 0.1140)
 
-    def operator(self, shape: Shape, mask: Tensor | None = None) -> KnownGrey:
-        """The grey values; UserError for images without three channels."""
+    def check(self, where: str) -> None:
+        """Raises UserError for times that do not decrease, and for weights of which none is positive."""
+        super().check(where)
+        if not any(self.weights):
+            raise UserError(f"{where}: one of the weights must be positive")
+
+    def check_images(self, shape: Shape, where: str) -> None:
+        """Raises UserError for images without three channels."""
         if shape[0] != 3:
-            raise UserError(f"colorization needs images of 3 channels, not {shape[0]}")
+            raise UserError(f"{where}: colorization needs images of 3 channels, not {shape[0]}")
+
+    def operator(self, shape: Shape, mask: Tensor | None = None) -> KnownGrey:
+        """The grey values."""
         return KnownGrey(self.weights)
 
 
 @register("edit", "superresolution")
 @dataclass(frozen=True)
 class Superresolution(Iterative):
-    """Enlarge images of low resolution (Figures 6b and 9). `patch`: the width in pixels of a block whose mean is known."""
+    """Enlarge images of low resolution (Figures 6b and 9). `patch`: the width of a block whose mean is known."""
 
     shown: ClassVar[tuple[str, str]] = ("downsampled", "enlarged")
     patch: Annotated[int, at_least(2), at_most(4096)] = 8
 
+    def check_images(self, shape: Shape, where: str) -> None:
+        """Raises UserError for images that the blocks do not tile, or that are a single block."""
+        _, height, width = shape
+        if height % self.patch or width % self.patch or max(height, width) <= self.patch:
+            raise UserError(f"{where}: blocks of patch {self.patch} do not tile images of {height}x{width} pixels")
+
     def operator(self, shape: Shape, mask: Tensor | None = None) -> KnownBlockMeans:
-        """The block means; UserError for images that blocks do not tile."""
-        if shape[1] % self.patch or shape[2] % self.patch:
-            raise UserError(f"blocks of patch {self.patch} do not tile images of {shape[1]}x{shape[2]} pixels")
+        """The block means."""
         return KnownBlockMeans(self.patch)
 
 
@@ -207,9 +224,12 @@ class Denoising(Edit):
 @register("edit", "interpolation")
 @dataclass(frozen=True)
 class Interpolation:
-    """Samples between two samples, f(T slerp(z_1, z_2, alpha), T) (Figure 11). `points`: values of alpha from 0 to 1."""
+    """Samples between two samples, f(T slerp(z_1, z_2, alpha), T) (Figure 11). `points`: values of alpha in [0, 1]."""
 
     points: Annotated[int, at_least(2), at_most(64)] = 8
+
+    def check_images(self, shape: Shape, where: str) -> None:
+        """Samples of any shape can be interpolated."""
 
     @property
     def evaluations(self) -> int:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cm import registry
 from cm.data import masks
 from cm.errors import UserError
 
 
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (64, 48), (256, 256)])
-@pytest.mark.parametrize("name", masks.PATTERNS)
+@pytest.mark.parametrize("name", registry.names("mask"))
 def test_every_pattern_has_known_and_unknown_pixels(name, size):
     mask = masks.make_mask(name, None, *size)
     assert mask.shape == size and mask.dtype == bool

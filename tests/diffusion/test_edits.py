@@ -59,7 +59,7 @@ def apply(edit, operator, images, draws, denoise, given=None):
 
 
 def mask_of(shape, name: str = "centre") -> torch.Tensor:
-    return torch.from_numpy(masks.PATTERNS[name](*shape[1:])).float()
+    return torch.from_numpy(masks.make_mask(name, None, *shape[1:])).float()
 
 
 def operator_of(edit, shape=RGB):
@@ -260,6 +260,7 @@ def test_baselines_are_images_that_know_no_more_than_what_is_given(name):
         ("stroke,start~noise", "nothing of the painting is used"),
         ("superresolution,patch~1", "patch must be at least 2"),
         ("denoising,sigma~0.0", "sigma must be above 0.0"),
+        ("colorization,weights~0.0+0.0+0.0", "one of the weights must be positive"),
         ("sharpening", "unknown edit 'sharpening'; known: colorization, denoising"),
         ("superresolution,patch~8", "must be written 'superresolution'"),
     ],
@@ -275,10 +276,10 @@ def test_bad_edits_are_refused(name, message):
     [
         ("colorization", (1, 16, 16), "needs images of 3 channels, not 1"),
         ("superresolution", (3, 12, 12), "blocks of patch 8 do not tile images of 12x12"),
-        ("inpainting", (3, 8, 8), "needs a mask of 8x8 pixels"),
+        ("superresolution", (3, 8, 8), "blocks of patch 8 do not tile images of 8x8"),
     ],
 )
 def test_images_that_an_edit_cannot_take_are_refused(name, shape, message):
     with pytest.raises(UserError) as error:
-        parse_edit(name).operator(shape, mask_of(RGB))
+        parse_edit(name).check_images(shape, "here")
     assert message in str(error.value)
