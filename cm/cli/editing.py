@@ -103,7 +103,7 @@ def _open_images(request: EditRequest, model: api.Model) -> Images:
     images = imagesets.open_images(request.images or Path())
     if images.shape != model.image_shape:
         raise UserError(
-            f"{request.images} has images of {list(images.shape)} (H, W, C), {model.run} takes {list(model.image_shape)}"
+            f"{request.images} has images of {list(images.shape)}, {model.run} edits those of {list(model.image_shape)}"
         )
     similarity.check_size(images.shape, str(request.images))
     return images if request.count is None else images.subset(slice(request.count))

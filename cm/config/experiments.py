@@ -206,6 +206,15 @@ class Experiments:
             return run.evaluation.held_out, "train"
         return run.dataset, "test" if "test" in self.splits(run.dataset) else "train"
 
+    def perceptual_of_edits(self, run: Run) -> Run | Weights:
+        """The network of the perceptual distance of edited images to originals: the `perceptual:` of base.yaml.
+
+        Raises UserError for a data set that names none.
+        """
+        if run.links.perceptual is None:
+            raise UserError(f"{run.dataset}: edits are compared by a 'perceptual:' in base.yaml")
+        return self.find_features(run.links.perceptual, f"{run.name}, perceptual")
+
     def mask_file(self, mask: str) -> Path | None:
         """The file of a mask, `<mask>.png` in the folder of masks beside that of the experiments; None for a pattern.
 

@@ -129,7 +129,7 @@ class Suite:
             protocol = self._protocol(artefact, run)
             varied = tuple(changes.items())
             for edit in entry.edits:
-                parse_edit(edit, where).check_images(_image_shape(run), f"{where}, {run.name}")
+                self._check_edit(edit, run, where)
                 cells.append(Cell(run, progress, "", protocol, label, varied, edit))
             for sampler in () if entry.edits else _samplers(entry, run):
                 name = fill_template(sampler, words, where)
@@ -137,17 +137,20 @@ class Suite:
                 cells.append(Cell(run, progress, name, protocol, label, varied))
         return cells
 
+    def _check_edit(self, edit: str, run: Run, where: str) -> None:
+        """UserError for an edit that images of the run do not admit, and for one whose mask or distance is unknown."""
+        parsed, network = parse_edit(edit, where), run.network
+        parsed.check_images((network.image_channels, network.resolution, network.resolution), f"{where}, {run.name}")
+        self.experiments.perceptual_of_edits(run)
+        if parsed.needs_mask:
+            self.experiments.mask_file(parsed.mask)
+
     def _protocol(self, artefact: Artefact, run: Run) -> Protocol:
         """The protocol of a cell; UserError if the run is not scored by the one that the artefact shows."""
         known = run.evaluation.protocol
         if artefact.protocol not in (None, *known):
             raise unknown("protocol", artefact.protocol, known, f"artefact {artefact.name}, {run.name}")
         return self.experiments.protocol(artefact.protocol or known[0])
-
-
-def _image_shape(run: Run) -> tuple[int, int, int]:
-    """[C, H, W] of the images of a run."""
-    return run.network.image_channels, run.network.resolution, run.network.resolution
 
 
 def _samplers(entry: Entry, run: Run) -> tuple[str, ...]:

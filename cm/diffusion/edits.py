@@ -226,6 +226,7 @@ class Denoising(Edit):
 class Interpolation:
     """Samples between two samples, f(T slerp(z_1, z_2, alpha), T) (Figure 11). `points`: values of alpha in [0, 1]."""
 
+    needs_mask: ClassVar[bool] = False
     points: Annotated[int, at_least(2), at_most(64)] = 8
 
     def check_images(self, shape: Shape, where: str) -> None:
