@@ -212,7 +212,7 @@ def _describe(parsed: Any, model: api.Model, request: EditRequest, images: Image
         "nfe": parsed.evaluations,
         "seed": model.seed if request.seed is None else request.seed,
         "images": len(images),
-        "split": path.parent.name if path.suffix == ".npy" else path.name,
+        "source": f"{path.parent.parent.name}/{path.parent.name}" if path.suffix == ".npy" else path.name,
         "images_sha256": images.sha256(),
         "mask_sha256": files.sha256_of(request.mask) if request.mask else None,
         "model_sha256": files.sha256_of(model.path),

@@ -223,7 +223,18 @@ def _write_samples(
     if outputs.preview and not (keep_preview and _is_newer(outputs.preview, model.path)):
         files.write_array(outputs.preview, images[:PREVIEW_COUNT])
         files.write_grid(outputs.preview.with_suffix(".png"), images[:PREVIEW_COUNT])
+        _write_labels(outputs.preview.with_suffix(".json"), model, request, len(images[:PREVIEW_COUNT]))
     return model
+
+
+def _write_labels(path: Path, model: api.Model, request: SampleRequest, count: int) -> None:
+    """Write the classes of the samples of a preview, if the model is class-conditional."""
+    from cm.diffusion.sampling import labels_of
+
+    classes = model.description["network"].get("classes", 0)
+    if classes:
+        seed = model.seed if request.seed is None else request.seed
+        files.write_json(path, {"labels": labels_of(seed, count, classes)})
 
 
 def _describe_samples(model: api.Model, request: SampleRequest, settings: api.SamplingSettings) -> dict[str, Any]:

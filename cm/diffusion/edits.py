@@ -158,7 +158,7 @@ class Colorization(Iterative):
 class Superresolution(Iterative):
     """Enlarge images of low resolution (Figures 6b and 9). `patch`: the width of a block whose mean is known."""
 
-    shown: ClassVar[tuple[str, str]] = ("downsampled", "enlarged")
+    shown: ClassVar[tuple[str, str]] = ("low-res.", "enlarged")
     patch: Annotated[int, at_least(2), at_most(4096)] = 8
 
     def check_images(self, shape: Shape, where: str) -> None:
@@ -181,7 +181,7 @@ class Stroke(Iterative):
     `StrokePaintings`; with `colours` 0 the images are paintings.
     """
 
-    shown: ClassVar[tuple[str, str]] = ("stroke painting", "generated")
+    shown: ClassVar[tuple[str, str]] = ("strokes", "generated")
     results: ClassVar[int] = 4
     times: tuple[Time, ...] = (5.38, 2.24)
     median: Annotated[int, at_least(1), at_most(255)] = 23
@@ -203,7 +203,10 @@ class Stroke(Iterative):
 @register("edit", "denoising")
 @dataclass(frozen=True)
 class Denoising(Edit):
-    """Remove noise of a known level in one evaluation, f(y + sigma z, sigma) (Figure 12)."""
+    """Remove noise of a known level in one evaluation, f(y + sigma z, sigma) (Figure 12).
+
+    `sigma`: the standard deviation of the noise.
+    """
 
     shown: ClassVar[tuple[str, str]] = ("noisy", "denoised")
     sigma: Annotated[float, above(0.0), at_most(1e6)] = 0.5

@@ -11,7 +11,7 @@ from typing import Any
 from cm.errors import UserError
 
 NUMBERS = ("psnr", "ssim", "lpips", "fid", "known")
-REQUIRED = ("edit", "run", "nfe", "images", "split", "methods", "protocol", "extractor", "perceptual")
+REQUIRED = ("edit", "run", "nfe", "images", "source", "methods", "protocol", "extractor", "perceptual")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +19,14 @@ class EditScore:
     """The scores of an edit with one model.
 
     `methods`: from `model` and each baseline to its numbers, None for one that is unavailable. `images`: how many were
-    edited, the first of `split`. `protocol`, `extractor`, `perceptual`: the names of what compares them.
+    edited, the first of `source`. `protocol`, `extractor`, `perceptual`: the names of what compares them.
     """
 
     path: Path
     edit: str
     nfe: int
     images: int
-    split: str
+    source: str
     protocol: str
     extractor: str
     perceptual: str | None
@@ -66,7 +66,7 @@ def read_edit_score(path: Path) -> EditScore:
         edit=str(found["edit"]),
         nfe=found["nfe"],
         images=found["images"],
-        split=str(found["split"]),
+        source=str(found["source"]),
         protocol=str(found["protocol"].get("name")),
         extractor=str(found["extractor"].get("name")),
         perceptual=None if found["perceptual"] is None else str(found["perceptual"]),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cm.config import Artefact, Cell, Suite
 
 Row = dict[str, Any]
+MODEL = "model"  # the name of the results of the model in a score file
 Count = Annotated[int, at_least(1), at_most(EDIT_PREVIEW_COUNT)]
 KNOWN = "known, RMS error"
 EXPLANATION = (
@@ -44,22 +45,19 @@ def edits(suite: Suite, artefact: Artefact, root: Path) -> Figure:
 
 @report.kind("editing", form="table", needs="edit scores")
 def editing(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
-    """The scores of each edit: of the model, and of simple methods without one."""
+    """The scores of each edit: of the models, and of simple methods without one."""
     groups: dict[tuple[str, str], list[EditScore]] = {}
     for cell in suite.cells(artefact):
         path = Path(scores.layout_of(root).edit_score(*cell.edited))
         groups.setdefault((cell.label, cell.edit), []).append(read_edit_score(path))
     if not groups:
         raise UserError(f"artefact {artefact.name}: no entries, so nothing to draw")
-    rows, baselines = [], set()
-    for (label, edit), group in groups.items():
-        for method in group[0].methods:
-            key = edit, method
-            if method != "model" and key in baselines:
-                continue
-            baselines.add(key)
-            # Baselines of stochastic edits differ between seeds only by the noise that is given.
-            rows.append({"edit": edit, "method": label if method == "model" else method, **_measure(group, method)})
+    rows = []
+    for edit in dict.fromkeys(edit for _, edit in groups):
+        same = {label: group for (label, other), group in groups.items() if other == edit}
+        rows += [{"edit": edit, "method": label, **_measure(group, MODEL)} for label, group in same.items()]
+        first = next(iter(same.values()))
+        rows += [{"edit": edit, "method": name, **_measure(first, name)} for name in first[0].methods if name != MODEL]
     return table(rows, _notes(suite, artefact, list(groups.values())))
 
 
@@ -84,7 +82,7 @@ def _read_panel(cell: Cell, root: Path, count: int) -> panels.Panel:
         raise UserError(f"the preview of {cell.edit} of {cell.run.name} does not have rows of {len(titles)} pictures")
     rows = found.reshape(-1, len(titles), *found.shape[1:])[:count]
     shown = len(titles) - 1 if getattr(parsed, "results", 1) > 1 else len(titles)  # Figure 13 has no originals
-    return panels.Panel(f"{cell.label}: {cell.edit}", titles[:shown], list(rows[:, :shown]))
+    return panels.Panel(f"{cell.label}: {cell.edit.replace(',', ', ')}", titles[:shown], list(rows[:, :shown]))
 
 
 def _join_levels(cells: Sequence[Cell], found: Sequence[panels.Panel]) -> panels.Panel:
@@ -123,7 +121,7 @@ def _measure(group: Sequence[EditScore], method: str) -> Row:
     interval = group[0].interval(method) if len(group) == 1 else None
     heading = _headings(group[0])["fid"]
     row |= {heading + LOW: interval[0], heading + HIGH: interval[1]} if interval else {}
-    return {**row, "NFE": group[0].nfe if method == "model" else None, "images": group[0].images}
+    return {**row, "NFE": group[0].nfe if method == MODEL else None, "images": group[0].images}
 
 
 def _headings(score: EditScore) -> dict[str, str]:
@@ -146,7 +144,8 @@ def _distance_title(score: EditScore) -> str:
 def _notes(suite: Suite, artefact: Artefact, groups: Sequence[Sequence[EditScore]]) -> list[str]:
     first = groups[0][0]
     distance = f"{_distance_title(first)} ({first.perceptual})"
-    held_out = "" if first.split != "train" else ", which are not held out where the data set has no other split"
+    trained_on = {f"{cell.run.dataset}/train" for cell in suite.cells(artefact)}
+    held_out = ", which are not held out" if first.source in trained_on else ""
     several = any(len(group) > 1 for group in groups)
     return [
         *([footnotes.OVER_SEEDS] if several else [footnotes.OVER_SAMPLES]),
@@ -154,6 +153,6 @@ def _notes(suite: Suite, artefact: Artefact, groups: Sequence[Sequence[EditScore
         f"{headings.metric_title('fid', first.extractor)} compares the edited images with the reference of protocol "
         f"{first.protocol}, features of {first.extractor}.",
         EXPLANATION,
-        f"The images are the first {first.images} of the {first.split} split{held_out}.",
+        f"The images are the first {first.images} of {first.source}{held_out}.",
         *footnotes.of_origin(artefact),
     ]

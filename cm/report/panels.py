@@ -78,9 +78,11 @@ def draw(panels: Sequence[Panel], notes: Sequence[str]) -> Figure:
 
 
 def _check(panels: Sequence[Panel]) -> None:
-    shapes = {row.shape[1:] for panel in panels for row in panel.rows}
     if not all(panel.rows for panel in panels):
         raise UserError("there are no pictures to draw")
+    shapes = set()
+    for panel in panels:
+        shapes |= {row.shape[1:] for row in panel.rows}
     if len(shapes) > 1:
         raise UserError(f"images of {sorted(shapes)} in one figure")
 
@@ -107,7 +109,7 @@ def _measure(panels: Sequence[Panel]) -> _Sizes:
 
 def _wrap(title: str, width: float) -> list[str]:
     """The lines of a title that is no wider than `width` inches."""
-    return textwrap.wrap(title.replace(",", ", "), max(8, int(width / LETTER)))
+    return textwrap.wrap(title, max(8, int(width / LETTER)))
 
 
 def _draw_panel(figure: Figure, panel: Panel, sizes: _Sizes, left: float, top: float) -> None:
