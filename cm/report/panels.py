@@ -102,7 +102,7 @@ def _measure(panels: Sequence[Panel]) -> _Sizes:
     _, shown, _ = measure(panels[0].rows[0].shape[1])
     pitch = (shown + GAP) / DPI
     titles = max(len(_wrap(panel.title, len(panel.rows[0]) * pitch)) for panel in panels)
-    columns = 1 if any(any(panel.columns) for panel in panels) else 0
+    columns = 1 if any(panel.columns for panel in panels) else 0
     footer = HEADER if any(panel.labels for panel in panels) else 0.0
     return _Sizes(pitch, titles, HEADER * (titles + columns), footer)
 

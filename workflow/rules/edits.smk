@@ -23,12 +23,10 @@ def first_protocol_settings(wildcards):
 
 @one_line_errors
 def edit_inputs(wildcards):
-    """The model, the held-out images with their labels, a mask, and what their scores need."""
+    """The model, the data set of the held-out images, a mask, and what the scores need."""
     run, edit = run_of(wildcards), settings.parse_edit(wildcards.edit)
-    dataset, split = EXPERIMENTS.held_out(run)
-    files = {"model": edited_model(wildcards), "images": LAYOUT.images(dataset, split)}
-    if run.classes:
-        files["labels"] = LAYOUT.labels(dataset, split)
+    dataset, _ = EXPERIMENTS.held_out(run)
+    files = {"model": edited_model(wildcards), "manifest": LAYOUT.manifest(dataset)}
     mask = EXPERIMENTS.mask_file(edit.mask) if edit.needs_mask else None
     if mask:
         files["mask"] = mask
@@ -38,9 +36,11 @@ def edit_inputs(wildcards):
 
 @one_line_errors
 def edit_options(wildcards, input):
-    """How the held-out images of a run are edited."""
-    evaluation = run_of(wildcards).evaluation
-    files = {"labels": input.get("labels"), "mask": input.get("mask")}
+    """Which held-out images of a run are edited, and how. A test split is no output of `prepare`, but its manifest is."""
+    run = run_of(wildcards)
+    held_out, evaluation = EXPERIMENTS.held_out(run), run.evaluation
+    labels = LAYOUT.labels(*held_out) if run.classes else None
+    files = {"images": LAYOUT.images(*held_out), "labels": labels, "mask": input.get("mask")}
     how = {"count": evaluation.edited_images, "precision": evaluation.precision, "batch": evaluation.batch}
     return write_options(files | how)
 

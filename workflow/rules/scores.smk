@@ -162,7 +162,7 @@ rule edit:
         protocol=first_protocol_path,
         settings=first_protocol_settings,
     shell:
-        "cm edit --model {input.model:q} --edit {wildcards.edit:q} --images {input.images:q} {params.options:u}"
+        "cm edit --model {input.model:q} --edit {wildcards.edit:q} {params.options:u}"
         " --preview {output.preview:q} --score {output.score:q} --reference {input.reference:q}"
         " --protocol {params.protocol:q} --extractor {input.extractor:q} --perceptual {input.perceptual:q}"
         " --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
