@@ -87,6 +87,9 @@ def test_a_kind_says_what_it_needs():
         "recipes": "nothing",
         "runs": "nothing",
         "samples": "previews",
+        "grids": "previews",
+        "edits": "edit previews",
+        "editing": "edit scores",
         "timings": "seconds",
     }
     assert {name for name, kind in kinds.items() if kind.baseline} == {"comparison", "ablation"}
