@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cm.config.runs import RunName
 from cm.errors import UserError
 
 NUMBERS = ("psnr", "ssim", "lpips", "fid", "known")
@@ -18,11 +19,12 @@ REQUIRED = ("edit", "run", "nfe", "images", "source", "methods", "protocol", "ex
 class EditScore:
     """The scores of an edit with one model.
 
-    `methods`: from `model` and each baseline to its numbers, None for one that is unavailable. `images`: how many were
+    `dataset`: of the model. `methods`: from `model` and each baseline to its numbers, None for one that is unavailable. `images`: how many were
     edited, the first of `source`. `protocol`, `extractor`, `perceptual`: the names of what compares them.
     """
 
     path: Path
+    dataset: str
     edit: str
     nfe: int
     images: int
@@ -63,6 +65,7 @@ def read_edit_score(path: Path) -> EditScore:
         _check_numbers(path, name, numbers)
     return EditScore(
         path=path,
+        dataset=RunName.parse(str(found["run"])).dataset,
         edit=str(found["edit"]),
         nfe=found["nfe"],
         images=found["images"],

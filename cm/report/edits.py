@@ -130,7 +130,7 @@ def _headings(score: EditScore) -> dict[str, str]:
         "psnr": "PSNR",
         "ssim": "SSIM",
         "lpips": _distance_title(score),
-        "fid": headings.metric_title("fid", score.extractor),
+        "fid": headings.heading("fid", score.dataset, score.extractor),
         "known": KNOWN,
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faked import ROOT, edit_content, fake, read_rows, write
+from faked import FD, ROOT, edit_content, fake, read_rows, write
 
 from cm import config, report
 from cm.config.layout import Layout
@@ -67,7 +67,7 @@ def test_the_table_has_models_and_baselines_of_each_edit(suite, root, tmp_path):
     assert found == [("denoising", "CD"), ("denoising", "baseline"), (half, "CD"), (half, "EDM"), (half, "baseline")]
     assert (rows[0]["PSNR"], rows[0]["NFE"], rows[0]["images"]) == ("10.5", "1", "898")
     assert (rows[1]["PSNR"], rows[1]["NFE"], rows[1]["known, RMS error"]) == ("5.0", "", "")
-    assert (rows[2]["NFE"], rows[2]["perceptual distance"], rows[2]["FD"]) == ("39", "1.5", "9.0")
+    assert (rows[2]["NFE"], rows[2]["perceptual distance"], rows[2][FD]) == ("39", "1.5", "9.0")
     text = (tmp_path / "tables/table.md").read_text()
     assert "10.5 ± 0.7" in text and "The images are the first 898 of digits/test." in text
 
