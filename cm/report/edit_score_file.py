@@ -19,8 +19,9 @@ REQUIRED = ("edit", "run", "nfe", "images", "source", "methods", "protocol", "ex
 class EditScore:
     """The scores of an edit with one model.
 
-    `dataset`: of the model. `methods`: from `model` and each baseline to its numbers, None for one that is unavailable. `images`: how many were
-    edited, the first of `source`. `protocol`, `extractor`, `perceptual`: the names of what compares them.
+    `dataset`: of the model. `methods`: from `model` and each baseline to its numbers, None for one that is unavailable.
+    `images`: how many were edited, the first of `source`. `protocol`, `extractor`, `perceptual`: the names of what
+    compares them.
     """
 
     path: Path

@@ -62,7 +62,7 @@ def draw(panels: Sequence[Panel], notes: Sequence[str]) -> Figure:
     lines = _group(panels)
     sizes = _measure(panels)
     below = MARGIN + NOTE_HEIGHT * len(notes)
-    width = max(sum(sizes.width(panel) for panel in line) + SPACE * (len(line) - 1) for line in lines)
+    width = max(sum(map(sizes.width, line)) + SPACE * (len(line) - 1) for line in lines)
     height = sum(max(map(sizes.height, line)) + SPACE for line in lines)
     figure = Figure(figsize=(width + 2 * MARGIN, height + below + MARGIN))
     top = height + below
