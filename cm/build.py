@@ -271,11 +271,31 @@ def _perceptual_distance(run: Run, path: Path | str, device: str) -> PerceptualD
         lpips.check_size(shape[-1], weights, registry.get("weights", weights, str(path)).least_size, run.name)
         how = {"pooling": lpips.pooling, "precision": lpips.precision, "device": device}
         return lpips.with_network(pretrained.load_lpips(path, **how))
+    return _classifier_distance(path, shape, getattr(torch, lpips.precision), device)
+
+
+def _classifier_distance(
+    path: Path | str, shape: tuple[int, int, int], dtype: torch.dtype, device: str
+) -> PerceptualDistance:
+    """The distance of images at their own size by the maps of a trained classifier."""
     backbone, _ = load_classifier(path, shape, device)
-    dtype = getattr(torch, lpips.precision)
     backbone.to(dtype)
-    own_size = dataclasses.replace(lpips, size=None)
-    return own_size.with_network(feature_distance(lambda x: backbone.maps((2 * x - 1).to(dtype))))
+    return LPIPS(size=None).with_network(feature_distance(lambda x: backbone.maps((2 * x - 1).to(dtype))))
+
+
+def load_perceptual_distance(path: Path | str, shape: tuple[int, int, int]) -> tuple[PerceptualDistance, str]:
+    """The distance by which edited images of `shape` (C, H, W) are compared with originals, and its network's name.
+
+    LPIPS with the pretrained weights in the file, with max pooling as it was published, at the size of the images, or
+    at 224 pixels where they are too small for the network; or the distance by the maps of a classifier of this suite.
+    Raises UserError for another file.
+    """
+    weights = native.description(path).get("weights")
+    if weights is None:
+        return _classifier_distance(path, shape, torch.float32, "cpu"), native.description(path)["run"]
+    least = registry.get("weights", weights, str(path)).least_size
+    lpips = LPIPS(size=None if min(shape[1:]) >= least else LPIPS().size)
+    return lpips.with_network(pretrained.load_lpips(path)), weights
 
 
 def _read_training_data(run: Run, data: Path, objective: Objective) -> tuple[np.ndarray, np.ndarray | None]:

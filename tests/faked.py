@@ -66,6 +66,9 @@ def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
     noise = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
     for artefact in (*suite.artefacts.values(), *suite.ablations.values()):
         for cell in suite.cells(artefact):
+            if cell.edit:
+                fake_edit(root, cell)
+                continue
             nfe = config.parse_sampler(cell.sampler).evaluations
             protocol = {"protocol": {**PROTOCOL, "name": cell.protocol.name}}
             about = {"run": cell.run.name, "sampler": cell.sampler, "nfe": nfe, **protocol}
@@ -97,6 +100,33 @@ def fake_search(root: Path, cell: config.Cell) -> None:
     about = {"run": cell.run.name, "progress": cell.progress, "sampler": cell.sampler, "quantization": "truncate"}
     times = [one["time"] for one in searches]
     write(Path(Layout(str(root)).search(*cell.samples)), {**how, **about, "times": times, "searches": searches})
+
+
+def fake_edit(root: Path, cell: config.Cell) -> None:
+    """The preview and the score of an edit."""
+    layout, edit = Layout(str(root)), config.parse_edit(cell.edit)
+    columns = edit.points if cell.edit.startswith("interpolation") else 2 + edit.results
+    image = Path(layout.edit_preview(*cell.edited))
+    image.parent.mkdir(parents=True, exist_ok=True)
+    np.save(image, np.random.default_rng(0).integers(0, 256, (16 * columns, 8, 8, 1), np.uint8))
+    write(Path(layout.edit_score(*cell.edited)), edit_content(cell.edit, 10.0 + cell.run.seed, nfe=edit.evaluations))
+
+
+def edit_content(edit: str, psnr: float, **more) -> dict:
+    """The score file of an edit with that PSNR, and of one baseline."""
+    numbers = {"ssim": 0.5, "lpips": 1.5, "fid": 9.0, "known": 0.25, "uncertainty": {"fid": {"low": 8.0, "high": 9.5}}}
+    return {
+        "run": "digits/cd/default/seed0",
+        "edit": edit,
+        "nfe": 1,
+        "images": 898,
+        "source": "digits/test",
+        "methods": {"model": {"psnr": psnr, **numbers}, "baseline": {"psnr": 5.0, **numbers, "known": None}},
+        "perceptual": "digits/classifier/default/seed1",
+        "protocol": PROTOCOL,
+        "extractor": EXTRACTOR,
+        **more,
+    }
 
 
 def fake_baseline(root: Path, cell: config.Cell, protocol: dict) -> None:

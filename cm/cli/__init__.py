@@ -9,6 +9,7 @@ import click
 
 from cm import __version__
 from cm.cli.datasets import prepare
+from cm.cli.editing import edit
 from cm.cli.jobs import launch
 from cm.cli.models import convert, describe, train
 from cm.cli.sampling import evaluate, sample
@@ -25,6 +26,7 @@ COMMANDS = (
     weights,
     describe,
     sample,
+    edit,
     featurize,
     score,
     evaluate,

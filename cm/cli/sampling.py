@@ -255,6 +255,7 @@ def _write_samples(
     if outputs.preview and not (keep_preview and _is_newer(outputs.preview, model.path)):
         files.write_array(outputs.preview, images[:PREVIEW_COUNT])
         files.write_grid(outputs.preview.with_suffix(".png"), images[:PREVIEW_COUNT])
+        _write_labels(outputs.preview.with_suffix(".json"), model, request, len(images[:PREVIEW_COUNT]))
     return model
 
 
@@ -264,6 +265,16 @@ def check_model_of(model: api.Model, found: config.SearchResult, path: Path | No
     if (found.run, found.progress) != (model.run, progress):
         searched = f"{found.run} at {found.progress} %"
         raise UserError(f"{path} is the search of {searched}, but {model.path} holds {model.run} at {progress} %")
+
+
+def _write_labels(path: Path, model: api.Model, request: SampleSet, count: int) -> None:
+    """Write the classes of the samples of a preview, if the model is class-conditional."""
+    from cm.diffusion.sampling import labels_of
+
+    classes = model.description["network"].get("classes", 0)
+    if classes:
+        seed = model.seed if request.seed is None else request.seed
+        files.write_json(path, {"labels": labels_of(seed, count, classes)})
 
 
 def describe_samples(model: api.Model, request: SampleSet, settings: api.SamplingSettings) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from cm.config.checking import check, make_component
 from cm.config.experiments import EXPERIMENTS, Experiments, sampler_name, sampler_of
 from cm.config.protocols import PROTOCOLS, Protocol, read_protocol
 from cm.config.runs import MAX_SEED, Run, RunName
-from cm.config.samplers import is_searched, parse_sampler, previous_search, write_sampler
+from cm.config.samplers import is_searched, parse_edit, parse_sampler, previous_search, write_sampler
 from cm.config.searches import SearchResult, read_search
 from cm.config.sections import Data, Evaluation, Released, Training, Weights
 from cm.config.suite_files import DEFAULT_THREADS
@@ -33,6 +33,7 @@ __all__ = [
     "is_searched",
     "load_suite",
     "make_component",
+    "parse_edit",
     "parse_sampler",
     "parse_variant",
     "previous_search",

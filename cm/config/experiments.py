@@ -200,6 +200,32 @@ class Experiments:
         """The splits that a data set has, `train` among them."""
         return registry.get("dataset", self.data(dataset).name).splits
 
+    def held_out(self, run: Run) -> tuple[str, str]:
+        """The data set and the split of the images that are edited: those of training, where there are no others."""
+        if run.evaluation.held_out:
+            return run.evaluation.held_out, "train"
+        return run.dataset, "test" if "test" in self.splits(run.dataset) else "train"
+
+    def perceptual_of_edits(self, run: Run) -> Run | Weights:
+        """The network of the perceptual distance of edited images to originals: the `perceptual:` of base.yaml.
+
+        Raises UserError for a data set that names none.
+        """
+        if run.links.perceptual is None:
+            raise UserError(f"{run.dataset}: edits are compared by a 'perceptual:' in base.yaml")
+        return self.find_features(run.links.perceptual, f"{run.name}, perceptual")
+
+    def mask_file(self, mask: str) -> Path | None:
+        """The file of a mask, `<mask>.png` in the folder of masks beside that of the experiments; None for a pattern.
+
+        Raises UserError for a mask that is neither.
+        """
+        path = self.folder.parent / "masks" / f"{mask}.png"
+        if path.is_file():
+            return path
+        registry.get("mask", mask, f"no file {path}")
+        return None
+
     def protocol(self, name: str) -> Protocol:
         """The protocol of that name, or of a path that ends in .yaml.
 

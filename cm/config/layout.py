@@ -18,7 +18,8 @@ from pathlib import Path
 from cm.errors import UserError
 
 PREVIEW_COUNT = 64  # samples of a preview
-_PARTS = {"run": r".+/seed[0-9]+", "progress": r"[0-9]+", "sampler": r"[^/]+", "protocol": r"[^/]+"}
+EDIT_PREVIEW_COUNT = 16  # edited images of a preview
+_PARTS = {"run": r".+/seed[0-9]+", "progress": r"[0-9]+", "sampler": r"[^/]+", "edit": r"[^/]+", "protocol": r"[^/]+"}
 
 
 def join(root: str, *parts: str) -> str:
@@ -102,6 +103,16 @@ class Layout:
         """The time points that were found for a sampler `search,...` of a model, by the first protocol of its run."""
         return join(self.results, "searches", run, str(progress), f"{sampler}.json")
 
+    def edit_preview(
+        self, run: str = "{run}", progress: int | str = "{progress}", edit: str = "{edit}", suffix: str = ".npy"
+    ) -> str:
+        """The first edited images beside what was given and the originals; as a picture with the suffix .png."""
+        return join(self.results, "edits", run, str(progress), edit, f"preview{suffix}")
+
+    def edit_score(self, run: str = "{run}", progress: int | str = "{progress}", edit: str = "{edit}") -> str:
+        """The score of an edit with a model, by the first protocol of its run."""
+        return join(self.results, "edits", run, str(progress), edit, "score.json")
+
     def baseline(self, dataset: str = "{dataset}", split: str = "{split}", protocol: str = "{protocol}") -> str:
         """The score of the real images of a split by a protocol."""
         return join(self.results, "scores", dataset, "real", split, f"{protocol}.json")
@@ -124,8 +135,10 @@ class Layout:
         return join(self.reports, "figures", f"{name}{suffix}")
 
     def parse(self, path: str) -> dict[str, str]:
-        """The run and, where the path has them, progress, sampler and protocol; nothing for another kind of path."""
+        """The run and, where the path has them, progress, sampler, edit and protocol; nothing for other paths."""
         patterns = (
+            self.edit_score(),
+            self.edit_preview(suffix="{suffix}"),
             self.score(),
             self.samples(suffix="{suffix}"),
             self.preview(suffix="{suffix}"),

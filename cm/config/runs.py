@@ -114,6 +114,12 @@ class Run:
         return self.identity.seed
 
     @property
+    def classes(self) -> int:
+        """The number of classes of a class-conditional run; 0 for any other."""
+        count: int = self.describe()["network"].get("classes", 0)
+        return count
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Every setting by its own name, components by theirs; their settings follow, `curriculum` and then `s0`.
 

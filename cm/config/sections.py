@@ -60,7 +60,8 @@ class Evaluation:
     another. `samples`: how many samples are scored, if not the number of the protocol. `statistics`: a file beside the
     first protocol's with the mean and covariance of its features of this data set's reference images, where it does not
     name one itself. `clamp`: clamp the denoised images while sampling. `precision`: of the network while sampling, as
-    in `training:`. `batch`: images sampled at a time.
+    in `training:`. `batch`: images sampled at a time. `edited_images`: how many held-out images are edited at most.
+    `held_out`: the folder of experiment files whose training split is held out, for a data set without a test split.
     """
 
     protocol: tuple[str, ...]
@@ -69,6 +70,8 @@ class Evaluation:
     clamp: bool = False
     precision: Precision = "float32"
     batch: Annotated[int, at_least(1), at_most(10**6)] = 256
+    edited_images: Annotated[int, at_least(2), at_most(10**7)] = 1000
+    held_out: Annotated[str, plain_name("data set")] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

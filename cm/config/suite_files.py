@@ -21,8 +21,9 @@ class Entry:
 
     `method`: the experiment file. `dataset`: the folder of experiment files, by default the suite's. `vary`: setting to
     list of values, all combinations; `variants`: a list of combinations spelt out; `settings`: what all of them have in
-    common. `sampler` and `samplers` may name settings in braces: `ode,solver~heun,steps~{steps}`. `label`: the name in
-    legends, with the same braces; by default the varied settings.
+    common. `sampler` and `samplers` may name settings in braces: `ode,solver~heun,steps~{steps}`. `edits`: edits of
+    held-out images, in place of samples, for the kinds of artefact that show them. `label`: the name in legends, with
+    the same braces; by default the varied settings.
     """
 
     method: Annotated[str, plain_name("method")]
@@ -32,10 +33,13 @@ class Entry:
     variants: tuple[dict[str, Any], ...] = ({},)
     sampler: str | None = None
     samplers: tuple[str, ...] = ()
+    edits: tuple[str, ...] = ()
     label: str | None = None
 
     def check(self, where: str) -> None:
-        """UserError for a varied setting without a list of values."""
+        """UserError for a varied setting without a list of values, and for both samples and edits."""
+        if self.edits and (self.sampler or self.samplers):
+            raise UserError(f"{where}: an entry has samplers or edits, not both")
         for setting, values in self.vary.items():
             if not isinstance(values, list) or not values:
                 raise UserError(f"{where}: vary: {setting} must be a list of values to try, not {values!r}")

@@ -18,17 +18,21 @@ from cm.config.experiments import Experiments
 from cm.config.names import fill_template
 from cm.config.protocols import Protocol
 from cm.config.runs import Run
-from cm.config.samplers import parse_sampler
+from cm.config.samplers import parse_edit, parse_sampler
 from cm.config.suite_files import ArtefactFile, Entry, SuiteFile
 from cm.config.yaml_reader import read_yaml
 from cm.errors import UserError, unknown
 
 MOST_CELLS = 10_000  # scores of an artefact
+EDIT_NEEDS = ("edit previews", "edit scores")  # what kinds of artefact need that show edits
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A score that an artefact needs: of a model at a percentage of its training, through a sampler, by a protocol."""
+    """A score that an artefact needs: of a model at a percentage of its training, through a sampler, by a protocol.
+
+    `edit`: of edited images instead of samples; the sampler is then empty.
+    """
 
     run: Run = dataclasses.field(repr=False)
     progress: int
@@ -36,11 +40,23 @@ class Cell:
     protocol: Protocol
     label: str
     varied: tuple[tuple[str, Any], ...]
+    edit: str = ""
 
     @property
     def samples(self) -> tuple[str, int, str]:
         """Which samples are scored: the name of the run, the percentage of its training, and the sampler."""
         return self.run.name, self.progress, self.sampler
+
+    @property
+    def edited(self) -> tuple[str, int, str]:
+        """Which images are edited: the name of the run, the percentage of its training, and the edit."""
+        return self.run.name, self.progress, self.edit
+
+    @property
+    def evaluations(self) -> int:
+        """How many times the network is called for one image (NFE)."""
+        count: int = (parse_edit(self.edit) if self.edit else parse_sampler(self.sampler)).evaluations
+        return count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +128,23 @@ class Suite:
             where = f"artefact {artefact.name}"
             label = fill_template(entry.label or _legend(entry.method, changes), words, where)
             protocol = self._protocol(artefact, run)
-            for sampler in _samplers(entry, run):
+            varied = tuple(changes.items())
+            for edit in entry.edits:
+                self._check_edit(edit, run, where)
+                cells.append(Cell(run, progress, "", protocol, label, varied, edit))
+            for sampler in () if entry.edits else _samplers(entry, run):
                 name = fill_template(sampler, words, where)
                 parse_sampler(name, where)
-                cells.append(Cell(run, progress, name, protocol, label, tuple(changes.items())))
+                cells.append(Cell(run, progress, name, protocol, label, varied))
         return cells
+
+    def _check_edit(self, edit: str, run: Run, where: str) -> None:
+        """UserError for an edit that images of the run do not admit, and for one whose mask or distance is unknown."""
+        parsed, network = parse_edit(edit, where), run.network
+        parsed.check_images((network.image_channels, network.resolution, network.resolution), f"{where}, {run.name}")
+        self.experiments.perceptual_of_edits(run)
+        if parsed.needs_mask:
+            self.experiments.mask_file(parsed.mask)
 
     def _protocol(self, artefact: Artefact, run: Run) -> Protocol:
         """The protocol of a cell; UserError if the run is not scored by the one that the artefact shows."""
@@ -198,15 +226,27 @@ def _artefact(name: str, file: ArtefactFile, suite: Suite, where: str) -> Artefa
         published=file.published,
         options=file.options,
     )
-    registry.get("artefact", file.kind).check(artefact)
+    kind = registry.get("artefact", file.kind)
+    kind.check(artefact)
+    _check_edits(artefact, shows_edits=kind.needs in EDIT_NEEDS, where=where)
     _check_size(artefact, where)
     return artefact
+
+
+def _check_edits(artefact: Artefact, *, shows_edits: bool, where: str) -> None:
+    """UserError for entries without edits in an artefact that shows them, and with edits in any other."""
+    for entry in artefact.entries:
+        if bool(entry.edits) != shows_edits:
+            needed = "needs 'edits:' in its entries" if shows_edits else "shows no edits: it takes samplers"
+            raise UserError(f"{where}: kind '{artefact.kind}' {needed}")
 
 
 def _check_size(artefact: Artefact, where: str) -> None:
     """UserError for an artefact of more cells than `MOST_CELLS`, before any of them is made."""
     each = len(artefact.seeds) * len(artefact.progress)
-    count = sum(each * _count_combinations(entry) * max(1, len(entry.samplers)) for entry in artefact.entries)
+    count = sum(
+        each * _count_combinations(entry) * max(1, len(entry.samplers), len(entry.edits)) for entry in artefact.entries
+    )
     if count > MOST_CELLS:
         raise UserError(f"{where}: its entries ask for {count} scores, more than {MOST_CELLS}")
 

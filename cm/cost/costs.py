@@ -139,36 +139,37 @@ def suite_costs(suite: Suite) -> tuple[list[Cost], list[Sampling]]:
 
 def _required_cells(suite: Suite) -> list[Cell]:
     """The cells whose files the artefacts read, one for each set of samples."""
-    cells: dict[tuple[str, int, str], Cell] = {}
+    cells: dict[tuple[str | int, ...], Cell] = {}
     for artefact in suite.all_artefacts.values():
         if registry.get("artefact", artefact.kind).needs != "nothing":
-            cells |= {cell.samples: cell for cell in suite.cells(artefact)}
+            cells |= {(*cell.samples, cell.edit): cell for cell in suite.cells(artefact)}
     return list(cells.values())
 
 
 def sampling_costs(cells: Iterable[Cell], experiments: Experiments) -> list[Sampling]:
     """The cost of the samples of these cells, and of the searches for their time points, by data set."""
     found: dict[str, Sampling] = {}
-    for (run, _), evaluations in _sets_of_samples(cells).items():
-        images = experiments.sample_count(run) * len(evaluations)
-        flops = experiments.sample_count(run) * sum(evaluations) * counting.flops(run)
+    for (run, _, edit), evaluations in _sets_of_samples(cells).items():
+        count = run.evaluation.edited_images if edit else experiments.sample_count(run)
+        images = count * len(evaluations)
+        flops = count * sum(evaluations) * counting.flops(run)
         before = found.get(run.dataset, Sampling(run.dataset, 0, 0, 0))
         sets = before.sets + len(evaluations)
         found[run.dataset] = Sampling(run.dataset, sets, before.images + images, before.flops + flops)
     return list(found.values())
 
 
-def _sets_of_samples(cells: Iterable[Cell]) -> dict[tuple[Run, str], list[int]]:
-    """The NFE of each set of samples that these cells need, by run and by what the set is made for.
+def _sets_of_samples(cells: Iterable[Cell]) -> dict[tuple[Run, str, str], list[int]]:
+    """The NFE of each set of samples that these cells need, by run, by what the set is made for, and by its edit.
 
     A search makes a set for each time point that it tries, at most as many as `most_evaluations` of one minimum.
     """
-    found: dict[tuple[Run, str], list[int]] = {}
+    found: dict[tuple[Run, str, str], list[int]] = {}
     for cell in cells:
-        sampler = parse_sampler(cell.sampler)
-        found[cell.run, f"{cell.progress}/{cell.sampler}"] = [sampler.evaluations]
+        found[cell.run, f"{cell.progress}/{cell.sampler}", cell.edit] = [cell.evaluations]
+        sampler = None if cell.edit else parse_sampler(cell.sampler)
         while sampler is not None and is_searched(sampler):
             tries = most_evaluations(sampler.points)
-            found[cell.run, f"{cell.progress}/{write_sampler(sampler)}, search"] = [sampler.evaluations] * tries
+            found[cell.run, f"{cell.progress}/{write_sampler(sampler)}, search", ""] = [sampler.evaluations] * tries
             sampler = sampler.previous
     return found

@@ -64,6 +64,19 @@ class Bedroom(LSUN):
     images: Annotated[int, at_least(1), at_most(10**9)] = 3_033_042
 
 
+@register("dataset", "lsun_bedroom_validation")
+@dataclasses.dataclass(frozen=True)
+class BedroomValidation(LSUN):
+    """The bedrooms of LSUN's validation split, which no model is trained on, as a data set of its own.
+
+    `images`: the least number of images that the source must have.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("bedroom_val_lmdb", "bedroom_val_lmdb.zip")
+    home: ClassVar[str] = "http://dl.yf.io/lsun/scenes/bedroom_val_lmdb.zip"
+    images: Annotated[int, at_least(1), at_most(10**9)] = 300
+
+
 @register("dataset", "lsun_cat")
 @dataclasses.dataclass(frozen=True)
 class Cat(LSUN):

@@ -93,6 +93,12 @@ def _sample_batch(
         return to_uint8(sampler(denoise, draw(), settings.noise, draw), settings.quantization)
 
 
+def labels_of(seed: int, count: int, classes: int) -> list[int]:
+    """The classes of the first samples of a class-conditional model, see `images`."""
+    generators = [torch.Generator().manual_seed(seed * 1_000_000 + index) for index in range(count)]
+    return list(map(int, _draw_labels(generators, classes)))
+
+
 def _draw_labels(generators: list[torch.Generator], classes: int) -> Tensor:
     """A uniform label for each sample, int64 [B]."""
     return torch.cat([torch.randint(classes, (1,), generator=generator) for generator in generators])

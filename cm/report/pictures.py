@@ -38,20 +38,19 @@ def samples(suite: Suite, artefact: Artefact, root: Path) -> Figure:
     if not cells:
         raise UserError(f"artefact {artefact.name}: no entries, so nothing to draw")
     columns = artefact.options.get("columns", 12)
-    rows = [_read_preview(cell, root)[:columns] for cell in cells]
+    rows = [read_preview(Path(layout_of(root).preview(*cell.samples)))[:columns] for cell in cells]
     shapes = {row.shape[1:3] for row in rows}
     if len(shapes) > 1:
         raise UserError(f"artefact {artefact.name}: images of {sorted(shapes)} in one figure")
     several = len({cell.progress for cell in cells}) > 1
-    names = [_name_row(cell, with_progress=several) for cell in cells]
+    names = [name_samples(cell, with_progress=several) for cell in cells]
     return _draw_rows(rows, names, [SAME_NOISE, *footnotes.of_origin(artefact)])
 
 
-def _read_preview(cell: Cell, root: Path) -> np.ndarray:
-    """The preview of a cell, uint8 [n, H, W, C]."""
+def read_preview(path: Path) -> np.ndarray:
+    """The pictures of a preview, uint8 [n, H, W, C]; UserError for a file that is missing or holds none."""
     from cm.utils import npy
 
-    path = Path(layout_of(root).preview(*cell.samples))
     if not path.exists():
         raise UserError(f"no preview {path}: run snakemake '{path}'")
     images = npy.read_images(path)
@@ -60,7 +59,7 @@ def _read_preview(cell: Cell, root: Path) -> np.ndarray:
     return images
 
 
-def _name_row(cell: Cell, *, with_progress: bool) -> str:
+def name_samples(cell: Cell, *, with_progress: bool) -> str:
     """`CT, one step`, and the percentage of training where that differs between rows."""
     progress = [f"{cell.progress} % of training"] if with_progress else []
     return ", ".join([cell.label, _count_steps(cell.sampler), *progress])
@@ -78,10 +77,8 @@ def _draw_rows(rows: Sequence[np.ndarray], names: Sequence[str], notes: Sequence
     """Rows of images [n, H, W, C], each with its name to the left, and footnotes below them."""
     from matplotlib.figure import Figure
 
-    size = rows[0].shape[1]
-    zoom = max(1, SMALL // size)
-    shown = size * zoom if size <= LARGE else LARGE
-    pitch, gap = (shown + GAP) / DPI, GAP * size * zoom // shown
+    zoom, shown, gap = measure(rows[0].shape[1])
+    pitch = (shown + GAP) / DPI
     left, below = MARGIN + LETTER * max(map(len, names)), MARGIN + NOTE_HEIGHT * len(notes)
     width, height = left + max(map(len, rows)) * pitch + MARGIN, below + len(rows) * pitch + MARGIN
     figure = Figure(figsize=(width, height))
@@ -89,13 +86,20 @@ def _draw_rows(rows: Sequence[np.ndarray], names: Sequence[str], notes: Sequence
         bottom = below + (len(rows) - 1 - index) * pitch
         figure.text((left - MARGIN) / width, (bottom + pitch / 2) / height, name, ha="right", va="center")
         axes = figure.add_axes((left / width, bottom / height, len(row) * pitch / width, pitch / height))
-        axes.imshow(_join(row, zoom, gap), interpolation="none" if zoom > 1 else "auto")
+        axes.imshow(join(row, zoom, gap), interpolation="none" if zoom > 1 else "auto")
         axes.set_axis_off()
     figure.text(left / width, MARGIN / 2 / height, "\n".join(notes), fontsize=7, color=GREY, va="bottom")
     return figure
 
 
-def _join(images: np.ndarray, zoom: int, gap: int) -> np.ndarray:
+def measure(size: int) -> tuple[int, int, int]:
+    """For images of `size` pixels: how often a pixel is repeated, the pixels that an image takes, and the gap."""
+    zoom = max(1, SMALL // size)
+    shown = size * zoom if size <= LARGE else LARGE
+    return zoom, shown, GAP * size * zoom // shown
+
+
+def join(images: np.ndarray, zoom: int, gap: int) -> np.ndarray:
     """Images [n, H, W, C] side by side, enlarged and framed in white: [H zoom + gap, n (W zoom + gap), 3]."""
     import numpy as np
 

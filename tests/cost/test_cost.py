@@ -263,7 +263,7 @@ def test_a_suite_costs_the_sum_of_its_runs(suite):
     alone = sum(cost.flops for run in runs for cost in costs.training_costs([run], DIGITS))
     assert sum(cost.flops for cost in trainings) == alone > 0
     drawn = [one for one in (*suite.artefacts.values(), *suite.ablations.values()) if one.name != "table3"]
-    samples = {cell.samples for one in drawn for cell in suite.cells(one)}
+    samples = {(*cell.samples, cell.edit) for one in drawn for cell in suite.cells(one)}
     tried = 2 * most_evaluations(6)  # in the searches for the points of search,points~6,steps~2 and steps~3
     assert sum(one.sets for one in samplings) == len(samples) + tried
     page = pages.describe_suite(suite, rate=1e14)

@@ -88,6 +88,9 @@ def test_a_kind_says_what_it_needs():
         "runs": "nothing",
         "samples": "previews",
         "time_search": "searches",
+        "grids": "previews",
+        "edits": "edit previews",
+        "editing": "edit scores",
         "timings": "seconds",
     }
     assert [name for name, kind in kinds.items() if kind.flops] == ["quality"]

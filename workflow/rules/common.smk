@@ -42,6 +42,8 @@ def check_targets(arguments):
         EXPERIMENTS.run(target["run"])
         if "sampler" in target:
             settings.parse_sampler(target["sampler"])
+        if "edit" in target:
+            settings.parse_edit(target["edit"])
         if "protocol" in target:
             EXPERIMENTS.protocol(target["protocol"])
 
@@ -312,12 +314,15 @@ def drawn_from(name):
     """The files that the artefact of that name is drawn from."""
     artefact = ARTEFACTS[name]
     kind, cells = registry.get("artefact", artefact.kind), SUITE.cells(artefact)
-    scores = [LAYOUT.score(*cell.samples, cell.protocol.name) for cell in cells]
+    edited, sampled = [cell for cell in cells if cell.edit], [cell for cell in cells if not cell.edit]
+    scores = [LAYOUT.score(*cell.samples, cell.protocol.name) for cell in sampled]
     files = {
         "nothing": [],
+        "edit previews": [LAYOUT.edit_preview(*cell.edited) for cell in edited],
+        "edit scores": [LAYOUT.edit_score(*cell.edited) for cell in edited],
         "scores": scores,
-        "previews": [LAYOUT.preview(*cell.samples) for cell in cells],
-        "searches": [LAYOUT.search(*cell.samples) for cell in cells],
+        "previews": [LAYOUT.preview(*cell.samples) for cell in sampled],
+        "searches": [LAYOUT.search(*cell.samples) for cell in sampled],
         "seconds": scores + [LAYOUT.seconds(cell.run.name) for cell in cells],
     }
     pairs = dict.fromkeys((cell.run.dataset, cell.protocol.name) for cell in cells if kind.baseline)
@@ -342,5 +347,6 @@ wildcard_constraints:
     name="[^/]+",
     progress=pattern(map(str, SUITE.progress)),
     sampler="[^/]+",
+    edit="[^/]+",
     protocol="[^/]+",
     split="train|test",

@@ -164,3 +164,58 @@ rule baseline:
         "cm score {params.data:q}/{wildcards.split:q}/images.npy --reference {input.reference:q}"
         " --protocol {params.protocol:q} --extractor {input.extractor:q} --out {output:q}"
         " --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
+
+
+rule edit:
+    input:
+        unpack(edit_inputs),
+    output:
+        preview=LAYOUT.edit_preview(),
+        grid=LAYOUT.edit_preview(suffix=".png"),
+        score=LAYOUT.edit_score(),
+    log:
+        LAYOUT.log("edit", "{run}", "{progress}", "{edit}"),
+    wildcard_constraints:
+        edit="(?!interpolation)[^/]+",
+    conda:
+        "../../environment.yml"
+    threads: SUITE.threads
+    resources:
+        gpu=SUITE.gpus,
+        cpus_per_task=SUITE.threads,
+        mem_mb=32_000,
+        runtime=720,
+    params:
+        options=edit_options,
+        protocol=first_protocol_path,
+        settings=first_protocol_settings,
+    shell:
+        "cm edit --model {input.model:q} --edit {wildcards.edit:q} {params.options:u}"
+        " --preview {output.preview:q} --score {output.score:q} --reference {input.reference:q}"
+        " --protocol {params.protocol:q} --extractor {input.extractor:q} --perceptual {input.perceptual:q}"
+        " --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
+
+
+rule interpolate:
+    input:
+        model=edited_model,
+    output:
+        preview=LAYOUT.edit_preview(),
+        grid=LAYOUT.edit_preview(suffix=".png"),
+    log:
+        LAYOUT.log("edit", "{run}", "{progress}", "{edit}"),
+    wildcard_constraints:
+        edit="interpolation[^/]*",
+    conda:
+        "../../environment.yml"
+    threads: SUITE.threads
+    resources:
+        gpu=SUITE.gpus,
+        cpus_per_task=SUITE.threads,
+        mem_mb=32_000,
+        runtime=240,
+    params:
+        options=interpolation_options,
+    shell:
+        "cm edit --model {input.model:q} --edit {wildcards.edit:q} {params.options:u} --preview {output.preview:q}"
+        " --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
