@@ -54,13 +54,14 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status.
 
-    It is 2 after a mistake of the user and 128 + N after signal N; both are reported in one line.
+    It is 2 after a mistake of the user and 128 + N after signal N, 130 after Ctrl-C; all are reported in one line.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name = f"cm {arguments[0]}" if arguments and arguments[0] in cli.commands else "cm"
     try:
         status = cli.main(list(arguments), prog_name="cm", standalone_mode=False)
     except click.exceptions.Abort:
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
     except Interrupted as interruption:
         print(f"{name}: {interruption}", file=sys.stderr)
