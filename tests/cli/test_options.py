@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.abc
+import os
+import signal
 import sys
+import time
 
 import pytest
 
@@ -11,7 +14,8 @@ from cm import api, config
 from cm.__main__ import run
 from cm.cli import main
 from cm.cli.options import ExtractionOptions, Hardware
-from cm.utils import gpus
+from cm.training.signals import handle_signals
+from cm.utils import files, gpus
 
 
 @pytest.fixture
@@ -123,6 +127,29 @@ def test_ctrl_c_within_a_command_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(config, "load_suite", interrupt)
     assert main(["draw", "--suite", "a.yaml", "--artefact", "a"]) == 130
     assert capsys.readouterr().err.strip() == "cm draw: interrupted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_command_leaves_no_file_half_written(number, tmp_path, monkeypatch, capsys):
+    def write_until_ended(folder):
+        with files.replace_file(folder / "a.json") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+
+    monkeypatch.setattr("cm.config.schema.write_schemas", write_until_ended)
+    with handle_signals([number], signal.SIG_DFL):
+        assert main(["schema", "--out", str(tmp_path)]) == 128 + number
+        assert signal.getsignal(number) == signal.SIG_DFL
+    assert capsys.readouterr().err == f"cm schema: ended by {number.name}\n"
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])
+def test_a_signal_that_is_ignored_or_handled_stays_so(handler, tmp_path, monkeypatch):
+    monkeypatch.setattr("cm.config.schema.write_schemas", lambda folder: os.kill(os.getpid(), signal.SIGHUP))
+    with handle_signals([signal.SIGHUP], handler):
+        assert main(["schema", "--out", str(tmp_path)]) == 0
 
 
 def test_ctrl_c_while_the_modules_of_the_command_line_are_imported_is_one_line(monkeypatch, capsys):
