@@ -1,8 +1,18 @@
-"""`python -m cm`."""
+"""`python -m cm`, and the program `cm`."""
 
 import sys
 
-from cm.cli import main
+
+def run() -> int:
+    """Run a command and return the exit status; Ctrl-C ends it in one line, also while its modules are imported."""
+    try:
+        from cm.cli import main
+
+        return main()
+    except KeyboardInterrupt:
+        print("cm: interrupted", file=sys.stderr)
+        return 130
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

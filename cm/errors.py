@@ -28,10 +28,11 @@ def _one_line(message: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
 
 
-class Interrupted(Exception):
-    """A signal ended a command, which has saved its state. `status`: 128 and the number of the signal.
+class Interrupted(BaseException):
+    """A signal ended a command, which has saved its state, if it has one. `status`: 128 and the number of the signal.
 
-    The command line prints the message and exits with that status, without a traceback.
+    The command line prints the message and exits with that status, without a traceback. As with KeyboardInterrupt, no
+    handler of errors takes it for one of the work that it interrupts.
     """
 
     def __init__(self, message: str, status: int) -> None:

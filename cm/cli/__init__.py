@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -17,6 +22,7 @@ from cm.cli.scores import draw, featurize, schema, score, weights
 from cm.cli.searching import search
 from cm.cli.unlocking import unlock
 from cm.errors import Interrupted, UserError, unknown
+from cm.training.signals import handle_signals
 
 COMMANDS = (
     prepare,
@@ -58,13 +64,15 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status.
 
-    It is 2 after a mistake of the user and 128 + N after signal N; both are reported in one line.
+    It is 2 after a mistake of the user and 128 + N after signal N, 130 after Ctrl-C; all are reported in one line.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name = f"cm {arguments[0]}" if arguments and arguments[0] in cli.commands else "cm"
     try:
-        status = cli.main(list(arguments), prog_name="cm", standalone_mode=False)
+        with _remove_files_when_ended():
+            status = cli.main(list(arguments), prog_name="cm", standalone_mode=False)
     except click.exceptions.Abort:
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
     except Interrupted as interruption:
         print(f"{name}: {interruption}", file=sys.stderr)
@@ -73,6 +81,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: error: {_explain(error)}", file=sys.stderr)
         return 2
     return status or 0
+
+
+@contextlib.contextmanager
+def _remove_files_when_ended() -> Iterator[None]:
+    """A context in which SIGTERM and SIGHUP raise Interrupted, so that no file stays half written.
+
+    Only the main thread can do so. Signals that the process ignores, as `nohup` makes it do, stay ignored.
+    """
+    can_handle = threading.current_thread() is threading.main_thread()
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    with handle_signals(numbers if can_handle else (), _interrupt):
+        yield
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(f"ended by {signal.Signals(number).name}", 128 + number)
 
 
 def _explain(error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import click
 
 from cm import registry
-from cm.cli.options import Number, WholeNumber
+from cm.cli.options import THREADS, Number
 from cm.cli.paths import OUT_FOLDER, Command, InputText
 from cm.config.checking import WORDS, hints_of, parse_list
 from cm.config.yaml_reader import parse_yaml
@@ -96,7 +96,7 @@ def _is_number(text: str) -> bool:
     help="archive or folder, or its URL; by default it is looked for in $CM_CACHE, or fetched",
 )
 @click.option("--out", type=OUT_FOLDER, required=True, help="folder to write")
-@click.option("--workers", type=WholeNumber(1), help="processes; by default one for each core")
+@click.option("--workers", type=THREADS, help="processes; by default one for each core")
 @click.option(
     "--allow-undecodable",
     type=Number(0, 1, max_open=True),

@@ -18,6 +18,7 @@ import click
 
 from cm import api, config
 from cm.cli.paths import IN_FILE, InputPath, InputText
+from cm.config.suite_files import MAX_THREADS
 from cm.data.encoded import is_image_file
 from cm.errors import UserError
 from cm.utils import gpus
@@ -87,7 +88,8 @@ def group(parameter: str, cls: type, *options: Decorator) -> Decorator:
 experiments_option = click.option(
     "--experiments", type=FOLDER, default=config.EXPERIMENTS, show_default=True, help="folder of experiment files"
 )
-threads_option = click.option("--threads", type=WholeNumber(1), help="processor threads that torch may use")
+THREADS = WholeNumber(1, MAX_THREADS)  # of processors, or workers: so many start, or have work waiting for them
+threads_option = click.option("--threads", type=THREADS, help="processor threads that torch may use")
 gpus_option = click.option(
     "--gpus",
     type=WholeNumber(0),
@@ -187,7 +189,7 @@ machine_options = group(
     Machine,
     click.option(
         "--threads",
-        type=WholeNumber(1),
+        type=THREADS,
         default=config.DEFAULT_THREADS,
         show_default=True,
         help="processor threads that torch may use; their number changes the weights by rounding",
@@ -272,8 +274,6 @@ extraction_options = group(
     "extraction",
     ExtractionOptions,
     click.option("--batch", type=WholeNumber(1), default=64, show_default=True, help="images at a time"),
-    click.option(
-        "--workers", type=WholeNumber(1), default=4, show_default=True, help="threads that decode and resize images"
-    ),
+    click.option("--workers", type=THREADS, default=4, show_default=True, help="threads that decode and resize images"),
     *hardware,
 )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+NUMBER = re.compile("[0-9]{1,18}")
 
 
 class Journal:
@@ -33,7 +36,7 @@ class Journal:
         if not lines or lines[0] != self._header:
             return set()
         os.truncate(self.path, sum(len(line.encode()) + 1 for line in lines))
-        return {int(line) for line in lines[1:]} if all(map(str.isdecimal, lines[1:])) else set()
+        return {int(line) for line in lines[1:]} if all(map(NUMBER.fullmatch, lines[1:])) else set()
 
     def _write(self, line: str, mode: str = "w") -> None:
         with open(self.path, mode) as file:

@@ -14,6 +14,7 @@ import numpy as np
 from cm.data import prepared, writing
 from cm.data.base import ImageSequence
 from cm.data.journal import Journal
+from cm.errors import UserError
 from cm.utils import files, npy
 
 
@@ -84,12 +85,24 @@ class Split:
     def _open_file(self) -> writing.SplitFile:
         """The file to fill: the one that an earlier start left, or a new one, which takes no space on the disk yet."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if not (self._journal.done and self._path.exists() and self._digests.exists()):
+        if not self._is_resumable():
             self._journal.start_over()
             np.lib.format.open_memmap(self._path, "w+", np.uint8, self._shape)
             self._digests.write_bytes(b"")
         offset = np.lib.format.open_memmap(self._path, "r").offset
         return writing.SplitFile(self._path, self._digests, offset, self._shape)
+
+    def _is_resumable(self) -> bool:
+        """Whether an earlier start left files that are not shorter than the chunks of its journal."""
+        if not (self._journal.done and self._path.is_file() and self._digests.is_file()):
+            return False
+        try:
+            shape = npy.read_images(self._path).shape
+        except UserError:
+            return False
+        stop = min(max(self._journal.done) + writing.images_per_chunk(shape), len(self.images))
+        digests = stop * writing.DIGEST_BYTES if self.images.encoded else 0
+        return shape == self._shape and self._digests.stat().st_size >= digests
 
 
 def _keep_rows(path: Path, rows: np.ndarray) -> None:

@@ -69,7 +69,7 @@ def write_images(
     `workers`: number of processes. Raises ResumableError as soon as more than the share `allow_undecodable` of all
     images cannot be decoded.
     """
-    size = max(1, CHUNK // file.image_bytes)
+    size = images_per_chunk(file.shape)
     starts = [start for start in range(0, len(images), size) if start not in journal.done]
     jobs = ((images.slice(start, start + size), file, start) for start in starts)
     remaining = sum(min(size, len(images) - start) for start in starts)
@@ -88,6 +88,11 @@ def write_images(
                 journal.add(result.start)
             progress.update(result.stop - result.start)
     return dict(sorted(problems.items()))
+
+
+def images_per_chunk(shape: tuple[int, ...]) -> int:
+    """How many images of an array [N, H, W, C] of uint8 are written at a time."""
+    return max(1, CHUNK // int(np.prod(shape[1:])))
 
 
 def _undecodable_message(problems: Problems, count: int, allowed: float) -> str:

@@ -19,8 +19,7 @@ def read(samples: Path) -> dict[str, Any]:
     A JSON file without any of the entries is another program's, and ignored. Raises UserError for one that is not JSON,
     and for an entry that is unknown or that `cm sample` would not write.
     """
-    path = samples.with_suffix(".json")
-    if samples.suffix != ".npy" or not path.exists():
+    if samples.suffix != ".npy" or not (path := samples.with_suffix(".json")).exists():
         return {}
     found = files.read_json(path)
     if not isinstance(found, dict) or not found.keys() & ENTRIES.keys():

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 import shutil
 import signal
 import sys
@@ -18,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cm.errors import Interrupted, UserError
 from cm.jobs.clusters import CLUSTERS, Cluster
@@ -73,11 +74,10 @@ def _record_path(folder: Path) -> Path:
 def _find_job(training: Training, cluster: Cluster) -> str | None:
     """The job of this training that is queued, runs, or was not collected; cancels one of other settings."""
     path = _record_path(training.folder)
-    recorded = (
-        files.read_json(path)
-        if path.exists()
-        else {"id": cluster.find(_job_name(training.folder)), "key": training.key}
-    )
+    if path.exists():
+        recorded = _read_record(path)
+    else:
+        recorded = {"id": cluster.find(_job_name(training.folder)), "key": training.key}
     job_id = recorded["id"]
     if job_id is None:
         return None
@@ -91,6 +91,24 @@ def _find_job(training: Training, cluster: Cluster) -> str | None:
     _say(f"job {job_id} was submitted before: waiting for it")
     files.write_json(path, recorded)
     return str(job_id)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """The record of a job; UserError for a damaged one, because its job may be running."""
+    recorded = files.read_json(path)
+    is_record = isinstance(recorded, dict) and isinstance(recorded.get("key"), str)
+    if not is_record or not re.fullmatch("[0-9]{1,18}", str(recorded.get("id")), re.ASCII):
+        raise UserError(f"{path} does not name a job: cancel the job of this training, if it runs, and remove the file")
+    return {"id": str(recorded["id"]), "key": recorded["key"]}
+
+
+def _read_status(path: Path) -> int:
+    """The exit status that a job has recorded; 1 if what it recorded is damaged."""
+    try:
+        status = files.read_json(path)["status"]
+    except (UserError, LookupError, TypeError):
+        return 1
+    return status if type(status) is int and 0 <= status < 256 else 1
 
 
 def _submit_job(training: Training, request: Request, cluster: Cluster) -> str:
@@ -121,7 +139,7 @@ def _wait(cluster: Cluster, record: JobFiles) -> int:
         shown = _show_log(record.log, shown)
         if record.status.exists():
             _show_log(record.log, shown)
-            status = int(files.read_json(record.status)["status"])
+            status = _read_status(record.status)
             if 128 < status < 128 + signal.NSIG:
                 name = signal.Signals(status - 128).name
                 _say(f"job {record.job_id}: a process of the training was ended by {name}, and so were the others")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import glob
 import hashlib
@@ -17,6 +18,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ LARGEST_JSON = 1 << 26  # bytes
 # Errors of a disk, which the system reports without the name of the file that is being written.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 LEFTOVER = ".writing-"  # begins the names of temporary folders
+SECONDS_TO_LOCK = 60.0  # that pass at most between the creation of a temporary folder and its lock
 
 
 @contextlib.contextmanager
@@ -94,13 +97,39 @@ def create_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _temporary_folder(path: Path) -> Iterator[Path]:
-    """A context with an empty folder beside `path` that only its owner may enter, which is removed at the end."""
+    """A context with an empty folder beside `path` that only its owner may enter, which is removed at the end.
+
+    It is locked, so that the next writer of `path` knows, and removes, the folder of one that was killed.
+    """
+    for folder in _leftovers(path.parent, path.name):
+        _remove_if_dead(folder)
     with name_in_errors(path):
         folder = Path(tempfile.mkdtemp(prefix=f"{LEFTOVER}{path.name[:100]}-", dir=path.parent))
+    lock = os.open(folder, os.O_RDONLY)
     try:
+        with contextlib.suppress(OSError):  # a file system without locks, where nothing is taken for dead
+            fcntl.flock(lock, fcntl.LOCK_SH)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _leftovers(folder: Path, name: str) -> Iterator[Path]:
+    """The temporary folders of writers of a file in a folder."""
+    return folder.glob(f"{LEFTOVER}{glob.escape(name[:100])}-????????")
+
+
+def _remove_if_dead(folder: Path) -> None:
+    """Remove a temporary folder that nobody has locked, unless it is so new that its lock may be about to come."""
+    with contextlib.suppress(OSError):
+        lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+        try:
+            if time.time() - os.fstat(lock).st_mtime > SECONDS_TO_LOCK:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
@@ -109,7 +138,7 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
     Nobody may be writing these files: the caller holds the lock of the folder.
     """
     for name in names:
-        for path in folder.glob(f"{LEFTOVER}{glob.escape(name)}-????????"):
+        for path in _leftovers(folder, name):
             shutil.rmtree(path, ignore_errors=True)
 
 

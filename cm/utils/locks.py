@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,13 @@ from cm.errors import UserError
 from cm.utils import files
 
 _HELD = (errno.EACCES, errno.EAGAIN)
+# What stands in the file, and for each entry a check of its value.
+_ENTRIES: Mapping[str, Callable[[Any], bool]] = {
+    "host": lambda value: isinstance(value, str),
+    "pid": lambda value: type(value) is int and 0 < value < 1 << 31,
+    "slurm_job": lambda value: value is None or isinstance(value, str),
+    "restarts": lambda value: value is None or (type(value) is int and value >= 0),
+}
 
 
 @contextlib.contextmanager
@@ -111,12 +118,13 @@ def _describe_holder() -> dict[str, Any]:
 
 
 def _read_holder(file: int) -> dict[str, Any]:
-    """What the file says of its holder; nothing if the holder has not written it, or did not end to."""
+    """What the file says of its holder; nothing if the holder has not written it, did not end to, or it is damaged."""
     try:
         holder = json.loads(os.pread(file, 4096, 0))
-        return holder | {"pid": int(holder["pid"]), "host": str(holder["host"])}
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, RecursionError):
         return {}
+    is_valid = isinstance(holder, dict) and all(check(holder.get(name)) for name, check in _ENTRIES.items())
+    return holder if is_valid else {}
 
 
 def _name_holder(holder: dict[str, Any]) -> str:

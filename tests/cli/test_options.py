@@ -1,13 +1,21 @@
-"""What a command computes on: a device that is named, or GPUs that are taken."""
+"""What a command computes on, the bounds of its numbers, and what Ctrl-C does to it."""
 
 from __future__ import annotations
 
+import importlib.abc
+import os
+import signal
+import sys
+import time
+
 import pytest
 
-from cm import api
+from cm import api, config
+from cm.__main__ import run
 from cm.cli import main
 from cm.cli.options import ExtractionOptions, Hardware
-from cm.utils import gpus
+from cm.training.signals import handle_signals
+from cm.utils import files, gpus
 
 
 @pytest.fixture
@@ -71,6 +79,26 @@ def test_absurd_numbers_are_refused_in_one_line(option, text, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+COMMANDS = {
+    "sample --threads": "sample --model m --sampler onestep --out a.npy --threads",
+    "score --threads": "score m.npy --protocol offline --reference m --out a.json --threads",
+    "score --workers": "score m.npy --protocol offline --reference m --out a.json --workers",
+    "featurize --workers": "featurize m.npy --protocol offline --out a.npz --workers",
+    "train --threads": "train --run digits/edm/default/seed0 --data m --out 100.safetensors --threads",
+    "prepare --workers": "prepare --dataset digits --out a --workers",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_more_threads_than_any_machine_starts_are_refused(command, tmp_path, monkeypatch, capsys):
+    """OpenMP ends the process if there is no memory for its threads."""
+    monkeypatch.chdir(tmp_path)
+    name = command.rpartition("--")[2]
+    assert main([*COMMANDS[command].split(), "1000000000"]) == 2
+    error = capsys.readouterr().err
+    assert f"{name} must be at most 4096, not 1000000000" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "-1"])
 def test_a_number_of_seconds_is_finite(text, tmp_path, capsys):
     arguments = [
@@ -90,3 +118,47 @@ def test_a_percentage_has_ascii_digits(name, tmp_path, capsys):
     arguments = ["--run", "digits/edm/default/seed0", "--data", str(tmp_path), "--out", str(tmp_path / name)]
     assert main(["train", *arguments]) == 2
     assert "out must be files" in capsys.readouterr().err
+
+
+def test_ctrl_c_within_a_command_is_one_line(monkeypatch, capsys):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(config, "load_suite", interrupt)
+    assert main(["draw", "--suite", "a.yaml", "--artefact", "a"]) == 130
+    assert capsys.readouterr().err.strip() == "cm draw: interrupted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_command_leaves_no_file_half_written(number, tmp_path, monkeypatch, capsys):
+    def write_until_ended(folder):
+        with files.replace_file(folder / "a.json") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+
+    monkeypatch.setattr("cm.config.schema.write_schemas", write_until_ended)
+    with handle_signals([number], signal.SIG_DFL):
+        assert main(["schema", "--out", str(tmp_path)]) == 128 + number
+        assert signal.getsignal(number) == signal.SIG_DFL
+    assert capsys.readouterr().err == f"cm schema: ended by {number.name}\n"
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])
+def test_a_signal_that_is_ignored_or_handled_stays_so(handler, tmp_path, monkeypatch):
+    monkeypatch.setattr("cm.config.schema.write_schemas", lambda folder: os.kill(os.getpid(), signal.SIGHUP))
+    with handle_signals([signal.SIGHUP], handler):
+        assert main(["schema", "--out", str(tmp_path)]) == 0
+
+
+def test_ctrl_c_while_the_modules_of_the_command_line_are_imported_is_one_line(monkeypatch, capsys):
+    class Interrupting(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name == "cm.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "cm.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert run() == 130
+    assert capsys.readouterr().err == "cm: interrupted\n"

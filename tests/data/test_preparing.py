@@ -160,6 +160,33 @@ def test_after_any_change_the_preparation_starts_over(change, pictures, tmp_path
     assert after == prepare(pictures, tmp_path / "whole")
 
 
+DAMAGES = {
+    "images that end early": ("train.npy", lambda data: data[:-1]),
+    "images without a header": ("train.npy", lambda data: bytes(len(data))),
+    "empty images": ("train.npy", lambda data: b""),
+    "other images": ("train.npy", lambda data: data.replace(b"(9, 16, 16, 3)", b"(9, 16, 48, 1)")),
+    "digests that end early": ("train.sha256", lambda data: data[:-1]),
+    "no digests": ("train.sha256", lambda data: b""),
+    "a long number in the journal": ("train.journal", lambda data: data + b"9" * 5000 + b"\n"),
+    "no number in the journal": ("train.journal", lambda data: data + b"x\n"),
+    "bytes in the journal": ("train.journal", lambda data: data + b"\xff\n"),
+    "an empty journal": ("train.journal", lambda data: b""),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_files_of_an_earlier_start_are_not_used(name, pictures, tmp_path, written):
+    run_and_kill(pictures, tmp_path / "out", chunks=3)
+    file, damage = DAMAGES[name]
+    path = tmp_path / "out" / ".partial" / file
+    before = path.read_bytes()
+    path.write_bytes(damage(before))
+    assert path.read_bytes() != before
+    after = prepare(pictures, tmp_path / "out")
+    assert written == list(range(0, COUNT, 2))
+    assert after == prepare(pictures, tmp_path / "whole")
+
+
 def test_preparing_again_replaces_what_is_there(pictures, tmp_path):
     before = prepare(pictures, tmp_path / "out")
     next(pictures.rglob("*.JPEG")).unlink()

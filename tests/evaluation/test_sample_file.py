@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,11 @@ WRONG = {
     "metrics": [{"fid": 0}],
     "seconds ": [1],
 }
+
+
+@pytest.mark.parametrize("path", [".", "/", "..", "a.npy/", "a.zip"])
+def test_other_images_have_no_description(path):
+    assert sample_file.read(Path(path)) == {}
 
 
 def write(folder, document):

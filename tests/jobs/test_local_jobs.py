@@ -11,6 +11,7 @@ import textwrap
 import pytest
 from jobs_support import call, start, wait_until
 
+from cm.cli import main
 from cm.jobs.task import Task
 
 # A command of six steps that saves after each of them and counts its starts. It takes SIGTERM as a training does.
@@ -118,6 +119,31 @@ def test_a_job_that_dies_alone_is_reported(place):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"job {job} was killed and left no result" in output
+
+
+RECORDS = ["", "{", "[]", "null", "3", "{}", '{"id": "3"}', '{"key": ""}', '{"id": null, "key": ""}', "[" * 9999]
+RECORDS += [f'{{"id": {value}, "key": ""}}' for value in ('"../x"', '"-1"', '"\u0663"', "[]", "1.5", "true", "9" * 30)]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record[:30])
+def test_a_damaged_record_of_a_job_is_refused_and_no_job_started(place, monkeypatch, capsys, record):
+    monkeypatch.chdir(place)
+    (place / "jobs/a").mkdir(parents=True)
+    (place / "jobs/a/job.json").write_text(record)
+    assert main(["launch", *launch()]) == 2
+    error = capsys.readouterr().err
+    assert "jobs/a/job.json" in error and error.count("\n") == 1
+    assert os.listdir(place / "jobs/a") == ["job.json"]
+
+
+@pytest.mark.parametrize("status", ["", "[]", "{}", '{"status": "0"}', '{"status": null}', '{"status": 1e400}'])
+def test_a_damaged_status_of_a_job_is_that_of_a_failed_one(place, monkeypatch, status):
+    monkeypatch.chdir(place)
+    (place / "jobs/a").mkdir(parents=True)
+    (place / "jobs/a/job.json").write_text('{"id": "7", "key": ""}')
+    (place / "jobs/a/7_status.json").write_text(status)
+    assert main(["launch", *launch()]) == 1
+    assert not (place / "starts").exists()
 
 
 @pytest.fixture

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -195,3 +198,40 @@ def test_digests_follow_the_contents_of_a_file(tmp_path):
     for data in (b"one", b"three"):
         path.write_bytes(data)
         assert files.sha256_of(path) == files.sha256(data) == hashlib.sha256(data).hexdigest()
+
+
+WRITE = """
+import pathlib, sys, time
+from cm.utils import files
+with files.replace_file(pathlib.Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("state", "age", "stays"), [("alive", 99, True), ("killed", 99, False), ("killed", 0, True)])
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path, state, age, stays):
+    path, other = tmp_path / "a[1].json", tmp_path / f"{files.LEFTOVER}b.json-abcdefgh"
+    other.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", WRITE, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "writing\n"
+    if state == "killed":
+        process.kill()
+        process.wait()
+    (left,) = set(tmp_path.iterdir()) - {other}
+    for folder in (left, other):
+        os.utime(folder, (time.time() - age, time.time() - age))
+    files.write_json(path, 1)
+    process.kill()
+    process.communicate()
+    assert left.exists() is stays and other.exists() and files.read_json(path) == 1
+
+
+def test_a_link_in_place_of_what_is_left_is_not_followed(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/file").write_text("kept")
+    os.utime(tmp_path / "kept", (0, 0))
+    (tmp_path / f"{files.LEFTOVER}a.json-abcdefgh").symlink_to("kept")
+    files.write_json(tmp_path / "a.json", 1)
+    assert (tmp_path / "kept/file").read_text() == "kept"

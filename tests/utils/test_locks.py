@@ -118,8 +118,16 @@ def test_a_requeued_job_takes_the_lock_of_its_earlier_start(lock, monkeypatch, j
         check_refused(lock, "process 3 on elsewhere, Slurm job 12")
 
 
-@pytest.mark.parametrize("contents", ["", "{", "[]", '{"host": 1}', '{"host": "a", "pid": null}'])
-def test_a_lock_that_its_holder_did_not_finish(lock, monkeypatch, contents):
+DAMAGED = ["", "{", "[]", "[" * 4000, "9" * 4000, "\0" * 90, '{"host": 1}', '{"host": "a", "pid": null}']
+DAMAGED += [f'{{"host": "{HOST}", "pid": {pid}}}' for pid in ("0", "-1", "1e400", "9" * 30, '"1"', "true", "[]")]
+DAMAGED += ['{"host": "a", "pid": 3, "slurm_job": "12", "restarts": "x"}', '{"host": "a", "pid": 3, "slurm_job": []}']
+
+
+@pytest.mark.parametrize("contents", DAMAGED, ids=lambda contents: ascii(contents[:40]))
+@pytest.mark.parametrize("job", [None, "12"])
+def test_a_lock_that_is_not_whole(lock, monkeypatch, contents, job):
+    if job:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
     left_by(lock)
     lock.write_text(contents)
     with hold_lock(lock, "it"):
