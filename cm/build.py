@@ -21,7 +21,7 @@ from cm.diffusion import sampling
 from cm.diffusion.denoiser import Denoiser
 from cm.diffusion.distances import LPIPS
 from cm.diffusion.noise import KarrasNoise
-from cm.diffusion.perceptual import PerceptualDistance, feature_distance
+from cm.diffusion.perceptual import FeatureDistance, PerceptualDistance
 from cm.errors import UserError
 from cm.evaluation import pretrained
 from cm.evaluation.extractors import Extractor
@@ -275,7 +275,7 @@ def _perceptual_distance(run: Run, path: Path | str, device: str) -> PerceptualD
     dtype = getattr(torch, lpips.precision)
     backbone.to(dtype)
     own_size = dataclasses.replace(lpips, size=None)
-    return own_size.with_network(feature_distance(lambda x: backbone.maps((2 * x - 1).to(dtype))))
+    return own_size.with_network(FeatureDistance(lambda x: backbone.maps((2 * x - 1).to(dtype))))
 
 
 def _read_training_data(run: Run, data: Path, objective: Objective) -> tuple[np.ndarray, np.ndarray | None]:
