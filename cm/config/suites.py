@@ -15,6 +15,7 @@ from typing import Any
 from cm import registry
 from cm.config.checking import check
 from cm.config.experiments import Experiments
+from cm.config.layout import name_model
 from cm.config.names import fill_template
 from cm.config.protocols import Protocol
 from cm.config.runs import Run
@@ -36,11 +37,12 @@ class Cell:
     protocol: Protocol
     label: str
     varied: tuple[tuple[str, Any], ...]
+    ema_decay: float | None = None  # of the averaged weights, if not the first of the run
 
     @property
-    def samples(self) -> tuple[str, int, str]:
-        """Which samples are scored: the name of the run, the percentage of its training, and the sampler."""
-        return self.run.name, self.progress, self.sampler
+    def samples(self) -> tuple[str, str, str]:
+        """Which samples are scored: the name of the run, that of its model, and the sampler."""
+        return self.run.name, name_model(self.progress, self.ema_decay), self.sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Artefact:
     """A table or figure. `kind`: the function in cm.report that draws it. `progress`: percentages of training.
 
     `protocol`: the protocol whose scores it shows, None for the first of each run. `paper`: whether the paper has it.
-    `published`: for tables with published numbers, `table` and `dataset` of published.csv.
+    `published`: for tables with published numbers, `table` and `dataset` of published.csv. `words`: what else labels
+    and samplers may have in braces.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Artefact:
     paper: bool
     published: dict[str, str]
     options: dict[str, Any]
+    words: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +111,16 @@ class Suite:
             run = self.experiments.find(entry.dataset or self.dataset, entry.method, settings, seed)
             if run.released and progress != 100:
                 raise UserError(f"artefact {artefact.name}: {run.name} is released: it has no model at {progress} %")
-            words = {**run.settings, **changes, "method": entry.method.upper()}
             where = f"artefact {artefact.name}"
+            decay, default = _find_average(entry, run, where), run.training.ema_decay[0]
+            words = {**run.settings, **changes, "ema_decay": decay or default, **artefact.words}
+            words["method"] = entry.method.upper()
             label = fill_template(entry.label or _legend(entry.method, changes), words, where)
             protocol = self._protocol(artefact, run)
             for sampler in _samplers(entry, run):
                 name = fill_template(sampler, words, where)
                 parse_sampler(name, where)
-                cells.append(Cell(run, progress, name, protocol, label, tuple(changes.items())))
+                cells.append(Cell(run, progress, name, protocol, label, tuple(changes.items()), decay))
         return cells
 
     def _protocol(self, artefact: Artefact, run: Run) -> Protocol:
@@ -132,6 +138,14 @@ def _samplers(entry: Entry, run: Run) -> tuple[str, ...]:
     if sampler is None:
         raise UserError(f"{run.dataset}/{run.method}: no 'sampler:' in the experiment file or the artefact's entry")
     return (sampler,)
+
+
+def _find_average(entry: Entry, run: Run, where: str) -> float | None:
+    """The decay whose averages an entry asks for, None for the first; UserError if the run does not have it."""
+    first, *others = run.training.ema_decay
+    if entry.ema_decay not in (None, first, *others):
+        raise unknown("ema_decay", entry.ema_decay, run.training.ema_decay, f"{where}, {run.name}")
+    return entry.ema_decay if entry.ema_decay in others else None
 
 
 def _combinations(entry: Entry) -> list[dict[str, Any]]:
@@ -158,8 +172,12 @@ def load_suite(path: Path | str) -> Suite:
     seeds, progress = tuple(dict.fromkeys(file.seeds)), tuple(dict.fromkeys(file.progress))
     experiments = Experiments(path.parent / file.experiments)
     suite = Suite(path.stem, file.dataset, experiments, seeds, progress, file.threads, file.gpus, {}, {})
-    for name, artefact in file.artefacts.items():
-        suite.artefacts[name] = _artefact(name, artefact, suite, f"{path}, artefact {name}")
+    for written, artefact in file.artefacts.items():
+        for name, (one, words) in artefact.expand(written, f"{path}, artefact {written}").items():
+            where = f"{path}, artefact {name}"
+            if name in suite.artefacts:
+                raise UserError(f"{where}: two artefacts have this name")
+            suite.artefacts[name] = dataclasses.replace(_artefact(name, one, suite, where), words=words)
     for name, ablation in file.ablations.items():
         whole = _artefact(f"ablation_{name}", ablation.artefact(), suite, f"{path}, ablation {name}")
         suite.ablations[whole.name] = whole

@@ -138,7 +138,7 @@ def suite_costs(suite: Suite) -> tuple[list[Cost], list[Sampling]]:
 
 def _required_cells(suite: Suite) -> list[Cell]:
     """The cells whose files the artefacts read, one for each set of samples."""
-    cells: dict[tuple[str, int, str], Cell] = {}
+    cells: dict[tuple[str, str, str], Cell] = {}
     for artefact in suite.all_artefacts.values():
         if registry.get("artefact", artefact.kind).needs != "nothing":
             cells |= {cell.samples: cell for cell in suite.cells(artefact)}
