@@ -2,13 +2,15 @@
 
     FLOPs of a training = total steps x batch x sum over its networks of (forward passes x FLOPs of a forward pass)
 
-A backward pass counts as two forward passes, and recomputed activations as one more.
+A backward pass counts as two forward passes, and recomputed activations as one more. So does the derivative in forward
+mode, and the backward pass through it as two.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from cm import registry
 from cm.config import Cell, Experiments, Run, Suite, Weights, parse_sampler
@@ -70,7 +72,7 @@ def training_parts(run: Run, experiments: Experiments) -> list[Part]:
         return []
     counts, teacher = count_evaluations(run), experiments.teacher(run)
     own, recomputed = counting.flops(run), int(run.training.checkpointing)
-    passes = counts.student * (1 + recomputed + BACKWARD) + counts.frozen
+    passes = counts.student * (1 + recomputed + BACKWARD + _derivative_passes(run.objective)) + counts.frozen
     parts = [
         Part("student", counts.student + counts.frozen, passes, own),
         Part("target", counts.target, counts.target, own),
@@ -80,6 +82,11 @@ def training_parts(run: Run, experiments: Experiments) -> list[Part]:
     if perceptual := experiments.perceptual(run):
         parts.append(_distance_part(counts.distance, run, perceptual))
     return [part for part in parts if part.evaluations]
+
+
+def _derivative_passes(objective: Any) -> int:
+    """What the derivative in forward mode costs that is computed with an evaluation of the student."""
+    return objective.differentiates_forward + objective.differentiates_derivative * BACKWARD
 
 
 def _distance_part(calls: int, run: Run, network: Run | Weights) -> Part:

@@ -59,6 +59,10 @@ class ContinuousConsistency(Consistency):
     def differentiates_forward(self) -> bool:
         return True
 
+    @property
+    def differentiates_derivative(self) -> bool:
+        return not self.stop_gradient
+
     @abc.abstractmethod
     def denoise(self, nets: Networks, batch: Batch, x_t: Tensor, t: Tensor) -> Tensor:
         """D(x_t, t), [B, C, H, W]."""
