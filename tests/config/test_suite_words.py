@@ -19,7 +19,7 @@ def load(tmp_path, entry=ENTRY, **artefact):
     one = {"kind": "comparison", "caption": "Of {title} images.", "entries": [entry], **artefact}
     document = {"dataset": "digits", "experiments": "config/experiments", "artefacts": {"table": one}}
     path = tmp_path / "suite.yaml"
-    path.write_text(yaml.safe_dump(document))
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
     (tmp_path / "config").symlink_to("/".join([*__file__.split("/")[:-3], "config"]))
     return load_suite(path)
 
