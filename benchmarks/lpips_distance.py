@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from cm.checkpoints import native
 from cm.diffusion.distances import LPIPS, Distance
 from cm.diffusion.noise import KarrasNoise
-from cm.diffusion.perceptual import feature_distance
+from cm.diffusion.perceptual import FeatureDistance
 from cm.evaluation import pretrained
 from cm.evaluation.pretrained.modules import perceptual
 
@@ -58,7 +58,7 @@ def one_pass(network: nn.Module, precision: str) -> Distance:
     """The metric of `perceptual.metric`, by one pass over both batches, whose backward pass is over both, too."""
     dtype = getattr(torch, precision)
     network.net.to(dtype)
-    compare = feature_distance(lambda maps: maps, network.lins)
+    compare = FeatureDistance(lambda maps: maps, network.lins)
 
     def metric(a: Tensor, b: Tensor) -> Tensor:
         pairs = [maps.chunk(2) for maps in perceptual.maps(network, torch.cat([a, b]), dtype)]

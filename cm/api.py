@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm import config
-from cm.config.layout import Layout, check_layout
+from cm.config.layout import Layout, check_layout, name_model
 from cm.config.sections import Precision, Quantization
 from cm.errors import UserError
 
@@ -124,6 +124,7 @@ def load(
     path_or_run: str | Path,
     *,
     device: str | None = None,
+    ema_decay: float | None = None,
     experiments: Path | str = config.EXPERIMENTS,
     results: Path | str = "results",
 ) -> Model:
@@ -131,8 +132,9 @@ def load(
 
     The model of a run is `<results>/models/<run>/100.safetensors`. A run that takes its weights from a published
     checkpoint (`released~NAME`) is fetched and converted if that file is missing. The settings by which a run is
-    sampled are those of its experiment file below `experiments`. `device`: as of `select_devices`; several sample
-    together.
+    sampled are those of its experiment file below `experiments`. `ema_decay`: of a training with several, the decay of
+    the averaged weights, by default the first; the model file is then the one beside that path. `device`: as of
+    `select_devices`; several sample together.
 
     Raises UserError for a file that is missing, damaged or no model of this suite, an unknown run, a run that has not
     been trained, and a device that this machine does not have.
@@ -141,11 +143,22 @@ def load(
 
     devices = select_devices(device)
     if not _is_run(path_or_run):
-        return Model(*build.load_model(path_or_run, devices[0]), Path(path_or_run), devices)
+        path = _find_average(Path(path_or_run), ema_decay)
+        return Model(*build.load_model(path, devices[0]), path, devices)
     known = config.Experiments(experiments)
     run = known.run(str(path_or_run))
-    path = find_model(run, Layout(str(results)))
+    path = _find_average(find_model(run, Layout(str(results))), ema_decay)
     return Model(*build.load_model(path, devices[0]), path, devices, SamplingSettings.of_run(run, known))
+
+
+def _find_average(path: Path, ema_decay: float | None) -> Path:
+    """The model file beside `path` with the averages of a decay, `path` itself for None; UserError if there is none."""
+    found = path if ema_decay is None else path.with_stem(name_model(path.stem, ema_decay))
+    if found != path and not found.is_file():
+        raise UserError(
+            f"no file {found}: the training has no averaged weights of decay {ema_decay} besides its default"
+        )
+    return found
 
 
 def _is_run(path_or_run: str | Path) -> bool:

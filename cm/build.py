@@ -21,7 +21,7 @@ from cm.diffusion import sampling
 from cm.diffusion.denoiser import Denoiser
 from cm.diffusion.distances import LPIPS
 from cm.diffusion.noise import KarrasNoise
-from cm.diffusion.perceptual import PerceptualDistance, feature_distance
+from cm.diffusion.perceptual import FeatureDistance, PerceptualDistance
 from cm.errors import UserError
 from cm.evaluation import pretrained
 from cm.evaluation.extractors import Extractor
@@ -280,7 +280,7 @@ def _classifier_distance(
     """The distance of images at their own size by the maps of a trained classifier."""
     backbone, _ = load_classifier(path, shape, device)
     backbone.to(dtype)
-    return LPIPS(size=None).with_network(feature_distance(lambda x: backbone.maps((2 * x - 1).to(dtype))))
+    return LPIPS(size=None).with_network(FeatureDistance(lambda x: backbone.maps((2 * x - 1).to(dtype))))
 
 
 def load_perceptual_distance(path: Path | str, shape: tuple[int, int, int]) -> tuple[PerceptualDistance, str]:

@@ -37,6 +37,8 @@ FILES = {
         "objective": {"curriculum": {"name": "doubling", "s0": 2, "s1": 8}},
         "sampler": "onestep",
     },
+    "cd-inf": {"training": TRAINING, "teacher": "edm", "sampler": "onestep"},
+    "ct-inf": {"training": TRAINING, "objective": {"distance": "l2"}, "teacher": "edm", "sampler": "onestep"},
     "ect": {"training": TRAINING, "objective": {"stage_steps": 4}, "teacher": "edm", "sampler": "onestep"},
     "pd": {
         "training": TRAINING | {"clip": 1.0},

@@ -39,6 +39,7 @@ class ModelSource(Hardware):
 
     model: Path | None
     run: str | None
+    ema_decay: float | None
     experiments: Path
     results: Path
 
@@ -53,7 +54,8 @@ class ModelSource(Hardware):
             config.Experiments(self.experiments).run(self.run)
         device = ",".join(self.select_devices())
         subject = self.run or self.model or ""
-        return api.load(subject, device=device, experiments=self.experiments, results=self.results)
+        folders = {"experiments": self.experiments, "results": self.results}
+        return api.load(subject, device=device, ema_decay=self.ema_decay, **folders)
 
 
 model_options = group(
@@ -65,6 +67,7 @@ model_options = group(
         help="<dataset>/<method>/<variant>/seed<seed>: its model in the results, or the published checkpoint of a "
         "released run, sampled by the evaluation settings of the run where the options below are not given",
     ),
+    click.option("--ema-decay", type=float, help="of the averaged weights to sample, where a training has several"),
     experiments_option,
     click.option("--results", type=FOLDER, default=Path("results"), show_default=True, help="folder of the results"),
     *hardware,
@@ -282,6 +285,7 @@ def describe_samples(model: api.Model, request: SampleSet, settings: api.Samplin
     return {
         "run": model.run,
         "progress": model.description["progress"],
+        **({"ema_decay": model.description["ema_decay"]} if "ema_decay" in model.description else {}),
         "sampler": request.sampler,
         "seed": model.seed if request.seed is None else request.seed,
         "quantization": settings.quantization,

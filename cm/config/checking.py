@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
 from cm import registry
-from cm.config.settings import Bound, Component, NameOf, PlainName
+from cm.config.settings import Bound, Component, NameOf, OneOrMore, PlainName
 from cm.config.yaml_reader import parse_scalar
 from cm.errors import UserError, unknown
 
@@ -111,7 +111,7 @@ def _convert_annotated(inner: Any, marks: tuple[Any, ...], value: Any, name: str
             raise unknown(mark.kind, value, registry.names(mark.kind), f"{where}, {name}")
     value = convert(inner, value, name, where)
     for mark in marks:
-        if isinstance(mark, Bound | PlainName):
+        if isinstance(mark, Bound | OneOrMore | PlainName):
             mark.check(value, name, where)
     return value
 
@@ -200,7 +200,8 @@ def _plain(hint: Any, value: Any, *, changed_only: bool) -> Any:
     if kind is not None:
         return plain_component(kind, value, changed_only=changed_only)
     if isinstance(value, tuple):
-        return list(value)
+        single = len(value) == 1 and any(isinstance(mark, OneOrMore) for mark in get_args(hint)[1:])
+        return value[0] if single else list(value)
     return value
 
 

@@ -75,6 +75,8 @@ class Experiments:
             for section, kind in COMPONENTS.items()
         }
         training = check(Training, document["training"], f"{where}, training")
+        if training.checkpointing and sections["objective"].differentiates_forward:
+            raise UserError(f"{where}, training: {name.method} differentiates forward, without 'checkpointing'")
         evaluation = check(Evaluation, document["evaluation"], f"{where}, evaluation")
         links = Links(
             **{key: document[key] for key in ("teacher", "perceptual", "sampler", "chain") if key in document}

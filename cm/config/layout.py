@@ -19,7 +19,27 @@ from cm.errors import UserError
 
 PREVIEW_COUNT = 64  # samples of a preview
 EDIT_PREVIEW_COUNT = 16  # edited images of a preview
-_PARTS = {"run": r".+/seed[0-9]+", "progress": r"[0-9]+", "sampler": r"[^/]+", "edit": r"[^/]+", "protocol": r"[^/]+"}
+_PARTS = {
+    "run": r".+/seed[0-9]+",
+    "progress": r"[0-9]+(?:-ema[0-9.e-]+)?",
+    "sampler": r"[^/]+",
+    "edit": r"[^/]+",
+    "protocol": r"[^/]+",
+}
+
+
+def name_model(progress: int | str, ema_decay: float | None = None) -> str:
+    """The name of a model of a run: its percentage of training, and the decay of its averages if not the default.
+
+    `100`, or `100-ema0.9999`: what stands for `{progress}` in the paths of models, samples and scores.
+    """
+    return f"{progress}" if ema_decay is None else f"{progress}-ema{ema_decay!r}"
+
+
+def parse_model_name(name: str) -> tuple[int, float | None]:
+    """The inverse of `name_model`: the percentage of training, and the decay or None."""
+    progress, _, decay = name.partition("-ema")
+    return int(progress), float(decay) if decay else None
 
 
 def join(root: str, *parts: str) -> str:
@@ -54,7 +74,7 @@ class Layout:
         return join(self.data(dataset), split, "labels.npy")
 
     def model(self, run: str = "{run}", progress: int | str = "{progress}") -> str:
-        """The model of a run at a percentage of its training."""
+        """The model of a run at a percentage of its training, or of a name of `name_model`."""
         return join(self.results, "models", run, f"{progress}.safetensors")
 
     def seconds(self, run: str = "{run}") -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Annotated, Any, Literal
 
-from cm.config.settings import at_least, at_most, below, name_of, plain_name
+from cm.config.settings import at_least, at_most, below, name_of, one_or_more, plain_name
 from cm.errors import UserError
 from cm.utils.urls import check_url
 
@@ -21,7 +21,8 @@ class Training:
     `total_steps`: optimiser steps of the whole training. `batch`: images of a step. `lr`: the learning rate after the
     warm-up. `optimiser`: Adam or RAdam with betas 0.9 and 0.999 and epsilon 1e-8. `lr_decay`: the learning rate stays
     constant or falls linearly to 0. `warmup`: steps over which the learning rate rises linearly from 0. `clip`: largest
-    norm of the gradient. `ema_decay`: decay per step of the averaged weights. `flip`: flip each image horizontally with
+    norm of the gradient. `ema_decay`: decay per step of the averaged weights, or several, each of which
+    becomes a model; the first one is the default. `flip`: flip each image horizontally with
     probability 1/2. `microbatch`: images of one forward and backward pass, whose gradients add up to those of the
     batch; by default all of them. `precision`: `float32`, or the type of autocast. `checkpointing`: recompute
     activations in the backward pass instead of keeping them. `compile`: compile the networks, and the update of the
@@ -37,7 +38,7 @@ class Training:
     lr_decay: Literal["linear", "none"] = "none"
     warmup: Annotated[int, at_least(0), at_most(10**9)] = 0
     clip: Annotated[float, at_least(0.0), at_most(1e9)] | None = None
-    ema_decay: Annotated[float, at_least(0.0), below(1.0)] = 0.999
+    ema_decay: Annotated[tuple[Annotated[float, at_least(0.0), below(1.0)], ...], one_or_more(8)] = (0.999,)
     flip: bool = False
     microbatch: Annotated[int, at_least(1), at_most(10**6)] | None = None
     precision: Precision = "float32"

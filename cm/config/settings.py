@@ -80,6 +80,23 @@ def plain_name(what: str) -> PlainName:
 
 
 @dataclasses.dataclass(frozen=True)
+class OneOrMore:
+    """The value is a tuple that is written as its element where it has only one. `most`: how many it may have."""
+
+    most: int
+
+    def check(self, value: Any, name: str, where: str) -> None:
+        """UserError for no elements, too many, or the same one twice."""
+        if not 1 <= len(value) <= self.most or len(set(value)) < len(value):
+            raise UserError(f"{where}: {name} must be one value, or up to {self.most} different ones")
+
+
+def one_or_more(most: int) -> OneOrMore:
+    """The value must be a tuple of up to `most` different elements, a single one without brackets."""
+    return OneOrMore(most)
+
+
+@dataclasses.dataclass(frozen=True)
 class NameOf:
     """The value is the name of a registered component of this kind."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any
 
+from cm.config.names import fill_template
 from cm.config.runs import MAX_SEED
 from cm.config.settings import at_least, at_most, name_of, plain_name
 from cm.errors import UserError
@@ -23,7 +24,8 @@ class Entry:
     list of values, all combinations; `variants`: a list of combinations spelt out; `settings`: what all of them have in
     common. `sampler` and `samplers` may name settings in braces: `ode,solver~heun,steps~{steps}`. `edits`: edits of
     held-out images, in place of samples, for the kinds of artefact that show them. `label`: the name in legends, with
-    the same braces; by default the varied settings.
+    the same braces; by default the varied settings. `ema_decay`: whose averaged weights are sampled, of a training with
+    several; by default the first.
     """
 
     method: Annotated[str, plain_name("method")]
@@ -35,6 +37,7 @@ class Entry:
     samplers: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
     label: str | None = None
+    ema_decay: float | None = None
 
     def check(self, where: str) -> None:
         """UserError for a varied setting without a list of values, and for both samples and edits."""
@@ -53,7 +56,9 @@ class ArtefactFile:
     the paper's tables and figures; others are not part of `all_tables` and `all_figures`. `seeds` and `progress`
     (percentages of training), by default the suite's seeds and the end of training. `protocol`: the protocol whose
     scores it shows, by default the first of each run. `published`: `table`, `dataset` and, for a part of them, `group`
-    of the published numbers to show beside them. `options`: of the kind.
+    of the published numbers to show beside them. `options`: of the kind. `datasets`: make the artefact once for each of
+    these folders of experiment files, as `<artefact>_<data set>`, with words of its own that stand in braces in the
+    caption, in labels, samplers and `published`; `{dataset}` is the folder.
     """
 
     kind: Annotated[str, name_of("artefact")]
@@ -65,6 +70,20 @@ class ArtefactFile:
     paper: bool = True
     published: dict[str, str] = dataclasses.field(default_factory=dict)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    datasets: dict[Annotated[str, plain_name("data set")], dict[str, str]] = dataclasses.field(default_factory=dict)
+
+    def expand(self, name: str, where: str) -> dict[str, tuple[ArtefactFile, dict[str, str]]]:
+        """The artefacts that it stands for, by name, each with its words; UserError for a word that is none of them."""
+        if not self.datasets:
+            return {name: (self, {})}
+        return {f"{name}_{dataset}": self._for_dataset(dataset, where) for dataset in self.datasets}
+
+    def _for_dataset(self, dataset: str, where: str) -> tuple[ArtefactFile, dict[str, str]]:
+        words = {"dataset": dataset, **self.datasets[dataset]}
+        caption = fill_template(self.caption, words, where)
+        published = {key: fill_template(text, words, where) for key, text in self.published.items()}
+        entries = tuple(dataclasses.replace(entry, dataset=entry.dataset or dataset) for entry in self.entries)
+        return dataclasses.replace(self, caption=caption, published=published, entries=entries, datasets={}), words
 
 
 @dataclasses.dataclass(frozen=True)

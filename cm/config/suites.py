@@ -15,6 +15,7 @@ from typing import Any
 from cm import registry
 from cm.config.checking import check
 from cm.config.experiments import Experiments
+from cm.config.layout import name_model
 from cm.config.names import fill_template
 from cm.config.protocols import Protocol
 from cm.config.runs import Run
@@ -41,16 +42,17 @@ class Cell:
     label: str
     varied: tuple[tuple[str, Any], ...]
     edit: str = ""
+    ema_decay: float | None = None  # of the averaged weights, if not the first of the run
 
     @property
-    def samples(self) -> tuple[str, int, str]:
-        """Which samples are scored: the name of the run, the percentage of its training, and the sampler."""
-        return self.run.name, self.progress, self.sampler
+    def samples(self) -> tuple[str, str, str]:
+        """Which samples are scored: the name of the run, that of its model, and the sampler."""
+        return self.run.name, name_model(self.progress, self.ema_decay), self.sampler
 
     @property
-    def edited(self) -> tuple[str, int, str]:
-        """Which images are edited: the name of the run, the percentage of its training, and the edit."""
-        return self.run.name, self.progress, self.edit
+    def edited(self) -> tuple[str, str, str]:
+        """Which images are edited: the name of the run, that of its model, and the edit."""
+        return self.run.name, name_model(self.progress, self.ema_decay), self.edit
 
     @property
     def evaluations(self) -> int:
@@ -65,7 +67,7 @@ class Artefact:
 
     `protocol`: the protocol whose scores it shows, None for the first of each run. `paper`: whether the paper has it.
     `published`: for artefacts with published numbers, `table`, `dataset` and, for a part of them, `group` of
-    published.csv.
+    published.csv. `words`: what else labels and samplers may have in braces.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Artefact:
     paper: bool
     published: dict[str, str]
     options: dict[str, Any]
+    words: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,18 +127,20 @@ class Suite:
             run = self.experiments.find(entry.dataset or self.dataset, entry.method, settings, seed)
             if run.released and progress != 100:
                 raise UserError(f"artefact {artefact.name}: {run.name} is released: it has no model at {progress} %")
-            words = {**run.settings, **changes, "method": entry.method.upper()}
             where = f"artefact {artefact.name}"
+            decay, default = _find_average(entry, run, where), run.training.ema_decay[0]
+            words = {**run.settings, **changes, "ema_decay": decay or default, **artefact.words}
+            words["method"] = entry.method.upper()
             label = fill_template(entry.label or _legend(entry.method, changes), words, where)
             protocol = self._protocol(artefact, run)
             varied = tuple(changes.items())
             for edit in entry.edits:
                 self._check_edit(edit, run, where)
-                cells.append(Cell(run, progress, "", protocol, label, varied, edit))
+                cells.append(Cell(run, progress, "", protocol, label, varied, edit, decay))
             for sampler in () if entry.edits else _samplers(entry, run):
                 name = fill_template(sampler, words, where)
                 parse_sampler(name, where)
-                cells.append(Cell(run, progress, name, protocol, label, varied))
+                cells.append(Cell(run, progress, name, protocol, label, varied, ema_decay=decay))
         return cells
 
     def _check_edit(self, edit: str, run: Run, where: str) -> None:
@@ -163,6 +168,14 @@ def _samplers(entry: Entry, run: Run) -> tuple[str, ...]:
     return (sampler,)
 
 
+def _find_average(entry: Entry, run: Run, where: str) -> float | None:
+    """The decay whose averages an entry asks for, None for the first; UserError if the run does not have it."""
+    first, *others = run.training.ema_decay
+    if entry.ema_decay not in (None, first, *others):
+        raise unknown("ema_decay", entry.ema_decay, run.training.ema_decay, f"{where}, {run.name}")
+    return entry.ema_decay if entry.ema_decay in others else None
+
+
 def _combinations(entry: Entry) -> list[dict[str, Any]]:
     products = itertools.product(*entry.vary.values())
     grid = [dict(zip(entry.vary, values, strict=True)) for values in products]
@@ -187,8 +200,12 @@ def load_suite(path: Path | str) -> Suite:
     seeds, progress = tuple(dict.fromkeys(file.seeds)), tuple(dict.fromkeys(file.progress))
     experiments = Experiments(path.parent / file.experiments)
     suite = Suite(path.stem, file.dataset, experiments, seeds, progress, file.threads, file.gpus, {}, {})
-    for name, artefact in file.artefacts.items():
-        suite.artefacts[name] = _artefact(name, artefact, suite, f"{path}, artefact {name}")
+    for written, artefact in file.artefacts.items():
+        for name, (one, words) in artefact.expand(written, f"{path}, artefact {written}").items():
+            where = f"{path}, artefact {name}"
+            if name in suite.artefacts:
+                raise UserError(f"{where}: two artefacts have this name")
+            suite.artefacts[name] = dataclasses.replace(_artefact(name, one, suite, where), words=words)
     for name, ablation in file.ablations.items():
         whole = _artefact(f"ablation_{name}", ablation.artefact(), suite, f"{path}, ablation {name}")
         suite.ablations[whole.name] = whole

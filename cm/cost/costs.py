@@ -2,13 +2,15 @@
 
     FLOPs of a training = total steps x batch x sum over its networks of (forward passes x FLOPs of a forward pass)
 
-A backward pass counts as two forward passes, and recomputed activations as one more.
+A backward pass counts as two forward passes, and recomputed activations as one more. So does the derivative in forward
+mode, and the backward pass through it as two.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from cm import registry
 from cm.config import Cell, Experiments, Run, Suite, Weights, is_searched, parse_sampler, write_sampler
@@ -71,7 +73,7 @@ def training_parts(run: Run, experiments: Experiments) -> list[Part]:
         return []
     counts, teacher = count_evaluations(run), experiments.teacher(run)
     own, recomputed = counting.flops(run), int(run.training.checkpointing)
-    passes = counts.student * (1 + recomputed + BACKWARD) + counts.frozen
+    passes = counts.student * (1 + recomputed + BACKWARD + _derivative_passes(run.objective)) + counts.frozen
     parts = [
         Part("student", counts.student + counts.frozen, passes, own),
         Part("target", counts.target, counts.target, own),
@@ -81,6 +83,11 @@ def training_parts(run: Run, experiments: Experiments) -> list[Part]:
     if perceptual := experiments.perceptual(run):
         parts.append(_distance_part(counts.distance, run, perceptual))
     return [part for part in parts if part.evaluations]
+
+
+def _derivative_passes(objective: Any) -> int:
+    """What the derivative in forward mode costs that is computed with an evaluation of the student."""
+    return objective.differentiates_forward + objective.differentiates_derivative * BACKWARD
 
 
 def _distance_part(calls: int, run: Run, network: Run | Weights) -> Part:
@@ -139,7 +146,7 @@ def suite_costs(suite: Suite) -> tuple[list[Cost], list[Sampling]]:
 
 def _required_cells(suite: Suite) -> list[Cell]:
     """The cells whose files the artefacts read, one for each set of samples."""
-    cells: dict[tuple[str | int, ...], Cell] = {}
+    cells: dict[tuple[str, ...], Cell] = {}
     for artefact in suite.all_artefacts.values():
         if registry.get("artefact", artefact.kind).needs != "nothing":
             cells |= {(*cell.samples, cell.edit): cell for cell in suite.cells(artefact)}
@@ -166,10 +173,10 @@ def _sets_of_samples(cells: Iterable[Cell]) -> dict[tuple[Run, str, str], list[i
     """
     found: dict[tuple[Run, str, str], list[int]] = {}
     for cell in cells:
-        found[cell.run, f"{cell.progress}/{cell.sampler}", cell.edit] = [cell.evaluations]
+        found[cell.run, f"{cell.samples[1]}/{cell.sampler}", cell.edit] = [cell.evaluations]
         sampler = None if cell.edit else parse_sampler(cell.sampler)
         while sampler is not None and is_searched(sampler):
             tries = most_evaluations(sampler.points)
-            found[cell.run, f"{cell.progress}/{write_sampler(sampler)}, search", ""] = [sampler.evaluations] * tries
+            found[cell.run, f"{cell.samples[1]}/{write_sampler(sampler)}, search", ""] = [sampler.evaluations] * tries
             sampler = sampler.previous
     return found

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cm.config import Run
 from cm.cost import counting
-from cm.diffusion.distances import l2
+from cm.diffusion.distances import homogeneous, l2
 from cm.methods.base import Batch, Networks, Objective
 
 SIZE = 8  # pixels of the image that the loss is computed of; the number of calls does not depend on it
@@ -61,6 +61,7 @@ def _counting_objective(run: Run, counts: Evaluations) -> Objective:
     if not hasattr(run.objective, "distance"):
         return run.objective
 
+    @homogeneous(2)
     def distance(a: Tensor, b: Tensor) -> Tensor:
         counts.add("distance")
         return l2(a, b)

@@ -3,12 +3,20 @@
 A distance is a registered function, or a frozen dataclass whose fields are its settings and that is called like one.
 `l1` and `l2` are means over the D = C H W values of an image, as in the paper's code; `l2-norm` and `pseudo-huber` are
 of the sum over them, as in its successors. `LPIPS` is perceptual: it needs the features of a network.
+
+For losses in continuous time a distance states how it vanishes between images that approach each other, its **degree**
+p, and what is left of it, its **limit** (paper, Appendix B):
+
+    limit(a, v) = lim d(a + h v, a) / h^p   for h -> 0
+
+A norm of a - b has degree 1, a distance that is twice differentiable has degree 2, and v^T H(a) v / 2 as its limit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from cm.config.sections import Precision
 from cm.config.settings import above, at_least, at_most
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
 
     from cm.diffusion.perceptual import PerceptualDistance
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 WIDE = 256  # pixels: images of this width and wider are never resized before a perceptual distance
 
 
@@ -32,31 +41,59 @@ class Distance(Protocol):
         ...
 
 
+def homogeneous(degree: int) -> Callable[[Function], Function]:
+    """Return a decorator that states of a distance that d(a, b) = d(a - b, 0) and d(h v, 0) = h^degree d(v, 0)."""
+
+    def decorate(distance: Function) -> Function:
+        distance.degree = degree  # type: ignore[attr-defined]
+        return distance
+
+    return decorate
+
+
+def degree_of(distance: Distance | LPIPS) -> int | None:
+    """The degree of a distance, None for one that states none and so has no limit."""
+    return getattr(distance, "degree", None)
+
+
+def limit(distance: Any, a: Tensor, v: Tensor) -> Tensor:
+    """lim d(a + h v, a) / h^degree of images a and directions v, both [B, C, H, W], returning [B].
+
+    Gradients flow to both. `distance` must have a degree.
+    """
+    return distance.limit(a, v) if hasattr(distance, "limit") else distance(v, torch.zeros_like(v))
+
+
 @register("distance", "l1")
+@homogeneous(1)
 def l1(a: Tensor, b: Tensor) -> Tensor:
     """mean |a - b|."""
     return (a - b).abs().flatten(1).mean(1)
 
 
 @register("distance", "l2")
+@homogeneous(2)
 def l2(a: Tensor, b: Tensor) -> Tensor:
     """mean (a - b)^2 (not its root: as in the official code)."""
     return (a - b).square().flatten(1).mean(1)
 
 
 @register("distance", "linf")
+@homogeneous(1)
 def linf(a: Tensor, b: Tensor) -> Tensor:
     """max |a - b| (`linf` of the official CIFAR-10 code)."""
     return (a - b).abs().flatten(1).amax(1)
 
 
 @register("distance", "l2-32")
+@homogeneous(2)
 def l2_32(a: Tensor, b: Tensor) -> Tensor:
     """`l2` after a bilinear resize to 32x32 pixels (`l2-32` of the official code)."""
     return l2(resize(a, 32), resize(b, 32))
 
 
 @register("distance", "l2-norm")
+@homogeneous(1)
 def l2_norm(a: Tensor, b: Tensor) -> Tensor:
     """||a - b||, the root of the sum of squares (ECT with c = 0); its gradient at a = b is taken as 0."""
     return torch.linalg.vector_norm((a - b).flatten(1), dim=1)
@@ -71,13 +108,20 @@ class PseudoHuber:
     of its own. `relative`: whether it is c / sqrt(D).
     """
 
+    degree: ClassVar[int] = 2
     c: Annotated[float, above(0.0), at_most(1e6)] = 0.00054
     relative: bool = True
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        squares = (a - b).square().flatten(1).sum(1)
-        c = self.c * a[0].numel() ** 0.5 if self.relative else self.c
+        squares, c = (a - b).square().flatten(1).sum(1), self._constant(a)
         return squares / ((squares + c**2).sqrt() + c)  # the same, without cancellation where a is near b
+
+    def limit(self, a: Tensor, v: Tensor) -> Tensor:
+        """||v||^2 / (2 c), [B]."""
+        return v.square().flatten(1).sum(1) / (2 * self._constant(v))
+
+    def _constant(self, a: Tensor) -> float:
+        return self.c * a[0].numel() ** 0.5 if self.relative else self.c
 
 
 @register("distance", "lpips")
@@ -97,6 +141,7 @@ class LPIPS:
     """
 
     perceptual: ClassVar[bool] = True
+    degree: ClassVar[int] = 2
     size: Annotated[int, at_least(1), at_most(8192)] | None = 224
     pooling: Literal["average", "max"] = "max"
     precision: Precision = "float32"
@@ -114,8 +159,11 @@ class LPIPS:
                 f"{network} needs at least {least}: set its size to {least} or more"
             )
 
-    def with_network(self, metric: Distance) -> PerceptualDistance:
-        """The distance with a metric of images in [0, 1], [B, C, size, size] twice to [B]."""
+    def with_network(self, metric: Any) -> PerceptualDistance:
+        """The distance with a metric of images in [0, 1], [B, C, size, size] twice to [B].
+
+        For losses in continuous time it has a method `limit` of images in [0, 1] too.
+        """
         from cm.diffusion.perceptual import PerceptualDistance
 
         return PerceptualDistance(metric, self.size)

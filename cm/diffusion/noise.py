@@ -46,6 +46,11 @@ class KarrasNoise:
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return (high + u * (low - high)) ** self.rho
 
+    def speed(self, t: Number) -> Number:
+        """-dt/du, how fast the times fall with u, at times `t` of any shape: 1 / (tau^-1)'(t) with the paper's tau."""
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return self.rho * (high - low) * t ** (1 - 1 / self.rho)
+
     def times(self, steps: int) -> np.ndarray:
         """The grid of `steps` times, [steps], from sigma_max to sigma_min, exact at both ends."""
         grid = self.time(np.linspace(0.0, 1.0, steps))

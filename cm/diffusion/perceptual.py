@@ -8,11 +8,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from cm.diffusion.distances import LPIPS, Distance, resize
+from cm.diffusion.forward import jvp
 
 Head = Callable[[Tensor], Tensor]
 
@@ -22,19 +24,27 @@ class PerceptualDistance:
     """`metric((a + 1) / 2, (b + 1) / 2)`, of images in [-1, 1], as LPIPS takes them.
 
     Images narrower than 256 pixels are resized to `size` first, unless it is None: bilinear, without antialiasing.
-    The autocast of the training does not apply: the metric has a precision of its own.
+    The autocast of the training does not apply: the metric has a precision of its own. `compiled` is called instead of
+    the metric; its limit, which torch.compile cannot differentiate forward, is never compiled.
     """
 
-    metric: Distance
+    degree: ClassVar[int] = 2
+    metric: Any
     size: int | None = None
+    compiled: Distance | None = None
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
-            return self.metric(self._prepare(a), self._prepare(b)).flatten()
+            return (self.compiled or self.metric)(self._prepare(a), self._prepare(b)).flatten()
+
+    def limit(self, a: Tensor, v: Tensor) -> Tensor:
+        """lim d(a + h v, a) / h^2 of images a and directions v, both [B, C, H, W], returning [B]."""
+        with torch.autocast(a.device.type, enabled=False):
+            return self.metric.limit(*jvp(self._prepare, (a,), (v,))).flatten()
 
     def compile(self, backend: str = "inductor") -> PerceptualDistance:
         """The same distance with a metric that torch.compile compiles when it is first called."""
-        return replace(self, metric=torch.compile(self.metric, backend=backend))
+        return replace(self, compiled=torch.compile(self.metric, backend=backend))
 
     def _prepare(self, x: Tensor) -> Tensor:
         x = _to_float32(x)
@@ -42,7 +52,8 @@ class PerceptualDistance:
         return ((x if size == x.shape[-1] else resize(x, size)) + 1) / 2
 
 
-def feature_distance(maps: Callable[[Tensor], list[Tensor]], heads: Sequence[Head] | None = None) -> Distance:
+@dataclass(frozen=True)
+class FeatureDistance:
     """LPIPS of images in [0, 1], [B, C, H, W] twice to [B] (Zhang et al. 2018, Eq. 1).
 
         sum over layers l of mean over space of head_l((u_l(a) - u_l(b))^2),   u_l = maps_l / ||maps_l|| over channels
@@ -52,17 +63,24 @@ def feature_distance(maps: Callable[[Tensor], list[Tensor]], heads: Sequence[Hea
     computation of the maps of b, and no gradient flows to b.
     """
 
-    def metric(a: Tensor, b: Tensor) -> Tensor:
+    maps: Callable[[Tensor], list[Tensor]]
+    heads: Sequence[Head] | None = None
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         with torch.no_grad():
-            target = [_unit(v) for v in maps(b)]
-        return _compare([_unit(u) for u in maps(a)], target, heads)
+            target = self._unit_maps(b)
+        return self._add_layers([u - v for u, v in zip(self._unit_maps(a), target, strict=True)])
 
-    return metric
+    def limit(self, a: Tensor, v: Tensor) -> Tensor:
+        """The same sum of the squares of the derivatives of u_l(a) along v, [B]."""
+        return self._add_layers(jvp(self._unit_maps, (a,), (v,))[1])
 
+    def _unit_maps(self, x: Tensor) -> list[Tensor]:
+        return [_unit(layer) for layer in self.maps(x)]
 
-def _compare(student: list[Tensor], target: list[Tensor], heads: Sequence[Head] | None) -> Tensor:
-    layers = zip(heads or [_sum_channels] * len(target), student, target, strict=True)
-    return functools.reduce(torch.add, [head((u - v).square()).mean((1, 2, 3)) for head, u, v in layers])
+    def _add_layers(self, differences: list[Tensor]) -> Tensor:
+        layers = zip(self.heads or [_sum_channels] * len(differences), differences, strict=True)
+        return functools.reduce(torch.add, [head(u.square()).mean((1, 2, 3)) for head, u in layers])
 
 
 def _unit(maps: Tensor) -> Tensor:

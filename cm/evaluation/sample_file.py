@@ -66,6 +66,7 @@ def _is_duration(value: Any) -> bool:
 ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "run": (_is_text, "the name of a run"),
     "progress": (lambda value: _is_count(value) and value <= 100, "a whole number from 0 to 100"),
+    "ema_decay": (lambda value: type(value) is float and 0 <= value < 1, "a number from 0 to 1"),
     "sampler": (_is_text, "the name of a sampler"),
     "times": (_are_times, "the time points that a search found"),
     "seed": (_is_count, "a whole number"),

@@ -128,6 +128,16 @@ class Objective(abc.ABC):
         """Whether the target network drops the same activations as the student, instead of none."""
         return False
 
+    @property
+    def differentiates_forward(self) -> bool:
+        """Whether the loss differentiates the student in forward mode (`cm.diffusion.forward`)."""
+        return False
+
+    @property
+    def differentiates_derivative(self) -> bool:
+        """Whether gradients flow through that derivative too."""
+        return False
+
     def mu_at(self, step: int, total_steps: int) -> float:
         """The decay mu of theta-minus after a step, for an objective with a target network."""
         raise NotImplementedError

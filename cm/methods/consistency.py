@@ -3,7 +3,8 @@
     lambda(t, s) d( f_theta(x_t, t), f_theta-(x_s, s) ),   x_t = x + t z,   s < t
 
 The student is evaluated at the noisier time t, the target, through which no gradient flows, at the cleaner time s. The
-methods differ in how they draw t, choose s and find x_s, and in the defaults of their settings.
+methods differ in how they draw t, choose s and find x_s, and in the defaults of their settings. The limit s -> t is in
+`cm.methods.continuous`.
 """
 
 from __future__ import annotations
@@ -27,28 +28,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Consistency(Objective):
-    """Shared settings.
+    """What all of them share, in discrete and in continuous time.
 
-    `times`: the distribution of t. `distance`: d. `weighting`: lambda. `init`: the weights that the student starts
-    from. `target_dropout`: whether the target network has the dropout mask of the student, as in both official
-    implementations (`student`), or no dropout (`none`).
+    `times`: the distribution of t. `distance`: d. `init`: the weights that the student starts from.
     """
 
     preconditioning: ClassVar[str] = "boundary"
 
     times: Annotated[Times, component("times")] = default("times", "uniform")
     distance: Annotated[Distance, component("distance")] = default("distance", "lpips")
-    weighting: Annotated[Weighting, component("weighting")] = default("weighting", "uniform")
     init: Literal["random", "teacher"] = "random"
-    target_dropout: Literal["student", "none"] = "student"
 
     @property
     def needs_teacher(self) -> bool:
         return self.starts_from_teacher
-
-    @property
-    def target_uses_dropout(self) -> bool:
-        return self.target_dropout == "student"
 
     @property
     def starts_from_teacher(self) -> bool:
@@ -57,6 +50,22 @@ class Consistency(Objective):
     @property
     def needs_perceptual_network(self) -> bool:
         return is_perceptual(self.distance)
+
+
+@dataclass(frozen=True)
+class PairedConsistency(Consistency):
+    """A loss between two times.
+
+    `weighting`: lambda. `target_dropout`: whether the target network has the dropout mask of the student, as in both
+    official implementations (`student`), or no dropout (`none`).
+    """
+
+    weighting: Annotated[Weighting, component("weighting")] = default("weighting", "uniform")
+    target_dropout: Literal["student", "none"] = "student"
+
+    @property
+    def target_uses_dropout(self) -> bool:
+        return self.target_dropout == "student"
 
     @property
     def has_target(self) -> bool:
@@ -80,7 +89,7 @@ class Consistency(Objective):
 
 
 @dataclass(frozen=True)
-class DiscreteConsistency(Consistency):
+class DiscreteConsistency(PairedConsistency):
     """t and s are neighbours on the noise grid. `curriculum`: the number of its times, N, and mu over the training."""
 
     curriculum: Annotated[Curriculum, component("curriculum")] = default("curriculum", "adaptive")

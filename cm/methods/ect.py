@@ -19,7 +19,7 @@ from cm.diffusion.times import Times
 from cm.diffusion.weightings import Weighting
 from cm.lazy import torch
 from cm.methods.base import Batch, Networks
-from cm.methods.consistency import Consistency
+from cm.methods.consistency import PairedConsistency
 from cm.registry import register
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @register("method", "ect")
 @dataclass(frozen=True)
-class EasyConsistencyTuning(Consistency):
+class EasyConsistencyTuning(PairedConsistency):
     """The defaults are those of the official code on CIFAR-10.
 
     `q`: by how much t - s shrinks from stage to stage. `k`: by how much larger t - s is at small t; 0 is the official

@@ -72,7 +72,7 @@ def _read(cell: Cell, root: Path) -> SearchResult:
 
     path = Path(scores.layout_of(root).search(*cell.samples))
     found = read_search(path)
-    if (found.run, found.progress, found.sampler) != cell.samples:
+    if (found.run, found.progress, found.sampler) != (cell.run.name, cell.progress, cell.sampler):
         raise UserError(f"{path} is the search of {found.run}, {found.progress} %, {found.sampler}")
     return found
 

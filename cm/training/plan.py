@@ -20,10 +20,11 @@ class Plan:
     """Everything that a training needs.
 
     `images`: uint8 [N, H, W, C]. `labels`: [N] or None. `keep`: the percentages of the training after which the ema
-    weights are written to `out`/<percentage>.safetensors. `description`: stored with the weights. `save_seconds` and
-    `save_steps`: time and steps after which the state is saved again, whichever is over first. `stop_at`: the step
-    after which the training pauses, with its state saved. `continue_on_sigterm`: whether it goes on after SIGTERM,
-    when it has saved its state, until it is killed. `processes`: those that train together.
+    weights are written to `out`/<percentage>.safetensors, those of other decays than the first beside it.
+    `description`: stored with the weights. `save_seconds` and `save_steps`: time and steps after which the state is
+    saved again, whichever is over first. `stop_at`: the step after which the training pauses, with its state saved.
+    `continue_on_sigterm`: whether it goes on after SIGTERM, when it has saved its state, until it is killed.
+    `processes`: those that train together.
     """
 
     name: str
@@ -53,6 +54,11 @@ class Plan:
     def step_of(self, percentage: int) -> int:
         """The number of steps after which the model of that percentage is written."""
         return max(1, round(self.training.total_steps * percentage / 100))
+
+    @property
+    def ema_decays(self) -> list[float | None]:
+        """The decays of the averages that become models: None for the first, the default, which no name states."""
+        return [None, *self.training.ema_decay[1:]]
 
     @property
     def last_step(self) -> int:

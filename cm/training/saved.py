@@ -11,6 +11,7 @@ saved before the models get their places, and removed when all of them have thei
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from cm.checkpoints import descriptions, native
+from cm.config.layout import name_model
 from cm.errors import UserError
 from cm.training.plan import Plan
 from cm.utils import files
@@ -37,13 +39,15 @@ class SavedFiles:
         """Write a state; the last one becomes the previous one."""
         native.save(self.state, tensors, {**description, "of": self._plan.description}, previous=self.previous)
 
-    def write_model(self, percentage: int, tensors: Mapping[str, Tensor], threads: Sequence[int]) -> None:
-        """Write the model of a percentage, which waits until the training is complete.
+    def write_model(
+        self, percentage: int, ema_decay: float | None, tensors: Mapping[str, Tensor], threads: Sequence[int]
+    ) -> None:
+        """Write the model of a percentage and of one of `ema_decays`, which waits until the training is complete.
 
         `threads`: the numbers of processor threads that computed it.
         """
-        description = {**self._describe_model(percentage), "threads": list(threads)}
-        native.save(self._partial / _model_name(percentage), tensors, description)
+        description = {**self._describe_model(percentage, ema_decay), "threads": list(threads)}
+        native.save(self._partial / _file_name(percentage, ema_decay), tensors, description)
 
     def find_state(self, expected: Mapping[str, Tensor]) -> State | None:
         """The last state from which the training can continue, None for a training that starts from the beginning.
@@ -80,8 +84,8 @@ class SavedFiles:
     def complete(self, seconds: Mapping[str, float]) -> None:
         """Put the models in their places, write how long the training took, and remove the other files."""
         files.write_json(self._plan.out / "seconds.json", seconds)
-        for percentage in self._plan.keep:
-            files.link_file(self._partial / _model_name(percentage), self._plan.out / _model_name(percentage))
+        for name in itertools.starmap(_file_name, self._models()):
+            files.link_file(self._partial / name, self._plan.out / name)
         self.clear()
 
     def clear(self) -> None:
@@ -91,7 +95,7 @@ class SavedFiles:
 
     def remove_leftovers(self) -> None:
         """Remove the temporary files of starts of this training that were killed; the caller holds the lock."""
-        models = [_model_name(percentage) for percentage in self._plan.keep]
+        models = list(itertools.starmap(_file_name, self._models()))
         files.remove_leftovers(self._partial, [self.state.name, *models])
         files.remove_leftovers(self._plan.out, ["seconds.json", *models])
 
@@ -110,13 +114,17 @@ class SavedFiles:
     def _find_damaged_models(self, folder: Path, step: int) -> dict[Path, str]:
         """What is wrong with each model of the first `step` steps that is not in the folder, or not whole."""
         found: dict[Path, str] = {}
-        for percentage in self._plan.keep:
-            path = folder / _model_name(percentage)
-            problem = self._find_problem(path, percentage) if self._plan.step_of(percentage) <= step else None
+        for percentage, decay in self._models():
+            path = folder / _file_name(percentage, decay)
+            problem = self._find_problem(path, percentage, decay) if self._plan.step_of(percentage) <= step else None
             found |= {path: problem} if problem else {}
         return found
 
-    def _find_problem(self, path: Path, percentage: int) -> str | None:
+    def _models(self) -> list[tuple[int, float | None]]:
+        """The percentage and the decay of each model of the training."""
+        return list(itertools.product(self._plan.keep, self._plan.ema_decays))
+
+    def _find_problem(self, path: Path, percentage: int, ema_decay: float | None) -> str | None:
         """What is wrong with a model; UserError for one that cannot be read, which another start may be able to."""
         if not path.exists():
             return f"no file {path}"
@@ -124,13 +132,14 @@ class SavedFiles:
             _, description = native.load(path)
         except native.DamagedFile as error:
             return str(error)
-        if _settings(description) != _settings(self._describe_model(percentage)):
+        if _settings(description) != _settings(self._describe_model(percentage, ema_decay)):
             return f"{path} is a model of another training"
         return None
 
-    def _describe_model(self, percentage: int) -> dict[str, Any]:
+    def _describe_model(self, percentage: int, ema_decay: float | None) -> dict[str, Any]:
+        average = {} if ema_decay is None else {"ema_decay": ema_decay}
         step = self._plan.step_of(percentage)
-        return {**self._plan.description, "progress": percentage, "step": step}
+        return {**self._plan.description, "progress": percentage, "step": step, **average}
 
     def _go_back(self, problems: Mapping[Path, str], path: Path, step: int) -> None:
         """Set the files with problems aside, and the state that they make useless, if there are any."""
@@ -158,8 +167,8 @@ class SavedFiles:
         return [path for path in self._partial.iterdir() if path.is_file() and path not in known]
 
 
-def _model_name(percentage: int) -> str:
-    return f"{percentage}.safetensors"
+def _file_name(percentage: int, ema_decay: float | None) -> str:
+    return f"{name_model(percentage, ema_decay)}.safetensors"
 
 
 def _agree(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:

@@ -8,6 +8,7 @@ training had are recorded, since they change the weights by rounding.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,19 @@ from cm.training.saved import SavedFiles
 
 
 class TrainingState:
-    """What a training changes: the student, its two moving averages, the optimiser, and the number of steps done.
+    """What a training changes: the student, its moving averages, the optimiser, and the number of steps done.
 
-    `target` is theta-minus, for an objective that has it; `ema` are the averaged weights that become the model.
-    `threads`: the different numbers of processor threads of all starts, in ascending order.
+    `target` is theta-minus, for an objective that has it; `averages` are the averaged weights that become models, one
+    for each `ema_decay`, and `ema` is the first of them. `threads`: the different numbers of processor threads of all
+    starts, in ascending order.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.step, self._clock = plan, 0, Clock()
         self.files, self.threads = SavedFiles(plan), [torch.get_num_threads()]
         self.student = to_device(plan.student, plan.device).train()
-        self.ema = freeze(copy.deepcopy(self.student))
+        self.averages = [freeze(copy.deepcopy(self.student)) for _ in plan.training.ema_decay]
+        self.ema = self.averages[0]
         self.target = freeze(copy.deepcopy(self.student)) if plan.objective.has_target else None
         if self.target is not None:
             self.target.train(plan.objective.target_uses_dropout)
@@ -66,7 +69,8 @@ class TrainingState:
         self._check_finite()
         self.check_equal()
         if self.plan.processes.is_first:
-            self.files.write_model(percentage, self.ema.state_dict(), self.threads)
+            for decay, average in zip(self.plan.ema_decays, self.averages, strict=True):
+                self.files.write_model(percentage, decay, average.state_dict(), self.threads)
 
     def finish(self) -> None:
         """Put the models in their places, write how long the training took, and remove the state: the first process.
@@ -103,7 +107,8 @@ class TrainingState:
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the state and its name in the file."""
-        modules = {"student": self.student, "ema": self.ema, "target": self.target}
+        names = ["ema" if decay is None else f"ema{decay!r}" for decay in self.plan.ema_decays]
+        modules = {"student": self.student, **dict(zip(names, self.averages, strict=True)), "target": self.target}
         for part, module in modules.items():
             for name, tensor in module.state_dict().items() if module is not None else ():
                 yield f"{part}.{name}", tensor
@@ -111,7 +116,8 @@ class TrainingState:
             yield f"optimiser.{name}", tensor
 
     def _check_finite(self) -> None:
-        if not all(bool(parameter.isfinite().all()) for parameter in self.ema.parameters()):
+        parameters = itertools.chain.from_iterable(average.parameters() for average in self.averages)
+        if not all(bool(parameter.isfinite().all()) for parameter in parameters):
             raise self.diverged("a weight is not finite")
 
 

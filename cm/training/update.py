@@ -1,6 +1,6 @@
-"""What a step does with its gradient: clip it, step the optimiser, and let the two moving averages follow.
+"""What a step does with its gradient: clip it, step the optimiser, and let the moving averages follow.
 
-    theta-minus <- mu theta-minus + (1 - mu) theta   (Eq. 8),   and the same for the ema weights with `ema_decay`
+    theta-minus <- mu theta-minus + (1 - mu) theta   (Eq. 8),   and the same for the ema weights with each `ema_decay`
 
 `training.compile` compiles all of it as one function. What changes from step to step, the learning rate and mu, are
 then tensors, so that it is compiled once.
@@ -27,7 +27,7 @@ class Update:
     def __init__(self, plan: Plan, state: TrainingState) -> None:
         self._plan, self._state = plan, state
         self._parameters, self._scaled = list(state.student.parameters()), state.scaler.is_enabled()
-        self._averages = [list(module.parameters()) for module in (state.ema, state.target) if module is not None]
+        self._averages = [list(module.parameters()) for module in (*state.averages, state.target) if module is not None]
         self._tensors: list[Tensor] = []
         self._function: Callable[..., None] = self._update
         if is_update_compiled(plan.training):
@@ -47,7 +47,7 @@ class Update:
     def _numbers(self, step: int) -> list[float]:
         """The learning rate of a step, and the weight of the student in each moving average."""
         training, objective = self._plan.training, self._plan.objective
-        numbers = [learning_rate(training, step), 1 - training.ema_decay]
+        numbers = [learning_rate(training, step), *(1 - decay for decay in training.ema_decay)]
         return numbers if self._state.target is None else [*numbers, 1 - objective.mu_at(step, training.total_steps)]
 
     def _update(self, rate: float | Tensor, *weights: float | Tensor) -> None:

@@ -220,7 +220,10 @@ def test_only_what_a_run_needs_is_asked_for():
         ("digits/cd/default/seed5000", "seed must be at most 4000"),
         ("digts/cd/default/seed0", "unknown dataset 'digts'; known: cifar10, cifar10_laptop, cifar10_reduced, digits"),
         ("cifar10/cd/released~cd-l3/seed0", "unknown released checkpoint 'cd-l3'; known: cd-l1, cd-l2, cd-lpips"),
-        ("digits/cdd/default/seed0", "unknown method 'cdd'; known: cd, classifier, ct, ect, edm, ict, pd"),
+        (
+            "digits/cdd/default/seed0",
+            "unknown method 'cdd'; known: cd, cd-inf, classifier, ct, ct-inf, ect, edm",
+        ),
         ("digits/cd/slover~euler/seed0", "unknown setting 'slover'"),
         ("digits/cd/solver~hune/seed0", f"unknown solver 'hune'; known: {KNOWN['solver']}"),
         ("digits/cd/distance~l3/seed0", "unknown distance 'l3'"),

@@ -197,6 +197,22 @@ def test_passes_of_an_iteration(experiments, dataset, method, passes):
     assert sum(part.total for part in costs.training_parts(run, experiments)) == passes * counting.flops(run)
 
 
+@pytest.mark.parametrize(
+    ("name", "evaluations", "passes"),
+    [
+        ("cd-inf/distance~l2", Evaluations(student=1, teacher=1, distance=1), 4 + 1),
+        ("ct-inf/distance~l2", Evaluations(student=1, distance=1), 4),
+        ("ct-inf/distance~l1,stop_gradient~false", Evaluations(student=1, distance=1), 6),
+    ],
+)
+def test_passes_of_an_iteration_in_continuous_time(name, evaluations, passes):
+    """Value and derivative are two passes, and so is each backward pass, of which stop-gradient leaves out one."""
+    shipped = Experiments(ROOT / "config/experiments")
+    run = load(f"digits/{name}", shipped)
+    assert count_evaluations(run) == evaluations
+    assert sum(part.total for part in costs.training_parts(run, shipped)) == passes * counting.flops(run)
+
+
 def test_a_perceptual_distance_costs_three_passes_of_its_network():
     plain, learned = (load(f"digits/cd/{variant}") for variant in ("default", "distance~lpips"))
     extra = [sum(part.total for part in costs.training_parts(run, DIGITS)) for run in (plain, learned)]
@@ -282,8 +298,8 @@ def test_a_suite_has_its_teachers_classifiers_and_stages(suite):
 def test_samples_cost_their_evaluations(suite):
     cells = {cell.samples: cell for one in suite.artefacts.values() for cell in suite.cells(one)}
     some = [
-        cells["digits/edm/default/seed0", 100, "ode,solver~heun,steps~4"],
-        cells["digits/cd/default/seed0", 50, "onestep"],
+        cells["digits/edm/default/seed0", "100", "ode,solver~heun,steps~4"],
+        cells["digits/cd/default/seed0", "50", "onestep"],
     ]
     (sampling,) = costs.sampling_costs(some, suite.experiments)
     assert (sampling.sets, sampling.images) == (2, 2 * 40)

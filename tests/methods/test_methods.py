@@ -11,7 +11,7 @@ import torch
 from cm import build, config, registry
 from cm.checkpoints import native
 from cm.diffusion.noise import KarrasNoise
-from cm.diffusion.perceptual import PerceptualDistance, feature_distance
+from cm.diffusion.perceptual import FeatureDistance, PerceptualDistance
 from cm.errors import UserError
 from cm.methods.base import Batch, Networks
 
@@ -37,7 +37,7 @@ def objective_of(method: str, **settings):
     objective = config.make_component("method", {"name": method, **settings}, "test")
     if not objective.needs_perceptual_network:
         return objective
-    metric = feature_distance(lambda x: [x, x.mean((2, 3), keepdim=True)])
+    metric = FeatureDistance(lambda x: [x, x.mean((2, 3), keepdim=True)])
     return dataclasses.replace(objective, distance=PerceptualDistance(metric))
 
 
@@ -88,7 +88,7 @@ def test_times_of_a_loss_are_drawn_from_its_distribution(method):
 def test_a_distance_is_zero_for_equal_images_and_knows_each_image(name):
     distance = config.make_component("distance", name, "test")
     if getattr(distance, "perceptual", False):
-        distance = PerceptualDistance(feature_distance(lambda x: [x, torch.nn.functional.avg_pool2d(x, 2)]))
+        distance = PerceptualDistance(FeatureDistance(lambda x: [x, torch.nn.functional.avg_pool2d(x, 2)]))
     a, b = torch.rand(3, 3, 40, 40) * 2 - 1, torch.rand(3, 3, 40, 40) * 2 - 1
     assert torch.equal(distance(a, a), torch.zeros(3))
     assert (distance(a, b) > 0).all()
@@ -163,7 +163,7 @@ def test_pretrained_lpips_has_its_size_and_pooling(tmp_path, monkeypatch, varian
 @pytest.fixture
 def lpips_file(tmp_path, monkeypatch):
     """A file that says that it holds LPIPS by VGG16, and a stand-in for the network that is in it."""
-    monkeypatch.setattr(build.pretrained, "load_lpips", lambda path, **how: feature_distance(lambda x: [x]))
+    monkeypatch.setattr(build.pretrained, "load_lpips", lambda path, **how: FeatureDistance(lambda x: [x]))
     native.save(tmp_path / "lpips.safetensors", {"lin0": torch.zeros(1)}, {"weights": "lpips-vgg16"})
     return tmp_path / "lpips.safetensors"
 

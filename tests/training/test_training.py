@@ -41,6 +41,8 @@ RUNS = [
     "ct/clip~1.0,microbatch~6,precision~float16",
     "ict/default",
     "ect/default",
+    "cd-inf/default",
+    "ct-inf/init~random,stop_gradient~false",
     "pd/steps~2",
     "classifier/default",
 ]
@@ -239,6 +241,7 @@ def test_a_training_that_diverges_writes_no_model_and_keeps_its_last_good_state(
     assert description["step"] >= 3 and before
 
 
+DECAYS = {0.9: "default", 0.5: "ema_decay~0.5", 0.0: "ema_decay~0.0"}
 FOLLOWERS = [
     ("cd/default", 0.0),
     ("cd/target_mu~0.9", 0.9),
@@ -259,6 +262,52 @@ def test_target_and_ema_follow_the_student(place, name, mu):
         for old, net, decay in zip(before, (trainer.state.target, trainer.state.ema), decays, strict=True):
             for then, now, student in zip(old, net.parameters(), trainer.state.student.parameters(), strict=True):
                 torch.testing.assert_close(now, decay * then + (1 - decay) * student)
+
+
+def test_each_ema_decay_becomes_a_model_and_the_first_is_the_default(place, tmp_path):
+    """They follow the student like those of trainings with a single decay, also over a restart."""
+    single = {decay: plan_of(place, f"digits/ct/{name}/seed0", tmp_path / f"{decay}") for decay, name in DECAYS.items()}
+    for plan in single.values():
+        train(plan)
+    assert single[0.9].description["training"]["ema_decay"] == 0.9
+    name, folder = "digits/ct/ema_decay~0.9+0.5+0.0/seed0", tmp_path / "several"
+    for stop in (4, None):
+        train(plan_of(place, name, folder, stop_at=stop))
+    files_of_decays = {0.9: "{}", 0.5: "{}-ema0.5", 0.0: "{}-ema0.0"}
+    assert {path.name for path in folder.glob("*.safetensors")} == {
+        f"{stem.format(progress)}.safetensors" for stem in files_of_decays.values() for progress in (50, 100)
+    }
+    for decay, stem in files_of_decays.items():
+        for progress in (50, 100):
+            tensors, description = build.read_model(folder / f"{stem.format(progress)}.safetensors")
+            assert same(tensors, weights(tmp_path / f"{decay}", progress))
+            assert description.get("ema_decay", 0.9) == decay
+    assert not same(weights(tmp_path / "0.9"), weights(tmp_path / "0.5"))
+
+
+def test_a_training_of_which_a_model_of_one_decay_is_missing_is_not_complete(place, tmp_path, capsys):
+    name = "digits/ct/ema_decay~0.9+0.5/seed0"
+    train(plan_of(place, name, tmp_path))
+    kept = files.sha256_of(tmp_path / "100-ema0.5.safetensors")
+    train(plan_of(place, name, tmp_path))
+    assert "is trained already" in capsys.readouterr().out
+    (tmp_path / "100-ema0.5.safetensors").unlink()
+    train(plan_of(place, name, tmp_path))
+    assert "is trained already" not in capsys.readouterr().out
+    assert files.sha256_of(tmp_path / "100-ema0.5.safetensors") == kept
+
+
+@pytest.mark.parametrize("decay", ["0.5", "0.9"])
+def test_samples_of_another_ema_decay(place, tmp_path, capsys, decay):
+    train(plan_of(place, "digits/ct/ema_decay~0.9+0.5/seed0", tmp_path))
+    command = ["sample", "--model", str(tmp_path / "100.safetensors"), "--sampler", "onestep", "--count", "3"]
+    status = main([*command, "--ema-decay", decay, "--out", str(tmp_path / "samples.npy")])
+    if decay == "0.5":
+        assert status == 0
+        assert files.read_json(tmp_path / "samples.json")["ema_decay"] == 0.5
+    else:
+        assert status != 0
+        assert capsys.readouterr().err.rstrip().endswith("has no averaged weights of decay 0.9 besides its default")
 
 
 def test_students_start_from_their_teacher_unless_told_otherwise(place):

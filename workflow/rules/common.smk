@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 from cm import config as settings
 from cm import registry
-from cm.config.layout import Layout, check_layout
+from cm.config.layout import Layout, check_layout, parse_model_name
 from cm.errors import UserError, unknown
 from cm.report import caption as caption_of
 from cm.report.restructured_text import escape
@@ -58,6 +58,7 @@ except UserError as error:
 
 ARTEFACTS = SUITE.all_artefacts
 PAPER_ARTEFACTS = [name for name, artefact in ARTEFACTS.items() if artefact.paper]
+MODEL_NAMES = sorted({*map(str, SUITE.progress), *(cell.samples[1] for cell in SUITE.all_cells())})
 WITH_CURVES = sorted({cell.run.name for cell in SUITE.all_cells() if cell.progress != 100})
 ANY_RUN = r"[^/]+/[^/]+/[^/]+/seed\d+"
 RELEASED = r"[^/]+/[^/]+/[^/]*released~[^/]+/seed\d+"
@@ -157,9 +158,9 @@ def run_settings(wildcards):
 
 @one_line_errors
 def sampled_model(wildcards):
-    """The model to sample, once its sampler is known to be one."""
+    """The model to sample, once its sampler is known to be one; those of other EMA decays lie beside it."""
     settings.parse_sampler(wildcards.sampler)
-    return model_of(run_of(wildcards), wildcards.progress)
+    return model_of(run_of(wildcards), parse_model_name(wildcards.progress)[0])
 
 
 @one_line_errors
@@ -216,6 +217,7 @@ def sample_options(wildcards):
         "quantization": EXPERIMENTS.quantization(run),
         "precision": evaluation.precision,
         "batch": evaluation.batch,
+        "ema-decay": parse_model_name(wildcards.progress)[1],
     }
     return write_options(options) + (" --clamp" if evaluation.clamp else "")
 
@@ -345,7 +347,7 @@ wildcard_constraints:
     dataset="[^/]+",
     run=ANY_RUN,
     name="[^/]+",
-    progress=pattern(map(str, SUITE.progress)),
+    progress=pattern(MODEL_NAMES),
     sampler="[^/]+",
     edit="[^/]+",
     protocol="[^/]+",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cm.diffusion.distances import Distance
-from cm.diffusion.perceptual import feature_distance
+from cm.diffusion.perceptual import FeatureDistance
 
 NETS = {"lpips-vgg16": "vgg", "lpips-alexnet": "alex"}
 
@@ -31,13 +31,13 @@ def build(name: str, *, pooling: str = "max") -> lpips.LPIPS:
 
 
 def metric(network: lpips.LPIPS, precision: str) -> Distance:
-    """LPIPS of two batches of images in [0, 1], by a network with its weights; see `feature_distance`.
+    """LPIPS of two batches of images in [0, 1], by a network with its weights; see `FeatureDistance`.
 
     The weights of the convolutions are converted to `precision` once, instead of by autocast at each call.
     """
     dtype = getattr(torch, precision)
     network.net.to(dtype)
-    return feature_distance(lambda x: maps(network, x, dtype), heads=network.lins)
+    return FeatureDistance(lambda x: maps(network, x, dtype), heads=network.lins)
 
 
 def maps(network: lpips.LPIPS, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
