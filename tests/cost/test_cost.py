@@ -262,7 +262,8 @@ def test_a_suite_costs_the_sum_of_its_runs(suite):
     alone = sum(cost.flops for run in runs for cost in costs.training_costs([run], DIGITS))
     assert sum(cost.flops for cost in trainings) == alone > 0
     drawn = [one for one in (*suite.artefacts.values(), *suite.ablations.values()) if one.name != "table3"]
-    assert sum(one.sets for one in samplings) == len({(*cell.samples, cell.edit) for one in drawn for cell in suite.cells(one)})
+    cells = [cell for one in drawn for cell in suite.cells(one)]
+    assert sum(one.sets for one in samplings) == len({(*cell.samples, cell.edit) for cell in cells})
     page = pages.describe_suite(suite, rate=1e14)
     total = alone + sum(one.flops for one in samplings)
     assert page.startswith(f"suite micro: {len(runs)} trainings, 0 released checkpoints\n")

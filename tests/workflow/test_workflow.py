@@ -196,7 +196,7 @@ def test_every_value_in_a_shell_line_is_quoted():
     assert len(lines) == sum(path.read_text().count("shell:") for path in WORKFLOW_FILES) > 10
     fields = [field for line in lines for field in re.findall(r"{(.*?)}", line)]
     assert {field for field in fields if not field.endswith(":q")} == {
-        f"params.{options}:u" for options in ("launch", "data", "models", "evaluation", "statistics")
+        f"params.{options}:u" for options in ("launch", "data", "models", "evaluation", "options", "statistics")
     }
 
 
