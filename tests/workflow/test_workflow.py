@@ -197,7 +197,7 @@ def test_every_value_in_a_shell_line_is_quoted():
     fields = [field for line in lines for field in re.findall(r"{(.*?)}", line)]
     assert {field for field in fields if not field.endswith(":q")} == {
         f"params.{options}:u"
-        for options in ("launch", "data", "models", "evaluation", "search", "previous", "statistics")
+        for options in ("launch", "data", "models", "evaluation", "search", "previous", "options", "statistics")
     }
 
 
