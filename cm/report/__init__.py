@@ -29,8 +29,9 @@ class Kind(Protocol):
     """A drawing function with the attributes that the workflow reads.
 
     `form`: what it returns, `table`, `figure` or `both` (a table and a figure). `needs`: the files that it reads for
-    each cell, `scores`, `previews`, `seconds` or `nothing`. `baseline`: whether it also reads the score of real test
-    images. `check`: refuses an artefact that it could not draw, when the suite is read.
+    each cell, `scores`, `previews`, `nearest` (scores, previews and real images), `seconds` or `nothing`. `baseline`:
+    whether it also reads the score of real test images. `check`: refuses an artefact that it could not draw, when the
+    suite is read.
     """
 
     form: str

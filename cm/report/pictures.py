@@ -38,20 +38,19 @@ def samples(suite: Suite, artefact: Artefact, root: Path) -> Figure:
     if not cells:
         raise UserError(f"artefact {artefact.name}: no entries, so nothing to draw")
     columns = artefact.options.get("columns", 12)
-    rows = [_read_preview(cell, root)[:columns] for cell in cells]
+    rows = [read_preview(Path(layout_of(root).preview(*cell.samples)))[:columns] for cell in cells]
     shapes = {row.shape[1:3] for row in rows}
     if len(shapes) > 1:
         raise UserError(f"artefact {artefact.name}: images of {sorted(shapes)} in one figure")
     several = len({cell.progress for cell in cells}) > 1
-    names = [_name_row(cell, with_progress=several) for cell in cells]
-    return _draw_rows(rows, names, [SAME_NOISE, *footnotes.of_origin(artefact)])
+    names = [name_samples(cell, with_progress=several) for cell in cells]
+    return draw_rows(rows, names, [SAME_NOISE, *footnotes.of_origin(artefact)])
 
 
-def _read_preview(cell: Cell, root: Path) -> np.ndarray:
-    """The preview of a cell, uint8 [n, H, W, C]."""
+def read_preview(path: Path) -> np.ndarray:
+    """The pictures of a preview, uint8 [n, H, W, C]; UserError for a file that is missing or holds none."""
     from cm.utils import npy
 
-    path = Path(layout_of(root).preview(*cell.samples))
     if not path.exists():
         raise UserError(f"no preview {path}: run snakemake '{path}'")
     images = npy.read_images(path)
@@ -60,7 +59,7 @@ def _read_preview(cell: Cell, root: Path) -> np.ndarray:
     return images
 
 
-def _name_row(cell: Cell, *, with_progress: bool) -> str:
+def name_samples(cell: Cell, *, with_progress: bool = False) -> str:
     """`CT, one step`, and the percentage of training where that differs between rows."""
     progress = [f"{cell.progress} % of training"] if with_progress else []
     return ", ".join([cell.label, _count_steps(cell.sampler), *progress])
@@ -74,7 +73,7 @@ def _count_steps(sampler: str) -> str:
     return WORDS.get(count, f"{count} steps")
 
 
-def _draw_rows(rows: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Figure:
+def draw_rows(rows: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Figure:
     """Rows of images [n, H, W, C], each with its name to the left, and footnotes below them."""
     from matplotlib.figure import Figure
 

@@ -269,10 +269,13 @@ def drawn_from(name):
     artefact = ARTEFACTS[name]
     kind, cells = registry.get("artefact", artefact.kind), SUITE.cells(artefact)
     scores = [LAYOUT.score(*cell.samples, cell.protocol.name) for cell in cells]
+    previews = [LAYOUT.preview(*cell.samples) for cell in cells]
+    references = [LAYOUT.images(cell.run.dataset, cell.protocol.reference) for cell in cells]
     files = {
         "nothing": [],
         "scores": scores,
-        "previews": [LAYOUT.preview(*cell.samples) for cell in cells],
+        "previews": previews,
+        "nearest": scores + previews + references,
         "seconds": scores + [LAYOUT.seconds(cell.run.name) for cell in cells],
     }
     pairs = dict.fromkeys((cell.run.dataset, cell.protocol.name) for cell in cells if kind.baseline)
