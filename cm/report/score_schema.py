@@ -37,7 +37,7 @@ class Content:
     seconds: Object = field(default_factory=dict)
     quantization: str | None = None
     nfe: Count | None = None
-    blocks: list[Object] = field(default_factory=list)
+    blocks: tuple[Object, ...] = ()
     nearest: Object = field(default_factory=dict)
 
 
@@ -54,9 +54,9 @@ class _Protocol:
 
 @dataclass(frozen=True)
 class _Nearest:
-    places: list[Annotated[int, at_least(0), at_most(10**12)]]
-    distances: list[Distance]
-    spacings: list[Distance]
+    places: tuple[Annotated[int, at_least(0), at_most(10**12)], ...]
+    distances: tuple[Distance, ...]
+    spacings: tuple[Distance, ...]
 
 
 @dataclass(frozen=True)
