@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from cm.config import Artefact, Suite
 
 OF_PAIRS = (
-    "[ ] is the 95 % interval of the mean difference between runs of the same seed (Student's t, {} seeds); one that "
-    "holds 0 shows no effect."
+    "{} 95 % interval of the mean difference between runs of the same seed (Student's t, {} seeds); one that "
+    "holds 0 is compatible with no effect."
 )
+LINEAR = 20  # per cent up to which the axis of changes is linear
 FIRST = "The first setting of a line is its reference; all other settings of the line are the same in both."
 
 
@@ -81,8 +82,9 @@ def differences(suite: Suite, artefact: Artefact, root: Path) -> tuple[DataFrame
     """
     found = scores.load(suite, artefact, root)
     pairs = _pair(found, artefact)
-    notes = [FIRST, *_explain_interval(pairs), *footnotes.of_differences(found)]
-    return table([_row(pair) for pair in pairs], notes), _draw(pairs, [*notes, *footnotes.of_origin(artefact)])
+    of_all = footnotes.of_differences(found)
+    drawn = _draw(pairs, [FIRST, *_explain_interval(pairs, "Bars are the"), *of_all, *footnotes.of_origin(artefact)])
+    return table([_row(pair) for pair in pairs], [FIRST, *_explain_interval(pairs, "[ ] is the"), *of_all]), drawn
 
 
 def _pair(found: Sequence[Score], artefact: Artefact) -> list[Difference]:
@@ -119,9 +121,10 @@ def _describe(score: Score) -> str:
     return ", ".join(f"{key} {format_setting(value)}" for key, value in score.varied.items()) or score.sampler
 
 
-def _explain_interval(pairs: Sequence[Difference]) -> list[str]:
-    counts = {len(pair.reference) for pair in pairs}
-    return [OF_PAIRS.format(" or ".join(map(str, sorted(counts))))] if max(counts) > 1 else []
+def _explain_interval(pairs: Sequence[Difference], marks: str) -> list[str]:
+    """What the interval is, which all lines have or none. `marks`: `Bars are the`, or the sign of a table."""
+    count = len(pairs[0].reference)
+    return [OF_PAIRS.format(marks, count)] if count > 1 else []
 
 
 def _draw(pairs: Sequence[Difference], notes: Sequence[str]) -> Figure:
@@ -130,7 +133,7 @@ def _draw(pairs: Sequence[Difference], notes: Sequence[str]) -> Figure:
 
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 1.3 + 0.32 * len(pairs)), layout="constrained")
+    figure = Figure(figsize=(8.4, 1.3 + 0.32 * len(pairs)), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color="#e0e0e0", linewidth=0.6)
@@ -143,8 +146,11 @@ def _draw(pairs: Sequence[Difference], notes: Sequence[str]) -> Figure:
         axes.errorbar(100 * change / level, place, xerr=bars, fmt="o", color=COLOURS[0], capsize=3, markersize=5.5)
     axes.set_yticks(range(len(pairs)), [f"{pair.label}: {pair.words[1]}" for pair in pairs], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xscale("symlog", linthresh=20)
-    axes.set_xlabel(f"change of {pairs[0].reference[0].title('fid')} (%)")
+    axes.set_xscale("symlog", linthresh=LINEAR)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel(
+        f"change of {pairs[0].reference[0].title('fid')} (%), to scale up to {LINEAR} %, logarithmic beyond"
+    )
     lines = [textwrap.fill(note, 120) for note in notes]
     figure.supxlabel("\n".join(lines), fontsize=7, color=GREY)
     return figure

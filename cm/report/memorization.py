@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from cm.report.scores import Score
 
 Columns = Annotated[int, at_least(1), at_most(PREVIEW_COUNT)]
-NEAREST = (
-    "Below each sample is the training image nearest to it in the space of features; of the first {} samples those "
-    "are shown whose distance to it is the smallest part of its own distance to the nearest other training image."
+NOTES = (
+    "Below each sample is the training image that is nearest to it in the space of features.",
+    "Of the first {} samples those come first that are most like copies: whose distance to that image is",
+    "the smallest part (the numbers) of its own distance to the nearest other training image.",
+    "Where that part is below 1, a sample is taken for a copy (Alaa et al. 2022).",
 )
-COPIES = "A sample is taken for a copy where that part is below 1 (Alaa et al. 2022)."
 
 
 @report.kind("memorization", form="figure", needs="nearest", options={"columns": Columns})
@@ -41,8 +42,8 @@ def memorization(suite: Suite, artefact: Artefact, root: Path) -> Figure:
             _read_nearest(cell, score, root, chosen),
         ]
         names += [pictures.name_samples(cell), f"nearest, {_describe_parts(score, chosen)}"]
-    notes = [NEAREST.format(len(found[0].nearest["places"])), COPIES, *footnotes.of_origin(artefact)]
-    return pictures.draw_rows(rows, names, notes)
+    notes = [note.format(len(found[0].nearest["places"])) for note in NOTES]
+    return pictures.draw_rows(rows, names, [*notes, *footnotes.of_origin(artefact)])
 
 
 def _choose(score: Score, columns: int) -> np.ndarray:

@@ -33,20 +33,21 @@ class Inception(nn.Module):
         self.body = nn.Sequential(_layers())
         self.fc = nn.Linear(self.width, CLASSES, bias=False) if logits else None
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The features of images [B, C, H, W] in 0..255: pooled [B, 2048], logits [B, 1008], and spatial [B, 2023].
+    def forward(self, images: Tensor) -> tuple[Tensor | None, ...]:
+        """The pool features [B, 2048] and the logits [B, 1008] without bias, for images [B, C, H, W] in 0..255.
 
-        The logits have no bias, and are None without the last layer. The spatial features are those of sFID (Nash et
-        al. 2021) as ADM's evaluator has them, place by place; None if they are not wanted.
+        The logits are None without the last layer. If they are wanted, the spatial features [B, 2023] follow, those of
+        sFID (Nash et al. 2021) as ADM's evaluator has them: channels of each place, place by place.
         """
         centred = (self.resize(images, self.size) - self.centre) / self.centre
-        x, spatial = centred.contiguous(memory_format=torch.channels_last), None
+        x, spatial = centred.contiguous(memory_format=torch.channels_last), []
         for name, layer in self.body.named_children():
             if self.spatial and name == SPATIAL_LAYER:
-                spatial = layer.get_submodule("branch1x1")(x)[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+                channels = layer.get_submodule("branch1x1")(x)[:, :SPATIAL_CHANNELS]
+                spatial.append(channels.permute(0, 2, 3, 1).flatten(1))
             x = layer(x)
         features = x.flatten(1)
-        return features, None if self.fc is None else self.fc(features), spatial
+        return features, None if self.fc is None else self.fc(features), *spatial
 
     def fuse(self) -> None:
         """Merge batch norms into the convolutions before them: the same function in a tenth less time."""
