@@ -25,6 +25,7 @@ OF_PAIRS = (
     "{} 95 % interval of the mean difference between runs of the same seed (Student's t, {} seeds); one that "
     "holds 0 is compatible with no effect."
 )
+TICKS = (-100, -50, -20, -10, 0, 10, 20, 50, 100, 200, 500, 1000)  # per cent
 LINEAR = 20  # per cent up to which the axis of changes is linear
 FIRST = "The first setting of a line is its reference; all other settings of the line are the same in both."
 
@@ -133,7 +134,7 @@ def _draw(pairs: Sequence[Difference], notes: Sequence[str]) -> Figure:
 
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.4, 1.3 + 0.32 * len(pairs)), layout="constrained")
+    figure = Figure(figsize=(8.4, 2.0 + 0.32 * len(pairs)), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color="#e0e0e0", linewidth=0.6)
@@ -145,8 +146,10 @@ def _draw(pairs: Sequence[Difference], notes: Sequence[str]) -> Figure:
         bars = [[100 * (change - low) / level], [100 * (high - change) / level]]
         axes.errorbar(100 * change / level, place, xerr=bars, fmt="o", color=COLOURS[0], capsize=3, markersize=5.5)
     axes.set_yticks(range(len(pairs)), [f"{pair.label}: {pair.words[1]}" for pair in pairs], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(pairs) - 0.5, -0.5)
     axes.set_xscale("symlog", linthresh=LINEAR)
+    low, high = axes.get_xlim()
+    axes.set_xticks([tick for tick in TICKS if low <= tick <= high])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(
         f"change of {pairs[0].reference[0].title('fid')} (%), to scale up to {LINEAR} %, logarithmic beyond"
