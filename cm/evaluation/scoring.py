@@ -156,11 +156,11 @@ def _score_blocks(images: Images, reference: Features, setup: _Setup) -> About:
 
 def _mean_of_blocks(blocks: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     """The mean of each metric, None for one that is unavailable."""
-    columns = {name: [block[name] for block in blocks] for name in blocks[0]}
-    return {name: _mean(values) for name, values in columns.items()}
+    return {name: _mean(name, blocks) for name in blocks[0]}
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean(name: str, blocks: Sequence[Mapping[str, float | None]]) -> float | None:
+    values = [block[name] for block in blocks]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
 

@@ -107,7 +107,7 @@ def _identify(score: Score) -> Hashable:
 def _row(pair: Difference) -> dict[str, Any]:
     heading = pair.reference[0].heading("fid")
     difference, interval = scores.mean_and_deviation(pair.values)[0], pair.interval
-    before, after = ([score["fid"] for score in group] for group in (pair.reference, pair.changed))
+    before, after = _distances(pair.reference), _distances(pair.changed)
     row: dict[str, Any] = {"difference": pair.label}
     for name, words, values in zip(("reference", "changed"), pair.words, (before, after), strict=True):
         mean, deviation = scores.mean_and_deviation(values)
@@ -116,6 +116,10 @@ def _row(pair: Difference) -> dict[str, Any]:
     if interval:
         row |= {f"change{LOW}": interval[0], f"change{HIGH}": interval[1]}
     return {**row, "change (%)": 100 * difference / scores.mean_and_deviation(before)[0], "seeds": len(before)}
+
+
+def _distances(group: Sequence[Score]) -> list[float]:
+    return [score["fid"] for score in group]
 
 
 def _describe(score: Score) -> str:
@@ -140,7 +144,7 @@ def _draw(pairs: Sequence[Difference], notes: Sequence[str]) -> Figure:
     axes.grid(axis="x", color="#e0e0e0", linewidth=0.6)
     axes.axvline(0, color="#888888", linewidth=1.0, linestyle="--", zorder=1)
     for place, pair in enumerate(pairs):
-        level, _ = scores.mean_and_deviation([score["fid"] for score in pair.reference])
+        level, _ = scores.mean_and_deviation(_distances(pair.reference))
         change, _ = scores.mean_and_deviation(pair.values)
         low, high = pair.interval or (change, change)
         bars = [[100 * (change - low) / level], [100 * (high - change) / level]]
