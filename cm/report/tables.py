@@ -103,11 +103,9 @@ def _measure(group: Sequence[Score], at_infinity: bool) -> Row:
 
 def _values(group: Sequence[Score], metric: str) -> list[float | None]:
     """The metric of each seed; for a single seed that was scored in blocks, that of each block."""
-    if metric in group[0].unavailable:
-        return [None]
-    if len(group) == 1 and group[0].blocks:
+    if len(group) == 1 and group[0].blocks and metric not in group[0].unavailable:
         return list(group[0].block_values(metric))
-    return [score[metric] for score in group]
+    return [None if metric in score.unavailable else score[metric] for score in group]
 
 
 def _baseline_row(label_column: str, baseline: Score, at_infinity: bool) -> Row:
