@@ -25,6 +25,7 @@ from cm.diffusion.perceptual import FeatureDistance, PerceptualDistance
 from cm.errors import UserError
 from cm.evaluation import pretrained
 from cm.evaluation.extractors import Extractor
+from cm.evaluation.metrics import needs_spatial_features
 from cm.methods.base import Objective
 from cm.training.plan import Plan
 from cm.utils import fetch, files, provenance
@@ -198,7 +199,8 @@ def load_extractor(protocol: Protocol, path: Path | None, shape: tuple[int, int,
     """
     path = path or _find_extractor(protocol)
     if "weights" in native.description(path):
-        extractor = pretrained.load_extractor(path, resizer=protocol.resizer)
+        spatial = needs_spatial_features(protocol.metrics)
+        extractor = pretrained.load_extractor(path, resizer=protocol.resizer, spatial=spatial)
     else:
         extractor = _classifier_extractor(path, shape, protocol.resizer)
     if extractor.name != protocol.extractor:

@@ -1,4 +1,4 @@
-"""Made-up results: score files, previews and training seconds of every cell of a suite."""
+"""Made-up results: score files, previews, real images and training seconds of every cell of a suite."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ PROTOCOL = {
     "metrics": ["fid", "inception_score", "precision", "recall"],
 }
 HALVES = {"images": 449, "metrics": {"fid": 0.05, "inception_score": None, "precision": 0.85, "recall": 0.95}}
+NEAREST = {  # of the 64 samples of a preview; those in the middle are most like copies
+    "places": list(range(64)),
+    "distances": [1.0 + abs(index - 32) for index in range(64)],
+    "spacings": [2.0] * 64,
+}
 NO_LOGITS = "the weights of the extractor have no logits"
 
 
@@ -62,7 +67,7 @@ def fid_of(cell: config.Cell) -> float:
 
 
 def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
-    """Scores, previews and training seconds of every cell of a suite."""
+    """Scores, previews, real images and training seconds of every cell of a suite."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
     for artefact in (*suite.artefacts.values(), *suite.ablations.values()):
         for cell in suite.cells(artefact):
@@ -71,7 +76,7 @@ def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
                 continue
             nfe = config.parse_sampler(cell.sampler).evaluations
             protocol = {"protocol": {**PROTOCOL, "name": cell.protocol.name}}
-            about = {"run": cell.run.name, "sampler": cell.sampler, "nfe": nfe, **protocol}
+            about = {"run": cell.run.name, "sampler": cell.sampler, "nfe": nfe, "nearest": NEAREST, **protocol}
             write(scores.score_path(cell, root), content(fid(cell), **about))
             fake_baseline(root, cell, protocol)
             if cell.sampler.startswith("search"):
@@ -79,6 +84,9 @@ def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
             image = Path(Layout(str(root)).preview(*cell.samples))
             image.parent.mkdir(parents=True, exist_ok=True)
             np.save(image, noise)
+            real = Path(Layout(str(root)).images(cell.run.dataset, "train"))
+            real.parent.mkdir(parents=True, exist_ok=True)
+            np.save(real, noise)
             write(Path(Layout(str(root)).seconds(cell.run.name)), {"wall": 10.0 + cell.run.seed, "processor": 20.0})
     return root
 

@@ -86,7 +86,7 @@ def featurize(
 def score(images: Path, comparison: Comparison, *, out: Path, extraction: ExtractionOptions) -> None:
     """Score images against real images by a protocol.
 
-    Computes the metrics of the protocol: FID, KID, precision, recall, Inception Score.
+    Computes the metrics of the protocol, such as FID, KID, precision and recall.
 
     IMAGES is a folder, a zip, a .npz or a .npy of 8-bit images; arrays are [N, H, W, C].
     """

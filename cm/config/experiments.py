@@ -253,7 +253,7 @@ class Experiments:
 
     def sample_count(self, run: Run) -> int:
         """How many samples a model of the run is scored by: the most that any of its protocols asks for."""
-        return run.evaluation.samples or max(self.protocol(name).samples for name in run.evaluation.protocol)
+        return run.evaluation.samples or max(self.protocol(name).total_samples for name in run.evaluation.protocol)
 
     def quantization(self, run: Run) -> Quantization:
         """How the samples of a run are quantized: as those of its protocols say that prescribe it.

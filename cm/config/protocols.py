@@ -27,9 +27,10 @@ class Protocol:
     code, or `round` as EDM; without it, samples of either are scored. `reference`: the split of real images that
     samples are compared with. `statistics`: a file, beside the protocol's, with the mean and covariance of the
     reference features, which are then not computed. `samples`: how many samples a score is of. `reference_images`: how
-    many reference images precision, recall and KID compare with. `precision` of the extractor's network: `float32`, or
-    the type of autocast, whose features compare only with each other. `metrics`: what is computed. `file`: the path of
-    the file.
+    many reference images the metrics that compare single images compare with. `blocks`: how many blocks of `samples`
+    samples are scored one by one; the score is their mean and has the value of each, whose minimum EDM reports of 3.
+    `precision` of the extractor's network: `float32`, or the type of autocast, whose features compare only with each
+    other. `metrics`: what is computed. `file`: the path of the file.
     """
 
     name: str
@@ -41,12 +42,19 @@ class Protocol:
     statistics: Annotated[str, plain_name("statistics file")] | None = None
     samples: Annotated[int, at_least(2), at_most(10**7)] = 50_000
     reference_images: Annotated[int, at_least(4), at_most(10**7)] = 10_000
+    blocks: Annotated[int, at_least(1), at_most(100)] = 1
     precision: Precision = "float32"
     file: Path = dataclasses.field(default=Path(), compare=False)
 
     def settings(self) -> dict[str, Any]:
-        """All settings as plain data, as score files carry them."""
-        return {key: value for key, value in to_plain(self).items() if key != "file"}
+        """All settings as plain data, as score files carry them; a single block, the default, is left out."""
+        omitted = ("file", "blocks") if self.blocks == 1 else ("file",)
+        return {key: value for key, value in to_plain(self).items() if key not in omitted}
+
+    @property
+    def total_samples(self) -> int:
+        """The samples of all blocks together."""
+        return self.samples * self.blocks
 
     @property
     def statistics_file(self) -> Path | None:

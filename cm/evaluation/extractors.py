@@ -17,9 +17,9 @@ class Extractor:
 
     `name`: the name of the pretrained weights, or the run of a classifier. `width`: the number D of features of an
     image. `preprocess`: turns images, uint8 [B, H, W, C], into the input of the network; it runs on the processor and
-    must be safe to call from several threads. `network`: a module that returns features [B, D] in float32, and logits
-    [B, K] or None. `sha256`: the digest of the weights, which score files record. `precision`: `float32`, or the type
-    of autocast.
+    must be safe to call from several threads. `network`: a module that returns features [B, D] in float32, logits [B,
+    K] or None, and, if it has them and they are wanted, spatial features [B, S]. `sha256`: the digest of the weights,
+    which score files record. `precision`: `float32`, or the type of autocast.
     """
 
     name: str

@@ -55,17 +55,26 @@ class Compute:
 
 
 def extract(extractor: Extractor, images: Images, compute: Compute) -> Features:
-    """The features [N, D] of images and, if the extractor has them, their logits [N, K], in the order of the images."""
-    parts = list(_batches(extractor, images, compute))
-    found, *logits = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Features(found, logits[0] if logits else None)
+    """The features [N, D] of images, and what else the extractor has.
+
+    That is the logits [N, K], in the order of the images, and the moments of the spatial features.
+    """
+    found, logits, spatial = [], [], RunningMoments()
+    for outputs in _batches(extractor, images, compute):
+        found.append(outputs.features)
+        if outputs.logits is not None:
+            logits.append(outputs.logits)
+        if outputs.spatial is not None:
+            spatial.add(outputs.spatial)
+    return Features(np.concatenate(found), np.concatenate(logits) if logits else None, spatial=_result_of(spatial))
 
 
 def extract_to_file(path: Path, extractor: Extractor, images: Images, compute: Compute) -> Features:
     """The features [N, D] of images, in a .npy file that is mapped instead of read; memory holds one batch of them."""
     with files.create_array(path, (len(images), extractor.width), np.float32) as features:
         done = 0
-        for found, *_ in _batches(extractor, images, compute):
+        for outputs in _batches(extractor, images, compute):
+            found = outputs.features
             features[done : done + len(found)] = found
             done += len(found)
     return Features(np.load(path, mmap_mode="r"))
@@ -107,7 +116,8 @@ def extract_kept(
     if not path.is_file():
         places = np.concatenate(_kept_places(len(images), keep))
         files.write_arrays(path, features=extract(extractor, images.subset(places), compute).features)
-    return Features(npy.read_arrays(path)["features"])
+    kept = npy.read_arrays(path)["features"]
+    return Features(kept, places=np.concatenate(_kept_places(len(images), len(kept))))
 
 
 def summarize_halves(
@@ -120,9 +130,9 @@ def summarize_halves(
     half, kept = _assign(len(images), keep)
     running = _RunningHalves(npy.read_arrays(state) if state and state.is_file() else {})
     saved = time.monotonic()
-    for found, *_ in _batches(extractor, images, compute, running.done):
-        places = slice(running.done, running.done + len(found))
-        running.add(found, half[places], kept[places])
+    for outputs in _batches(extractor, images, compute, running.done):
+        places = slice(running.done, running.done + len(outputs.features))
+        running.add(outputs, half[places], kept[places])
         if state and time.monotonic() - saved > SAVE_INTERVAL:
             files.write_arrays(state, **running.state())
             saved = time.monotonic()
@@ -132,15 +142,20 @@ def summarize_halves(
 def write(path: Path, features: Features, about: Mapping[str, Any]) -> None:
     """Write a summary as .npz, with its description, which must be representable in JSON."""
     mean, covariance = features.moments()
-    description = np.array(json.dumps(about))
-    files.write_arrays(path, features=features.features, mean=mean, covariance=covariance, about=description)
+    arrays = {"features": features.features, "mean": mean, "covariance": covariance}
+    if features.spatial is not None:
+        arrays |= dict(zip(reference.SPATIAL["summary"], features.spatial, strict=True))
+    if features.places is not None:
+        arrays["places"] = features.places
+    files.write_arrays(path, **arrays, about=np.array(json.dumps(about)))
 
 
 def read(path: Path) -> tuple[Features, dict[str, Any]]:
     """A summary that `write` wrote, or published statistics, and its description; UserError for another file."""
     found = reference.read(path)
     features = np.empty((0, len(found.mean)), np.float32) if found.features is None else found.features
-    return Features(features, fitted=(found.mean, found.covariance)), found.about
+    moments = (found.mean, found.covariance)
+    return Features(features, fitted=moments, spatial=found.spatial, places=found.places), found.about
 
 
 def _cache_path(identity: Mapping[str, Any]) -> Path:
@@ -154,9 +169,10 @@ def _cache_path(identity: Mapping[str, Any]) -> Path:
 
 @dataclass
 class _Half:
-    """The moments of the images of one half so far, and the features that are kept of it."""
+    """The moments of the images of one half so far, those of the spatial features, and the features that are kept."""
 
-    moments: RunningMoments
+    moments: RunningMoments = field(default_factory=RunningMoments)
+    spatial: RunningMoments = field(default_factory=RunningMoments)
     kept: list[np.ndarray] = field(default_factory=list)
 
 
@@ -167,12 +183,14 @@ class _RunningHalves:
         self.done = int(state.get("done", 0))
         self._halves = [_restore_half(state, name) for name in HALVES]
 
-    def add(self, features: np.ndarray, half: np.ndarray, kept: np.ndarray) -> None:
-        """Add features [n, D], with the half (0 or 1) that each image belongs to, and whether it is kept."""
+    def add(self, outputs: _Outputs, half: np.ndarray, kept: np.ndarray) -> None:
+        """Add the outputs of n images, with the half (0 or 1) that each belongs to, and whether it is kept."""
         for which, own in enumerate(self._halves):
-            own.moments.add(features[half == which])
-            own.kept.append(features[(half == which) & kept])
-        self.done += len(features)
+            own.moments.add(outputs.features[half == which])
+            if outputs.spatial is not None:
+                own.spatial.add(outputs.spatial[half == which])
+            own.kept.append(outputs.features[(half == which) & kept])
+        self.done += len(outputs.features)
 
     def state(self) -> dict[str, np.ndarray]:
         """The arrays from which another instance continues."""
@@ -180,17 +198,28 @@ class _RunningHalves:
         for name, half in zip(HALVES, self._halves, strict=True):
             arrays[f"{name}_kept"] = np.concatenate(half.kept)
             arrays |= {f"{name}_{key}": value for key, value in half.moments.state().items()}
+            arrays |= {f"{name}_spatial_{key}": value for key, value in half.spatial.state().items()}
         return arrays
 
     def result(self, which: int) -> Features:
         """The moments and the kept features of the half `which`, 0 or 1."""
         half = self._halves[which]
-        return Features(np.concatenate(half.kept), fitted=half.moments.result())
+        return Features(np.concatenate(half.kept), fitted=half.moments.result(), spatial=_result_of(half.spatial))
 
 
 def _restore_half(state: Mapping[str, np.ndarray], name: str) -> _Half:
-    own = {key.removeprefix(f"{name}_"): value for key, value in state.items() if key.startswith(f"{name}_")}
-    return _Half(RunningMoments(own), [own["kept"]]) if own else _Half(RunningMoments())
+    own = _below(state, f"{name}_")
+    return _Half(RunningMoments(own), RunningMoments(_below(own, "spatial_")), [own["kept"]]) if own else _Half()
+
+
+def _below(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names start with a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _result_of(running: RunningMoments) -> tuple[np.ndarray, np.ndarray] | None:
+    """The mean and the covariance, None if nothing was added."""
+    return None if running.is_empty else running.result()
 
 
 def _compare_halves(halves: tuple[Features, Features], total: int, names: Sequence[str]) -> dict[str, Any]:
@@ -203,7 +232,14 @@ def _compare_halves(halves: tuple[Features, Features], total: int, names: Sequen
 def _join_halves(halves: Sequence[Features], total: int) -> Features:
     counts = (total // 2, total - total // 2)
     parts = [(count, *half.moments()) for count, half in zip(counts, halves, strict=True)]
-    return Features(np.concatenate([half.features for half in halves]), fitted=pool_moments(parts))
+    spatial = [(count, *half.spatial) for count, half in zip(counts, halves, strict=True) if half.spatial is not None]
+    kept = np.concatenate([half.features for half in halves])
+    return Features(
+        features=kept,
+        fitted=pool_moments(parts),
+        spatial=pool_moments(spatial) if spatial else None,
+        places=np.concatenate(_kept_places(total, len(kept))),
+    )
 
 
 def _random_order(total: int) -> np.ndarray:
@@ -228,18 +264,27 @@ def _assign(total: int, keep: int) -> tuple[np.ndarray, np.ndarray]:
 # ---- batches through the network ------------------------------------------------------------------------------------
 
 
-def _batches(extractor: Extractor, images: Images, compute: Compute, start: int = 0) -> Iterator[list[np.ndarray]]:
-    """The features, and the logits if there are any, of each batch, from the image `start` on."""
+@dataclass(frozen=True)
+class _Outputs:
+    """What an extractor returns for n images: features [n, D], logits [n, K] and spatial features [n, S]."""
+
+    features: np.ndarray
+    logits: np.ndarray | None = None
+    spatial: np.ndarray | None = None
+
+
+def _batches(extractor: Extractor, images: Images, compute: Compute, start: int = 0) -> Iterator[_Outputs]:
+    """The outputs for each batch, from the image `start` on."""
     progress = ProgressBar("features", len(images), start=start, unit="images")
     batches = images.batches(compute.batch, compute.workers, start)
     inputs = map_in_order(extractor.preprocess, batches, compute.workers)
     for outputs in _forward(extractor, inputs, compute.devices):
         yield outputs
-        progress.update(len(outputs[0]))
+        progress.update(len(outputs.features))
     progress.close()
 
 
-def _forward(extractor: Extractor, inputs: Iterator[Tensor], devices: Sequence[str]) -> Iterator[list[np.ndarray]]:
+def _forward(extractor: Extractor, inputs: Iterator[Tensor], devices: Sequence[str]) -> Iterator[_Outputs]:
     """The outputs for each input, in order, without TF32, which would change the third decimal of FID.
 
     All threads share the switch of TF32, so it is not set in each of them.
@@ -249,7 +294,12 @@ def _forward(extractor: Extractor, inputs: Iterator[Tensor], devices: Sequence[s
         yield from map_on_devices(compute, extractor.network, inputs, devices)
 
 
-def _outputs(precision: str, network: Network, device: torch.device, x: Tensor) -> list[np.ndarray]:
-    """The outputs of the network that are not None."""
+def _outputs(precision: str, network: Network, device: torch.device, x: Tensor) -> _Outputs:
+    """The outputs of the network, in float32."""
     with torch.inference_mode(), autocast(device, precision):
-        return [part.float().cpu().numpy() for part in network(x.to(device)) if part is not None]
+        features, *others = network(x.to(device))
+        return _Outputs(_to_numpy(features), *(None if part is None else _to_numpy(part) for part in others))
+
+
+def _to_numpy(part: Tensor) -> np.ndarray:
+    return part.float().cpu().numpy()

@@ -20,18 +20,23 @@ from cm.errors import UserError
 BLOCK = 1024  # rows that are summed at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """What an extractor returns for a set of images.
 
     `features` [N, D], float32: what all metrics but the Inception Score compare. `logits` [N, K]: what the Inception
     Score is computed from; None if the extractor has none. `fitted`: the mean [D] and the covariance [D, D] of a larger
-    set, of which the N images are a part. Raises UserError for features or logits that are not finite.
+    set, of which the N images are a part. `spatial`: the mean [S] and the covariance [S, S] of the spatial features of
+    the same images as the moments, None if the extractor has none or they are not wanted. `places` [N]: the places of
+    the N images in the larger set, None if they are unknown. Raises UserError for features or logits that are not
+    finite.
     """
 
     features: np.ndarray
     logits: np.ndarray | None = None
     fitted: tuple[np.ndarray, np.ndarray] | None = None
+    spatial: tuple[np.ndarray, np.ndarray] | None = None
+    places: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for array in (self.features, self.logits):
@@ -69,6 +74,11 @@ class RunningMoments:
             "sum": self._sum,
             "products": self._products,
         }
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no features have been added yet."""
+        return not (self.count or self._waiting)
 
     def add(self, features: np.ndarray) -> None:
         """Add the features [n, D] of further images."""

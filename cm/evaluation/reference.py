@@ -4,14 +4,15 @@ Other projects publish such files, as .npz, and these forms are read:
 
     clean-fid or EDM   mu [D], sigma [D, D]
     clean-fid KID      feats [N, D], from which both are computed
-    ADM                mu, sigma, arr_0 (some of the images), and mu_s, sigma_s of spatial features, which are not read
+    ADM                mu, sigma, arr_0 (some of the images), and mu_s, sigma_s of spatial features
 
 This suite writes two forms. The *summary* (`features.write`) has mean [D], covariance [D, D], features [n, D] and
-about, a description in JSON. The *packed* form, small enough to be committed, has mean [D], covariance_triangle
-[D (D + 1) / 2], the upper triangle row by row from the diagonal on, both float32, and about. With 2048 features it
-takes 8 MB instead of 34. Rounding to float32 changes FID by less than 1e-8 if there are more images than features. With
-fewer images there are directions without variance, where the square roots of the rounding errors add up, and FID
-changes by up to 1e-3.
+about, a description in JSON; places [n], those of the features in the set of images; and, if the extractor has spatial
+features, spatial_mean [S] and spatial_covariance [S, S]. The *packed* form, small enough to be committed, has mean [D],
+covariance_triangle [D (D + 1) / 2], the upper triangle row by row from the diagonal on, both float32, and about. With
+2048 features it takes 8 MB instead of 34. Rounding to float32 changes FID by less than 1e-8 if there are more images
+than features. With fewer images there are directions without variance, where the square roots of the rounding errors
+add up, and FID changes by up to 1e-3.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ FORMS = {
     "clean-fid or EDM": ("mu", "sigma"),
     "clean-fid KID": ("feats",),
 }
+SPATIAL = {"summary": ("spatial_mean", "spatial_covariance"), "ADM": ("mu_s", "sigma_s")}  # where a form may have them
+PLACES = "places"  # of the single images of a summary; those of earlier versions have none
 UNREAD = "arr_0"  # the images of ADM's files, which the mean and the covariance do not need
 PICKLE = ".pkl"
 TOLERANCE = 1e-6  # relative to the largest entry: for asymmetry of a covariance, and for variances below zero
@@ -46,13 +49,17 @@ class Statistics:
     """The content of a file: `mean` [D] and `covariance` [D, D], float64, and what else it has.
 
     `features` [n, D], float32: the features of single images, None if the file has none. `about`: the description of
-    what the statistics are of; for files of other projects the file name, form and digest.
+    what the statistics are of; for files of other projects the file name, form and digest. `spatial`: the mean [S] and
+    the covariance [S, S] of the spatial features, None if the file has none. `places` [n]: the places of the single
+    images in the set, None if the file does not say.
     """
 
     mean: np.ndarray
     covariance: np.ndarray
     features: np.ndarray | None
     about: dict[str, Any]
+    spatial: tuple[np.ndarray, np.ndarray] | None = None
+    places: np.ndarray | None = None
 
 
 def is_statistics(path: Path | str) -> bool:
@@ -79,12 +86,16 @@ def read(path: Path | str) -> Statistics:
     if form is None:
         known = "; ".join(f"{', '.join(needed)} ({of})" for of, needed in FORMS.items())
         raise UserError(f"{path} has no statistics but {', '.join(names) or 'nothing'}; known: {known}")
-    arrays = npy.read_arrays(path, [name for name in FORMS[form] if name != UNREAD])
+    arrays = npy.read_arrays(path, _select_arrays(form, names))
+    places = arrays.pop(PLACES, None)
     about = _parse_about(path, arrays.pop("about")) if "about" in arrays else _describe_file(path, form)
     for name, array in arrays.items():
         _check_numbers(array, f"{path}, {name}")
     mean, covariance = _check_moments(*_find_moments(path, arrays), path)
-    return Statistics(mean, covariance, _find_features(path, arrays, len(mean)), about)
+    pair = [arrays[name] for name in SPATIAL.get(form, ()) if name in arrays]
+    spatial = _check_moments(pair[0], pair[1], path) if pair else None
+    features = _find_features(path, arrays, len(mean))
+    return Statistics(mean, covariance, features, about, spatial, _check_places(path, places, features))
 
 
 def pack(path: Path | str, mean: np.ndarray, covariance: np.ndarray, about: Mapping[str, Any]) -> None:
@@ -104,6 +115,23 @@ def pack(path: Path | str, mean: np.ndarray, covariance: np.ndarray, about: Mapp
 def _recognize(names: Sequence[str]) -> str | None:
     """The first form whose arrays are all among these, None without one."""
     return next((form for form, needed in FORMS.items() if set(needed) <= set(names)), None)
+
+
+def _select_arrays(form: str, names: Sequence[str]) -> list[str]:
+    """The arrays of a file of some form that are read."""
+    pair, places = SPATIAL.get(form, ()), (PLACES,) if form == "summary" and PLACES in names else ()
+    wanted = FORMS[form] + (pair if set(pair) <= set(names) else ()) + places
+    return [name for name in wanted if name != UNREAD]
+
+
+def _check_places(path: Path, places: np.ndarray | None, features: np.ndarray | None) -> np.ndarray | None:
+    """The places as they are; UserError unless they are a whole number, 0 or more, for each single image."""
+    if places is None:
+        return None
+    count = 0 if features is None else len(features)
+    if places.shape != (count,) or places.dtype.kind != "i" or (places < 0).any():
+        raise UserError(f"{path}, {PLACES} must be {count} whole numbers, 0 or more")
+    return places
 
 
 def _describe_file(path: Path, form: str) -> dict[str, str]:

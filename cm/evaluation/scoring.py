@@ -8,15 +8,18 @@ and the number of processor threads with which the features were computed.
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cm.config import Protocol, RunName
+from cm.config.layout import PREVIEW_COUNT
 from cm.errors import UserError
 from cm.evaluation import features, imagesets, metrics, sample_file, uncertainty
 from cm.evaluation import reference as reference_files
@@ -93,9 +96,9 @@ def score_images(
     """The content of the score file of samples.
 
     `samples`: a set of images. If `cm sample` wrote it and it has more images than the protocol asks for, the first
-    `protocol.samples` are scored. `reference`: real images, their summary (`cm featurize`), or published statistics.
-    `make_extractor`: builds the extractor for images of a shape (C, H, W). Raises UserError, before anything is
-    computed, for images, a reference or an extractor that do not fit each other or the protocol.
+    `protocol.total_samples` are scored. `reference`: real images, their summary (`cm featurize`), or published
+    statistics. `make_extractor`: builds the extractor for images of a shape (C, H, W). Raises UserError, before
+    anything is computed, for images, a reference or an extractor that do not fit each other or the protocol.
     """
     started = time.monotonic()
     description = _read_description(samples, protocol)
@@ -103,7 +106,7 @@ def score_images(
     target = open_target(
         reference, images.shape, protocol=protocol, make_extractor=make_extractor, compute=compute, what=str(samples)
     )
-    comparison = _compare(features.extract(target.extractor, images, compute), target.features, protocol)
+    comparison = _score_blocks(images, target, compute)
     seconds = {**description.pop("seconds", {}), "scoring": round(time.monotonic() - started, 3)}
     return {
         **_name_run(description),
@@ -157,8 +160,8 @@ def _read_description(samples: Path, protocol: Protocol) -> About:
 
 def _open_samples(path: Path, protocol: Protocol, *, sampled_here: bool) -> Images:
     images = imagesets.open_images(path)
-    if sampled_here and len(images) > protocol.samples:
-        images = images.subset(slice(protocol.samples))
+    if len(images) > protocol.total_samples and (sampled_here or protocol.blocks > 1):
+        images = images.subset(slice(protocol.total_samples))
     metrics.check_enough_images(len(images), str(path), protocol.metrics)
     return images
 
@@ -176,15 +179,56 @@ def _name_run(description: Mapping[str, Any]) -> dict[str, str | None]:
     return {"dataset": run.dataset, "method": run.method, "variant": run.variant, "sampler": None}
 
 
-def _compare(samples: Features, reference: Features, protocol: Protocol) -> dict[str, Any]:
-    """The metrics of the protocol, the reasons why some are unavailable, and the uncertainty of FID."""
+def _score_blocks(images: Images, target: Target, compute: Compute) -> About:
+    """The comparison of the images with the reference, or the mean of those of the blocks that the protocol asks for.
+
+    The features of one block at a time are in memory, and those of each image are computed once.
+    """
+    protocol, count = target.protocol, min(target.protocol.blocks, len(images) // target.protocol.samples)
+    if count < 2:
+        return _compare(features.extract(target.extractor, images, compute), target.features, protocol)
+    comparisons = []
+    for start in range(0, count * protocol.samples, protocol.samples):
+        block = images.subset(slice(start, start + protocol.samples))
+        found = features.extract(target.extractor, block, compute)
+        comparisons.append(_compare(found, target.features, protocol))
+    blocks = [comparison["metrics"] for comparison in comparisons]
+    return {**comparisons[0], "metrics": _mean_of_blocks(blocks), "uncertainty": {}, "blocks": blocks}
+
+
+def _mean_of_blocks(blocks: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The mean of each metric, None for one that is unavailable."""
+    return {name: _mean(name, blocks) for name in blocks[0]}
+
+
+def _mean(name: str, blocks: Sequence[Mapping[str, float | None]]) -> float | None:
+    values = [block[name] for block in blocks]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def _compare(samples: Features, reference: Features, protocol: Protocol) -> About:
+    """The metrics of the protocol, why some are unavailable, the uncertainty of FID, and the nearest real images."""
     values = metrics.compute_metrics(samples, reference, protocol.metrics)
-    single_images = len(reference.features) > 0
-    missing = metrics.unavailable(protocol.metrics, logits=samples.logits is not None, single_images=single_images)
+    missing = metrics.unavailable(protocol.metrics, samples, reference)
     count, uncertain = len(samples.features), {}
     if "fid" in values:
         uncertain["fid"] = uncertainty.summary(samples, reference, extrapolate=count < protocol.samples)
-    return {"metrics": values, "unavailable": missing, "uncertainty": uncertain, "samples": count}
+    found = {"metrics": values, "unavailable": missing, "uncertainty": uncertain, "samples": count}
+    return found | _find_nearest(samples, reference) if values.get("authenticity") is not None else found
+
+
+def _find_nearest(samples: Features, reference: Features) -> About:
+    """The entry `nearest`: the real image that is nearest to each sample of the preview, where its place is known."""
+    if reference.places is None:
+        return {}
+    found, first = metrics.nearest(samples, reference), slice(PREVIEW_COUNT)
+    columns = {
+        "places": reference.places[found.places[first]],
+        "distances": found.distances[first],
+        "spacings": found.spacings[first],
+    }
+    return {"nearest": {name: column.tolist() for name, column in columns.items()}}
 
 
 # ---- reference ------------------------------------------------------------------------------------------------------
@@ -197,10 +241,10 @@ def _summarize(path: Path, real: Images, setup: _Setup, statistics: Path | None)
     if statistics is None:
         names = setup.protocol.metrics
         return features.summarize(setup.extractor, real, about=about, keep=keep, names=names, compute=setup.compute)
-    fitted, added = _read_moments(statistics, about)
+    given, added = _read_statistics(statistics, about)
     about = {**about, "reference": {**about["reference"], **added}}
     kept = features.extract_kept(setup.extractor, real, about=about, keep=keep, compute=setup.compute)
-    return Features(kept.features, fitted=fitted), about
+    return dataclasses.replace(kept, fitted=(given.mean, given.covariance), spatial=given.spatial), about
 
 
 def _describe_images(path: Path, real: Images) -> About:
@@ -209,8 +253,8 @@ def _describe_images(path: Path, real: Images) -> About:
     return {"split": split, "images": len(real), "sha256": real.sha256()}
 
 
-def _read_moments(path: Path, about: Mapping[str, Any]) -> tuple[Any, About]:
-    """The mean and covariance in a file of statistics, and what the summary records about the file.
+def _read_statistics(path: Path, about: Mapping[str, Any]) -> tuple[reference_files.Statistics, About]:
+    """The content of a file of statistics, and what the summary records about the file.
 
     Raises UserError if the file says that it is of another extractor or of other images.
     """
@@ -222,7 +266,7 @@ def _read_moments(path: Path, about: Mapping[str, Any]) -> tuple[Any, About]:
     added: About = {"statistics": {"file": path.name, "sha256": files.sha256_of(path)}}
     if "split_halves" in theirs:
         added["split_halves"] = theirs["split_halves"]
-    return (found.mean, found.covariance), added
+    return found, added
 
 
 def _read_reference(path: Path, setup: _Setup) -> tuple[Features, About]:
@@ -240,7 +284,7 @@ def _read_reference(path: Path, setup: _Setup) -> tuple[Features, About]:
     images, identity = imagesets.open_images(path), {**setup.identity, **about}
     keep = setup.protocol.reference_images
     kept = features.extract_kept(setup.extractor, images, about=identity, keep=keep, compute=setup.compute)
-    return Features(kept.features, fitted=fitted), about
+    return Features(kept.features, fitted=fitted, spatial=found.spatial), about
 
 
 def _check_comparable(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: Path) -> None:

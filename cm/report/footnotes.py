@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cm.config import Artefact
 
 OVER_SEEDS = "± is the standard deviation over seeds (with n - 1)."
+OVER_BLOCKS = "± is the standard deviation over blocks of samples of one seed (with n - 1)."
 OVER_SAMPLES = "[ ] is a 95 % bootstrap interval over the samples of one seed."
 OVER_REAL_IMAGES = "[ ] is a 95 % bootstrap interval over the real images."
 BIAS = "Chong and Forsyth 2020"
@@ -28,6 +29,7 @@ def of_table(scores: Sequence[Score], baselines: Sequence[Score], *, at_infinity
         *_explain_signs(scores, baselines),
         *_explain_dagger(scores[0], at_infinity),
         *_explain_dashes(scores),
+        *_explain_blocks(scores[0]),
         *_explain_split_halves(split_halves(scores)),
         *_warn_of_small_baselines(scores[0], baselines),
         *_warn_of_mixtures([*scores, *baselines]),
@@ -52,6 +54,11 @@ def of_figure(scores: Sequence[Score], *, marks: str, intervals: bool, baseline:
     ]
 
 
+def of_differences(scores: Sequence[Score]) -> list[str]:
+    """The footnotes of differences between scores."""
+    return [*_warn_of_few_samples(scores[0]), *_warn_of_mixtures(scores), _describe_protocol(scores[0])]
+
+
 def of_origin(artefact: Artefact) -> list[str]:
     """A footnote that says that an artefact is not in the paper, if it is not."""
     return [] if artefact.paper else [NOT_IN_THE_PAPER]
@@ -61,7 +68,12 @@ def of_origin(artefact: Artefact) -> list[str]:
 
 
 def _explain_signs(scores: Sequence[Score], baselines: Sequence[Score]) -> list[str]:
-    """What ± and [ ] are: models of several seeds have a deviation, those of one seed and real images an interval."""
+    """What ± and [ ] are: models of several seeds have a deviation, those of one seed and real images an interval.
+
+    Models of one seed that are scored in several blocks of samples have a deviation over these.
+    """
+    if scores[0].blocks and len({score.seed for score in scores}) == 1:
+        return [OVER_BLOCKS, *([OVER_REAL_IMAGES] if _have_intervals(baselines) else [])]
     if len({score.seed for score in scores}) > 1:
         return [OVER_SEEDS, *([OVER_REAL_IMAGES] if _have_intervals(baselines) else [])]
     return [OVER_SAMPLES] if _have_intervals([*scores, *baselines]) else []
@@ -69,6 +81,17 @@ def _explain_signs(scores: Sequence[Score], baselines: Sequence[Score]) -> list[
 
 def _have_intervals(scores: Sequence[Score]) -> bool:
     return any(score.interval("fid") for score in scores)
+
+
+def _explain_blocks(score: Score) -> list[str]:
+    """What the column of the minimum is."""
+    if not score.blocks:
+        return []
+    count = len(score.blocks)
+    return [
+        f"Each model is scored by {count} blocks of {score.samples} samples from different noise; the column of the "
+        f"minimum has the lowest {score.title('fid')} of the {count}, which EDM reports (Karras et al. 2022)."
+    ]
 
 
 def _explain_dagger(score: Score, at_infinity: bool) -> list[str]:

@@ -44,7 +44,7 @@ def samples(suite: Suite, artefact: Artefact, root: Path) -> Figure:
         raise UserError(f"artefact {artefact.name}: images of {sorted(shapes)} in one figure")
     several = len({cell.progress for cell in cells}) > 1
     names = [name_samples(cell, with_progress=several) for cell in cells]
-    return _draw_rows(rows, names, [SAME_NOISE, *footnotes.of_origin(artefact)])
+    return draw_rows(rows, names, [SAME_NOISE, *footnotes.of_origin(artefact)])
 
 
 def read_preview(path: Path) -> np.ndarray:
@@ -59,7 +59,7 @@ def read_preview(path: Path) -> np.ndarray:
     return images
 
 
-def name_samples(cell: Cell, *, with_progress: bool) -> str:
+def name_samples(cell: Cell, *, with_progress: bool = False) -> str:
     """`CT, one step`, and the percentage of training where that differs between rows."""
     progress = [f"{cell.progress} % of training"] if with_progress else []
     return ", ".join([cell.label, _count_steps(cell.sampler), *progress])
@@ -73,7 +73,7 @@ def _count_steps(sampler: str) -> str:
     return WORDS.get(count, f"{count} steps")
 
 
-def _draw_rows(rows: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Figure:
+def draw_rows(rows: Sequence[np.ndarray], names: Sequence[str], notes: Sequence[str]) -> Figure:
     """Rows of images [n, H, W, C], each with its name to the left, and footnotes below them."""
     from matplotlib.figure import Figure
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ class Score:
 
     `metrics`: None for an unavailable one, whose reason is in `unavailable`. `uncertainty`: from a metric to `low`,
     `high` and `at_infinity`, as far as they were computed. `split_halves`: the metrics of one random half of the
-    reference against the other. `version`: of this package and of those that it uses. `varied`: from setting to value,
-    as the artefact's entry varies them. In a baseline, a score of real images, the fields from `method` on are empty.
+    reference against the other. `blocks`: the metrics of each block of samples, whose mean is in `metrics`; empty for
+    one. `nearest`: for the first samples, the `places` of the nearest real images, the `distances` to them, and their
+    `spacings`, the distances to their own nearest neighbours; empty if they were not looked for. `version`: of this
+    package and of those that it uses. `varied`: from setting to value, as the artefact's entry varies them. In a
+    baseline, a score of real images, the fields from `method` on are empty.
     """
 
     path: Path
@@ -37,6 +40,8 @@ class Score:
     seconds: Mapping[str, float]
     commit: str
     version: str
+    blocks: Sequence[Mapping[str, float | None]] = ()
+    nearest: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     method: str = ""
     variant: str = ""
     varied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -53,6 +58,10 @@ class Score:
         if value is None:
             raise UserError(f"{self.path} has no {metric}: {self.unavailable[metric]}")
         return value
+
+    def block_values(self, metric: str) -> list[float]:
+        """The value of an available metric for each block of samples."""
+        return [value for block in self.blocks if (value := block[metric]) is not None]
 
     def title(self, metric: str) -> str:
         """`FD`, or `FID` for Inception's features."""
@@ -112,4 +121,6 @@ def read_score(path: Path, dataset: str, label: str) -> Score:
         commit=content.commit,
         version=", ".join(f"{name} {number}" for name, number in content.versions.items()),
         nfe=content.nfe or 0,
+        blocks=content.blocks,
+        nearest=content.nearest,
     )

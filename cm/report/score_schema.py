@@ -15,6 +15,7 @@ from cm.config.settings import at_least, at_most
 from cm.errors import UserError
 
 Count = Annotated[int, at_least(1), at_most(10**12)]
+Distance = Annotated[float, at_least(0.0), at_most(1e30)]
 Object = dict[str, Any]
 REQUIRED = ("metrics", "samples", "protocol", "extractor", "reference", "versions", "commit")
 REQUIRED_OF_PROTOCOL = ("name", "samples", "reference", "extractor", "resizer", "quantization")
@@ -36,6 +37,8 @@ class Content:
     seconds: Object = field(default_factory=dict)
     quantization: str | None = None
     nfe: Count | None = None
+    blocks: tuple[Object, ...] = ()
+    nearest: Object = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,13 @@ class _Protocol:
     resizer: str
     quantization: str | None
     statistics: str | None = None
+
+
+@dataclass(frozen=True)
+class _Nearest:
+    places: tuple[Annotated[int, at_least(0), at_most(10**12)], ...]
+    distances: tuple[Distance, ...]
+    spacings: tuple[Distance, ...]
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,10 @@ def check_content(content: object, path: Path) -> Content:
     _check_extractor(path, found.extractor)
     _check_reference(path, found.reference)
     _check_metrics(path, found.metrics, found.unavailable)
+    for block in found.blocks:
+        _check_block(path, block, found)
+    if found.nearest:
+        _check_nearest(path, found.nearest)
     for metric, ends in found.uncertainty.items():
         _check_interval(path, metric, ends)
     check_seconds(path, found.seconds)
@@ -132,6 +146,18 @@ def _check_metrics(path: Path, metrics: Object, unavailable: Iterable[str]) -> N
         known = registry.components("metric").get(name)
         lowest, highest = known.bounds if known else (-math.inf, math.inf)
         _check_number(path, name, value, lowest=lowest, highest=highest)
+
+
+def _check_block(path: Path, block: Object, found: Content) -> None:
+    if block.keys() != found.metrics.keys():
+        raise UserError(f"{path}: a block has the metrics {', '.join(block)}, the score {', '.join(found.metrics)}")
+    _check_metrics(path, block, found.unavailable)
+
+
+def _check_nearest(path: Path, nearest: Object) -> None:
+    columns = check_known(_Nearest, nearest, f"{path}, nearest")
+    if len({len(columns.places), len(columns.distances), len(columns.spacings)}) > 1:
+        raise UserError(f"{path}, nearest: its places, distances and spacings are not of equally many samples")
 
 
 def _check_interval(path: Path, metric: str, ends: Object) -> None:

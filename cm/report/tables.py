@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 AT_INFINITY = " at infinity"
+LOWEST_BLOCK = ", minimum of {} blocks"
 TRAINING_TIME = (
     "Training seconds are the wall-clock time of the steps and of writing the models, over all starts of a training; "
     "core seconds are the time that the processor's cores worked for it, which other processes on the machine hardly "
@@ -89,12 +90,22 @@ def _measure(group: Sequence[Score], at_infinity: bool) -> Row:
     row: Row = {}
     for metric in group[0].metrics:
         heading = group[0].heading(metric)
-        row |= _spread(heading, [None if metric in score.unavailable else score[metric] for score in group])
+        row |= _spread(heading, _values(group, metric))
+        if metric == "fid" and group[0].blocks:
+            lowest = [min(score.block_values(metric)) for score in group]
+            row |= _spread(heading + LOWEST_BLOCK.format(len(group[0].blocks)), lowest)
         interval = group[0].interval(metric) if len(group) == 1 else None
         row |= {heading + LOW: interval[0], heading + HIGH: interval[1]} if interval else {}
         if at_infinity and metric == "fid":
             row |= _spread(heading + AT_INFINITY, [score.at_infinity(metric) for score in group])
     return {**row, "seeds": len(group), "samples": group[0].samples}
+
+
+def _values(group: Sequence[Score], metric: str) -> list[float | None]:
+    """The metric of each seed; for a single seed that was scored in blocks, that of each block."""
+    if len(group) == 1 and group[0].blocks and metric not in group[0].unavailable:
+        return list(group[0].block_values(metric))
+    return [None if metric in score.unavailable else score[metric] for score in group]
 
 
 def _baseline_row(label_column: str, baseline: Score, at_infinity: bool) -> Row:

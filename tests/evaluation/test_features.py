@@ -103,3 +103,36 @@ def test_memory_does_not_grow_with_the_images():
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
     assert peaks[1] < 8000 * 64 * 64 * 3 / 4
+
+
+class Spatial(Places):
+    """As `Places`, with the square and the cosine of the place as spatial features."""
+
+    def forward(self, x):
+        found, _ = super().forward(x)
+        return found, None, torch.stack([found[:, 0] ** 2, found[:, 0].cos()], 1)
+
+
+def test_a_summary_has_the_moments_of_the_spatial_features_of_all_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("CM_CACHE", str(tmp_path))
+    spatial = Extractor("places", 3, PLACES.preprocess, Spatial())
+    place = np.arange(301.0)
+    columns = np.stack([place**2, np.cos(place)])
+    about, names = {"reference": {}}, ["fid", "sfid"]
+    found, described = features.summarize(spatial, Endless(301), about=about, keep=50, names=names, compute=Compute(40))
+    for read in (found, features.extract(spatial, Endless(301), Compute(70))):
+        assert np.allclose(read.spatial[0], columns.mean(1), rtol=1e-6)
+        assert np.allclose(read.spatial[1], np.cov(columns), rtol=1e-5)
+    assert described["reference"]["split_halves"]["metrics"]["sfid"] > 0
+    assert found.places.tolist() == found.features[:, 0].astype(int).tolist()
+
+
+def test_statistics_of_spatial_features_are_read(tmp_path):
+    """ADM's files have them; a file without them has none."""
+    arrays = {"mu": np.zeros(2), "sigma": np.eye(2), "arr_0": np.zeros((1, 2, 2, 3), np.uint8)}
+    np.savez(tmp_path / "VIRTUAL.npz", **arrays, mu_s=np.ones(3), sigma_s=2 * np.eye(3))
+    np.savez(tmp_path / "without.npz", **arrays)
+    found, _ = features.read(tmp_path / "VIRTUAL.npz")
+    assert np.array_equal(found.spatial[0], np.ones(3))
+    assert np.array_equal(found.spatial[1], 2 * np.eye(3))
+    assert features.read(tmp_path / "without.npz")[0].spatial is None

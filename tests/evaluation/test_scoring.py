@@ -76,7 +76,7 @@ def test_a_score_says_everything_that_it_depends_on(place, classifier, train, tm
     assert score["extractor"] == {"name": "digits/classifier/default/seed0", "sha256": files.sha256_of(classifier)}
     assert score["reference"]["sha256"] == files.sha256_of(train)
     assert (score["reference"]["split"], score["reference"]["images"]) == ("train", 899)
-    assert set(score["metrics"]) == {"fid", "kid", "inception_score", "precision", "recall"}
+    assert list(score["metrics"]) == list(config.read_protocol("offline").metrics)
     assert score["unavailable"] == {}
     assert score["seconds"]["sampling"] > 0
     assert score["seconds"]["scoring"] > 0
@@ -252,7 +252,7 @@ def test_a_summary_has_the_metrics_of_one_random_half_against_the_other(classifi
     found, about = features.read(tmp_path / "a.npz")
     halves = about["reference"]["split_halves"]
     assert halves["images"] == 449
-    assert set(halves["metrics"]) == {"fid", "kid", "precision", "recall"}
+    assert set(halves["metrics"]) == set(config.read_protocol("offline").metrics) - {"inception_score"}
     order = np.random.RandomState(0).permutation(899)
     for index, part in enumerate((order[:449], order[449:])):
         files.write_array(tmp_path / f"{index}.npy", np.load(train)[np.sort(part)])
@@ -302,7 +302,8 @@ def test_published_statistics_are_a_reference_for_fid_alone(classifier, train, t
     assert score["metrics"]["fid"] == pytest.approx(own["metrics"]["fid"], rel=1e-9)
     assert score["metrics"]["inception_score"] == own["metrics"]["inception_score"]
     assert score["metrics"]["kid"] is score["metrics"]["precision"] is score["metrics"]["recall"] is None
-    assert set(score["unavailable"]) == {"kid", "precision", "recall"}
+    assert set(score["unavailable"]) == {"kid", "precision", "recall", "density", "coverage", "authenticity"}
+    assert "nearest" not in score
     assert score["reference"]["sha256"] == files.sha256_of(tmp_path / "published.npz")
 
 
@@ -516,3 +517,50 @@ def test_a_reference_with_statistics_and_images_has_every_metric(classifier, tra
     assert score["fid"] == pytest.approx(of_all["fid"], rel=1e-9)
     assert score["fid"] != pytest.approx(of_some["fid"], rel=1e-2)
     assert (score["precision"], score["recall"]) == (of_some["precision"], of_some["recall"])
+
+
+# ---- blocks and nearest images --------------------------------------------------------------------------------------
+
+
+def test_the_score_of_blocks_is_the_mean_of_their_scores(place, classifier, train, tmp_path):
+    """EDM reports the lowest of three FIDs; each is that of its own samples."""
+    model = place / "models/digits/edm/default/seed0/100.safetensors"
+    images = tmp_path / "a.npy"
+    assert main(f"sample --model {model} --sampler ode,solver~heun,steps~3 --count 95 --out {images}".split()) == 0
+    by = protocol(tmp_path, samples=30, blocks=3)
+    score = score_of(images, reference=train, extractor=classifier, protocol=by)
+    assert score["samples"] == 30
+    assert len(score["blocks"]) == 3
+    for index, block in enumerate(score["blocks"]):
+        files.write_array(tmp_path / "block.npy", np.load(images)[30 * index : 30 * (index + 1)])
+        assert score_of(tmp_path / "block.npy", reference=train, extractor=classifier)["metrics"] == block
+    for name, value in score["metrics"].items():
+        assert value == pytest.approx(np.mean([block[name] for block in score["blocks"]]))
+    assert len({block["fid"] for block in score["blocks"]}) == 3
+
+
+def test_a_score_names_the_nearest_training_images(classifier, train, tmp_path):
+    """Of training images these are the images themselves, also where a summary keeps only some of them."""
+    own, images = np.load(train), tmp_path / "a.npy"
+    by = protocol(tmp_path, reference_images=60)
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "f.npz", protocol=by) == 0
+    kept = features.read(tmp_path / "f.npz")[0]
+    assert kept.places.shape == (60,)
+    files.write_array(images, own[kept.places[:40]])
+    score = score_of(images, reference=tmp_path / "f.npz", extractor=classifier, protocol=by)
+    assert score["nearest"]["places"] == kept.places[:40].tolist()
+    assert max(score["nearest"]["distances"]) < min(score["nearest"]["spacings"])
+    assert score["metrics"]["authenticity"] == 0.0
+
+
+def test_a_summary_without_places_is_read(classifier, train, test, tmp_path):
+    """As earlier versions wrote it."""
+    assert run("featurize", train, extractor=classifier, out=tmp_path / "f.npz") == 0
+    arrays = dict(np.load(tmp_path / "f.npz"))
+    arrays.pop("places")
+    np.savez(tmp_path / "old.npz", **arrays)
+    files.write_array(tmp_path / "a.npy", np.load(test))
+    scores = [score_of(tmp_path / "a.npy", reference=tmp_path / f"{n}.npz", extractor=classifier) for n in ("f", "old")]
+    assert scores[0]["metrics"] == scores[1]["metrics"]
+    assert "nearest" in scores[0]
+    assert "nearest" not in scores[1]

@@ -127,7 +127,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     ids=str,
 )
 def test_training_seconds_out_of_range_are_refused(suite, results, tmp_path, seconds):
-    file = next((results / "models/digits/edm").rglob("seconds.json"))
+    file = next((results / "models/digits/edm/default").rglob("seconds.json"))
     before = file.read_text()
     try:
         write(file, seconds)

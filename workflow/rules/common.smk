@@ -318,12 +318,15 @@ def drawn_from(name):
     kind, cells = registry.get("artefact", artefact.kind), SUITE.cells(artefact)
     edited, sampled = [cell for cell in cells if cell.edit], [cell for cell in cells if not cell.edit]
     scores = [LAYOUT.score(*cell.samples, cell.protocol.name) for cell in sampled]
+    previews = [LAYOUT.preview(*cell.samples) for cell in sampled]
+    references = [LAYOUT.images(cell.run.dataset, cell.protocol.reference) for cell in sampled]
     files = {
         "nothing": [],
         "edit previews": [LAYOUT.edit_preview(*cell.edited) for cell in edited],
         "edit scores": [LAYOUT.edit_score(*cell.edited) for cell in edited],
         "scores": scores,
-        "previews": [LAYOUT.preview(*cell.samples) for cell in sampled],
+        "previews": previews,
+        "nearest": scores + previews + references,
         "searches": [LAYOUT.search(*cell.samples) for cell in sampled],
         "seconds": scores + [LAYOUT.seconds(cell.run.name) for cell in cells],
     }

@@ -72,9 +72,10 @@ def _identity(weights: PretrainedWeights, path: Path | str) -> str:
     return weights.tensors_sha256 or files.sha256_of(path)
 
 
-def load_extractor(path: Path | str, resizer: str = "legacy_tensorflow") -> Extractor:
+def load_extractor(path: Path | str, resizer: str = "legacy_tensorflow", *, spatial: bool = False) -> Extractor:
     """The extractor in a file that `write_weights` wrote, for images that `resizer` brings to the network's size.
 
+    `spatial`: whether it also returns spatial features, which of the known networks the Inception has.
     Raises UserError for weights that are not an extractor's, and for a resizer that the extractor does not take.
     """
     tensors, weights = _load(path, [name for name, known in sources.KNOWN.items() if known.resizers])
@@ -85,6 +86,7 @@ def load_extractor(path: Path | str, resizer: str = "legacy_tensorflow") -> Extr
     _freeze(network, tensors, path, "cpu")
     if name == "inception":
         network.fuse()
+        network.spatial = spatial
     preprocess = functools.partial(registry.get("resizer", resizer).host, size=network.size)
     return Extractor(name, network.width, preprocess, network, _identity(weights, path))
 

@@ -92,8 +92,8 @@ def images(count: int = 2, size: int = 32) -> np.ndarray:
     return np.where(np.arange(count)[:, None, None, None] % 2, ramp, noise).astype(np.uint8)
 
 
-def of(extractor: Extractor, pixels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Features and logits of images [B, C, H, W]."""
+def of(extractor: Extractor, pixels: np.ndarray) -> tuple[torch.Tensor | None, ...]:
+    """Features, logits and, if wanted, spatial features of images [B, C, H, W]."""
     with torch.inference_mode():
         return extractor.network(extractor.preprocess(pixels.transpose(0, 2, 3, 1)))
 
@@ -152,6 +152,19 @@ def test_inception_agrees_with_torch_fidelity_on_features_and_logits(fidelity_fi
     got = of(pretrained.load_extractor(tmp_path / "inception.safetensors"), images())
     for mine, other in zip(got, want, strict=True):
         torch.testing.assert_close(mine, other, atol=3e-4, rtol=1e-4)
+
+
+def test_spatial_features_are_those_of_adms_layer(fidelity_file, packed):
+    """Seven channels of `mixed_6/conv`, the 1x1 branch of the block that torch-fidelity calls Mixed_6d."""
+    theirs, seen = FeatureExtractorInceptionV3("inception", ["2048"], str(fidelity_file)), []
+    theirs.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.inference_mode():
+        theirs(torch.from_numpy(images()))
+    want = np.transpose(seen[0][:, :7].numpy(), (0, 2, 3, 1)).reshape(2, 17 * 17 * 7)
+    got = of(pretrained.load_extractor(packed("inception"), spatial=True), images())
+    assert got[2].shape == (2, 2023)
+    np.testing.assert_allclose(got[2], want, atol=3e-4, rtol=1e-4)
+    assert len(of(pretrained.load_extractor(packed("inception")), images())) == 2
 
 
 @pytest.mark.parametrize("resizer", sources.KNOWN["inception"].resizers)

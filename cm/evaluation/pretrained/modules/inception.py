@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity import feature_extractor_inceptionv3 as blocks
 
 CLASSES = 1008
+SPATIAL_LAYER, SPATIAL_CHANNELS = "Mixed_6d", 7  # TensorFlow's `mixed_6`, of whose branch `conv` ADM takes 7 channels
 CENTRES = {"legacy_tensorflow": 128.0, "legacy_pytorch": 127.5, "clean": 128.0}
 
 
@@ -18,25 +19,35 @@ class Inception(nn.Module):
     """Inception-2015-12-05. Its tensors have torch-fidelity's names, below `body.`, and `fc.weight`.
 
     `resize`: brings images [B, C, H, W] to 299 pixels per side. `centre`: the network takes (x - centre) / centre of
-    images x in 0..255. `logits`: whether it has the last layer.
+    images x in 0..255. `logits`: whether it has the last layer. `spatial`: whether it returns the spatial features of
+    sFID too.
     """
 
     size, width = 299, 2048
 
-    def __init__(self, resize: Callable[[Tensor, int], Tensor], *, centre: float, logits: bool) -> None:
+    def __init__(
+        self, resize: Callable[[Tensor, int], Tensor], *, centre: float, logits: bool, spatial: bool = False
+    ) -> None:
         super().__init__()
-        self.resize, self.centre = resize, centre
+        self.resize, self.centre, self.spatial = resize, centre, spatial
         self.body = nn.Sequential(_layers())
         self.fc = nn.Linear(self.width, CLASSES, bias=False) if logits else None
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, images: Tensor) -> tuple[Tensor | None, ...]:
         """The pool features [B, 2048] and the logits [B, 1008] without bias, for images [B, C, H, W] in 0..255.
 
-        The logits are None without the last layer.
+        The logits are None without the last layer. If they are wanted, the spatial features [B, 2023] follow, those of
+        sFID (Nash et al. 2021) as ADM's evaluator has them: channels of each place, place by place.
         """
         centred = (self.resize(images, self.size) - self.centre) / self.centre
-        features = self.body(centred.contiguous(memory_format=torch.channels_last)).flatten(1)
-        return features, None if self.fc is None else self.fc(features)
+        x, spatial = centred.contiguous(memory_format=torch.channels_last), []
+        for name, layer in self.body.named_children():
+            if self.spatial and name == SPATIAL_LAYER:
+                channels = layer.get_submodule("branch1x1")(x)[:, :SPATIAL_CHANNELS]
+                spatial.append(channels.permute(0, 2, 3, 1).flatten(1))
+            x = layer(x)
+        features = x.flatten(1)
+        return features, None if self.fc is None else self.fc(features), *spatial
 
     def fuse(self) -> None:
         """Merge batch norms into the convolutions before them: the same function in a tenth less time."""
