@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cm.config.names import fill_template
 from cm.config.runs import MAX_SEED
-from cm.config.settings import at_least, at_most, name_of, plain_name
+from cm.config.settings import at_least, at_most, below, name_of, plain_name
 from cm.errors import UserError
 
 Seed = Annotated[int, at_least(0), at_most(MAX_SEED)]
@@ -37,7 +37,7 @@ class Entry:
     samplers: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
     label: str | None = None
-    ema_decay: float | None = None
+    ema_decay: Annotated[float, at_least(0.0), below(1.0)] | None = None
 
     def check(self, where: str) -> None:
         """UserError for a varied setting without a list of values, and for both samples and edits."""
