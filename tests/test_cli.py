@@ -155,7 +155,7 @@ def test_a_mistake_is_told_before_torch_is_imported():
     ("arguments", "error"),
     [
         ("", "cm: error: missing command"),
-        ("sampel", "cm: error: unknown command 'sampel'; known: convert, describe, draw, evaluate, "),
+        ("sampel", "cm: error: unknown command 'sampel'; known: convert, describe, draw, edit, evaluate, "),
         ("train --run x --dta y", "cm train: error: unknown option '--dta'; known: --data, --device, "),
         ("train --run x --o y", "cm train: error: unknown option '--o'"),
         ("train", "cm train: error: missing option '--run'"),
@@ -312,7 +312,7 @@ def test_settings_as_the_workflow_writes_them(stripes, tmp_path):
 def test_help_says_of_which_data_sets_a_setting_is(stripes, capsys):
     assert main(["prepare", "--help"]) == 0
     words = " ".join(capsys.readouterr().out.split())
-    assert "a whole number; of imagenet64, lsun_bedroom, lsun_cat, stripes" in words
+    assert "a whole number; of imagenet64, lsun_bedroom, lsun_bedroom_validation, lsun_cat, stripes" in words
     assert "of the lines, thin or thick; of stripes" in words
     assert "--line-width" in words
 
