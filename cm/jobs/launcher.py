@@ -60,11 +60,11 @@ def launch_job(training: Training, request: Request, cluster_name: str) -> int:
     record = JobFiles(training.folder, job_id)
     with handle_signals(SIGNALS, functools.partial(_interrupt, cluster, record)):
         status = _wait(cluster, record)
-    if status == 0:
-        _collect(training, record)
-    else:
-        _record_path(training.folder).unlink(missing_ok=True)
-    return status
+    if status == 0 and _collect(training, record):
+        shutil.rmtree(training.folder, ignore_errors=True)
+        return 0
+    _record_path(training.folder).unlink(missing_ok=True)
+    return status or 1
 
 
 def _record_path(folder: Path) -> Path:
@@ -165,12 +165,16 @@ def _show_log(path: Path, shown: int) -> int:
     return shown
 
 
-def _collect(training: Training, record: JobFiles) -> None:
-    """Restore outputs that were removed since the job wrote them, and remove the files of the jobs."""
+def _collect(training: Training, record: JobFiles) -> bool:
+    """Restore outputs that were removed since the job wrote them; False if the job could not keep one."""
     for output in training.outputs:
+        kept = record.kept(output.absolute())
+        if not output.exists() and not kept.exists():
+            _say(f"{output} was removed while job {record.job_id} ended: it must be trained again")
+            return False
         if not output.exists():
-            files.link_file(record.kept(output.absolute()), output)
-    shutil.rmtree(training.folder, ignore_errors=True)
+            files.link_file(kept, output)
+    return True
 
 
 def _interrupt(cluster: Cluster, record: JobFiles, number: int, frame: FrameType | None) -> NoReturn:

@@ -77,6 +77,19 @@ def test_what_snakemake_removed_meanwhile_is_restored(place):
     assert (place / "starts").read_text() == "x"
 
 
+def test_what_was_removed_before_it_was_kept_is_made_again(place):
+    """Snakemake removes the output in the moment between its writing and the end of the job."""
+    program = place / "command.py"
+    complete = program.read_text()
+    program.write_text(complete.replace('pathlib.Path("model").write_text("done")', ""))
+    output = call(LAUNCH, *launch(), cwd=place, status=1)
+    assert "model was removed while job" in output and "it must be trained again" in output
+    program.write_text(complete)
+    call(LAUNCH, *launch(), cwd=place)
+    assert (place / "model").read_text() == "done"
+    assert (place / "starts").read_text() == "xx"
+
+
 @pytest.mark.parametrize(("number", "goes_on"), [(signal.SIGINT, False), (signal.SIGTERM, True), (signal.SIGHUP, True)])
 def test_ctrl_c_cancels_the_job_and_other_signals_leave_it(place, number, goes_on):
     process = start(LAUNCH, *launch(), cwd=place)

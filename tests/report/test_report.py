@@ -614,7 +614,7 @@ def test_a_missing_file_is_reported_in_one_line(suite, own, tmp_path, name, what
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"wall": 1.0, "processor": "long"}'])
 def test_a_damaged_file_of_seconds_is_reported_in_one_line(suite, own, text):
-    path = next((own / "models/digits/edm").rglob("seconds.json"))
+    path = next((own / "models/digits/edm/default").rglob("seconds.json"))
     path.write_text(text)
     with pytest.raises(UserError, match=re.escape(str(path))) as error:
         tables.timings(suite, suite.find("timings"), own)

@@ -124,7 +124,7 @@ def test_a_second_call_does_nothing(place):
 
 def test_files_that_no_command_reads_decide_nothing(place):
     folders = {path.name for path in (place / "results").iterdir()}
-    assert folders <= {"data", "models", "samples", "previews", "edits", "features", "scores", "logs"}
+    assert folders <= {"data", "models", "samples", "previews", "edits", "searches", "features", "scores", "logs"}
     shutil.rmtree(place / "results/logs")
     assert "Nothing to be done" in snakemake(place, "all", "--dry-run")
 
