@@ -163,7 +163,7 @@ def test_a_task_that_dies_alone_ends_the_others(place, slurm):
     assert process.returncode in (128 + signal.SIGKILL, 128 + signal.SIGTERM)  # of the one, or of the other
     assert re.search(r"a process of the training was ended by SIG(KILL|TERM), and so were the others", output)
     assert time.monotonic() - killed < 60
-    assert not psutil.pid_exists(first)
+    wait_until(lambda: not psutil.pid_exists(first), "end of the other task", seconds=20)
     assert (place / STATE).exists()
 
 
