@@ -69,6 +69,12 @@ class Model:
         return config.RunName.parse(self.run).seed
 
     @property
+    def classes(self) -> int:
+        """The number of classes of a class-conditional model, 0 for any other."""
+        count: int = self.description["network"].get("classes", 0)
+        return count
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the images that it was trained with.
 

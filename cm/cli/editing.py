@@ -131,7 +131,7 @@ def _read_labels(model: api.Model, text: str | None, count: int) -> np.ndarray |
     from cm.evaluation.editing import check_labels_are_given
     from cm.utils import npy
 
-    classes = model.description["network"].get("classes", 0)
+    classes = model.classes
     check_labels_are_given(model.run, classes, text)
     if text is None:
         return None

@@ -149,10 +149,7 @@ class SampleRequest(SampleSet):
             return None
         if self.search is None:
             raise UserError(f"the sampler '{self.sampler}' needs --search: the result of `cm search` for the model")
-        found = config.read_search(self.search)
-        if found.sampler != self.sampler:
-            raise UserError(f"{self.search} is the search of '{found.sampler}', not of '{self.sampler}'")
-        return found
+        return config.read_search_of(self.sampler, self.search)
 
 
 count_options = (
@@ -274,10 +271,9 @@ def _write_labels(path: Path, model: api.Model, request: SampleSet, count: int) 
     """Write the classes of the samples of a preview, if the model is class-conditional."""
     from cm.diffusion.sampling import labels_of
 
-    classes = model.description["network"].get("classes", 0)
-    if classes:
+    if model.classes:
         seed = model.seed if request.seed is None else request.seed
-        files.write_json(path, {"labels": labels_of(seed, count, classes)})
+        files.write_json(path, {"labels": labels_of(seed, count, model.classes)})
 
 
 def describe_samples(model: api.Model, request: SampleSet, settings: api.SamplingSettings) -> dict[str, Any]:

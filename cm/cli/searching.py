@@ -50,12 +50,10 @@ class SearchRequest(SampleSet):
         """The search to continue, None for none; UserError for one of another sampler."""
         if self.previous is None:
             return None
-        found, expected = config.read_search(self.previous), config.previous_search(self.sampler)
+        expected = config.previous_search(self.sampler)
         if expected is None:
             raise UserError(f"the sampler '{self.sampler}' has one time point: there is no search to continue")
-        if found.sampler != expected:
-            raise UserError(f"{self.previous} is the search of '{found.sampler}', not of '{expected}'")
-        return found
+        return config.read_search_of(expected, self.previous)
 
 
 search_options = group(

@@ -5,7 +5,7 @@ from cm.config.experiments import EXPERIMENTS, Experiments, sampler_name, sample
 from cm.config.protocols import PROTOCOLS, Protocol, read_protocol
 from cm.config.runs import MAX_SEED, Run, RunName
 from cm.config.samplers import is_searched, parse_edit, parse_sampler, previous_search, write_sampler
-from cm.config.searches import SearchResult, read_search
+from cm.config.searches import SearchResult, read_search, read_search_of
 from cm.config.sections import Data, Evaluation, Released, Training, Weights
 from cm.config.suite_files import DEFAULT_THREADS
 from cm.config.suites import Artefact, Cell, Suite, load_suite
@@ -39,6 +39,7 @@ __all__ = [
     "previous_search",
     "read_protocol",
     "read_search",
+    "read_search_of",
     "sampler_name",
     "sampler_of",
     "write_sampler",

@@ -105,3 +105,11 @@ def check_point(value: Any, where: str) -> Evaluation:
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected an evaluation, not {value!r:.60}")
     return check(Evaluation, value, where)
+
+
+def read_search_of(sampler: str, path: Path) -> SearchResult:
+    """The result of the search for the time points of a sampler; UserError as `read_search`, or for another sampler."""
+    found = read_search(path)
+    if found.sampler != sampler:
+        raise UserError(f"{path} is the search of '{found.sampler}', not of '{sampler}'")
+    return found

@@ -11,30 +11,15 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import pytest
 import yaml
 from refusals import outcome, refusal
+from setting_sections import SECTIONS
 
 from cm import config, registry
 from cm.config import Experiments, check, make_component
 from cm.config.checking import hints_of
-from cm.config.documents import ExperimentFile
-from cm.config.protocols import Protocol
-from cm.config.sections import Data, Evaluation, Released, Training
 from cm.config.settings import Bound
-from cm.config.suite_files import AblationFile, ArtefactFile, Entry, SuiteFile
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "config" / "experiments"
-SECTIONS = [
-    Training,
-    Evaluation,
-    Released,
-    Data,
-    Protocol,
-    ExperimentFile,
-    SuiteFile,
-    ArtefactFile,
-    AblationFile,
-    Entry,
-]
 COMPONENTS = {
     f"{kind} {name}": found
     for kind in registry.HOMES

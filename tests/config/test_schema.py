@@ -9,29 +9,14 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from setting_sections import SECTIONS
 
 from cm import registry
-from cm.config.documents import ExperimentFile
-from cm.config.protocols import Protocol
 from cm.config.schema import SCHEMAS, describe_settings, write_schemas
-from cm.config.sections import Data, Evaluation, Released, Training
-from cm.config.suite_files import AblationFile, ArtefactFile, Entry, SuiteFile
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = {"experiment": "experiments/*/*.yaml", "protocol": "protocols/*.yaml", "suite": "suites/*.yaml"}
 FILES = [(kind, path) for kind, pattern in SHIPPED.items() for path in sorted((ROOT / "config").glob(pattern))]
-SECTIONS = [
-    Training,
-    Evaluation,
-    Released,
-    Data,
-    Protocol,
-    Entry,
-    ArtefactFile,
-    AblationFile,
-    SuiteFile,
-    ExperimentFile,
-]
 COMPONENTS = [
     found
     for kind in registry.HOMES
