@@ -38,7 +38,7 @@ $(SNAKEMAKE_TARGETS): $(STAMP)
 	@$(ENVIRONMENT) snakemake --cores $(CORES) $@
 
 test: $(STAMP)
-	@$(ENVIRONMENT) python -m pytest
+	@$(ENVIRONMENT) python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 lint: $(STAMP)
 	@$(ENVIRONMENT) ruff check
