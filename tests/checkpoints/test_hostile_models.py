@@ -80,7 +80,9 @@ def test_a_description_of_another_type_is_refused(tensors, tmp_path, name):
     assert outcome(build.read_model, path) or name in sizes, name
 
 
-@pytest.mark.parametrize("value", [*ODD, float("inf")], ids=str)
+@pytest.mark.parametrize(
+    "value", [*ODD, float("inf")], ids=lambda value: "object" if type(value) is object else str(value)
+)
 @pytest.mark.parametrize("entry", ["objective", "run", "noise", "preconditioning"])
 def test_an_export_of_odd_values_works_or_is_refused(tensors, tmp_path, entry, value):
     path = tmp_path / "a.safetensors"
