@@ -12,7 +12,7 @@ class WorkflowFile:
     """The configuration of the workflow: `config/config.yaml`, and `snakemake --config KEY=VALUE`.
 
     `suite`: the suite to make, the name of a file in config/suites or the path of a file that ends in `.yaml`.
-    `container`: the image in which `--sdm apptainer` runs the jobs, by its address (`docker-daemon:`, `docker://`) or the
+    `container`: the image in which `--sdm apptainer` runs the jobs: an address (`docker-daemon:`, `docker://`), or the
     path of a `.sif` file.
     """
 
