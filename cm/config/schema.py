@@ -188,6 +188,7 @@ def _any_of_components(kind: str, *, named: bool) -> Schema:
 def _settings_schema(name: str, found: Any, *, named: bool) -> Schema:
     empty: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
     schema = _partial(_object(found)) if isinstance(found, type) and dataclasses.is_dataclass(found) else empty
+    schema["title"] = name
     if named:
         schema["properties"] = {"name": {"const": name}, **schema["properties"]}
         schema["required"] = ["name"]
