@@ -49,7 +49,7 @@ lint: $(STAMP)
 	@$(ENVIRONMENT) snakemake --lint
 
 docs: $(STAMP)
-	@$(ENVIRONMENT) mkdocs build --strict
+	@$(ENVIRONMENT) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 	@echo 'The documentation is in build/site/index.html'
 
 unlock: $(STAMP)
