@@ -18,7 +18,7 @@ unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup test lint lock unlock clean $(SNAKEMAKE_TARGETS)
+.PHONY: help setup test lint docs lock unlock clean $(SNAKEMAKE_TARGETS)
 
 help:
 	@echo 'make all_tables   set-up, then the tables of the demo'
@@ -27,6 +27,7 @@ help:
 	@echo 'make report       set-up, then the HTML report'
 	@echo 'make test         set-up, then the tests'
 	@echo 'make lint         set-up, then the linters, which the tests run too'
+	@echo 'make docs         set-up, then the documentation, in build/site'
 	@echo 'make unlock       after Snakemake was killed: remove its lock, unless a job of it is still running'
 	@echo 'make setup        set-up alone: .venv with the pins of requirements.lock and this package'
 	@echo 'make lock         requirements.lock from pyproject.toml, keeping the pins that still fit (needs uv)'
@@ -46,6 +47,10 @@ lint: $(STAMP)
 	@$(ENVIRONMENT) mypy
 	@$(ENVIRONMENT) snakefmt --check Snakefile workflow
 	@$(ENVIRONMENT) snakemake --lint
+
+docs: $(STAMP)
+	@$(ENVIRONMENT) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+	@echo 'The documentation is in build/site/index.html'
 
 unlock: $(STAMP)
 	@$(ENVIRONMENT) cm unlock

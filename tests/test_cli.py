@@ -14,6 +14,7 @@ import torch
 
 from cm import registry
 from cm.cli import main
+from cm.config.schema import SCHEMAS, schema_file
 from cm.config.settings import at_least
 from cm.data.base import ArrayImages, DataSet, Source
 from cm.utils import files, npy
@@ -239,7 +240,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(model, tmp_path, capsys):
 
 def test_schemas_of_the_configuration(tmp_path):
     assert run("schema", out=tmp_path) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"experiment.json", "protocol.json", "suite.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {schema_file(kind) for kind in SCHEMAS}
 
 
 def test_samples_and_their_score_in_one_command(place, model, judge, tmp_path):

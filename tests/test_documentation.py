@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+
+from cm.diffusion import solvers
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "cm").rglob("*.py"))
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "config/*.md", "results/*.md", "profiles/*/*.md", "reports/*/README.md")
+    for path in ROOT.glob(pattern)
+)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 Definition = ast.FunctionDef | ast.ClassDef
 
 
@@ -55,3 +68,47 @@ def test_no_target_follows_config():
     commands = {path: re.findall(r"--config suite=[^\s`]+ +[\w./]+", text) for path, text in texts.items()}
     assert "--config suite=" in texts[ROOT / "README.md"]
     assert not {path: found for path, found in commands.items() if found}
+
+
+def test_the_readme_is_short():
+    assert 700 < len((ROOT / "README.md").read_text().split()) <= 1000
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for target in LINK.findall(re.sub(BLOCK, "", path.read_text())):
+        place, _, anchor = target.partition("#")
+        if re.match(r"https?:", target) or (place == "settings.md" and anchor):
+            continue  # the headings of settings.md are made when the site is built, which checks links to them
+        linked = path.parent / place if place else path
+        assert linked.exists(), f"{target} does not exist"
+        assert not anchor or anchor in anchors(linked), f"{place} has no heading {anchor}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_blocks_of_code_can_be_read(path):
+    for language, text in BLOCK.findall(path.read_text()):
+        if language == "python":
+            compile(text, str(path), "exec")
+        elif language == "yaml":
+            assert yaml.safe_load(text)
+
+
+def test_the_solver_of_the_documentation_is_the_one_of_the_suite():
+    (text,) = (text for _, text in BLOCK.findall((ROOT / "docs/extending.md").read_text()) if "register_solver" in text)
+    assert text.startswith('@register_solver("dpm2", order=2, evaluations=2)')
+    names = {**vars(solvers), "register_solver": lambda name, **stated: lambda function: function}
+    exec(textwrap.dedent(text), names)
+    assert inspect.signature(names["dpm2"]) == inspect.signature(solvers.dpm2)
+
+    def denoise(x, t):
+        return x.tanh() / (1 + t.reshape(-1, 1, 1, 1))
+
+    x, t, s = torch.randn(4, 1, 2, 2), torch.full((4,), 3.0), torch.full((4,), 1.0)
+    assert torch.allclose(names["dpm2"](denoise, x, t, s), solvers.dpm2(denoise, x, t, s))

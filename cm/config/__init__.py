@@ -10,6 +10,7 @@ from cm.config.sections import Data, Evaluation, Released, Training, Weights
 from cm.config.suite_files import DEFAULT_THREADS
 from cm.config.suites import Artefact, Cell, Suite, load_suite
 from cm.config.variants import parse_variant
+from cm.config.workflow_files import WorkflowFile
 
 __all__ = [
     "DEFAULT_THREADS",
@@ -29,6 +30,7 @@ __all__ = [
     "Suite",
     "Training",
     "Weights",
+    "WorkflowFile",
     "check",
     "is_searched",
     "load_suite",

@@ -184,7 +184,7 @@ def to_plain(instance: Dataclass, *, changed_only: bool = False) -> dict[str, An
     hints = hints_of(type(instance))
     fields = {field.name: field for field in dataclasses.fields(instance)}
     values = {
-        name: _plain(hint, getattr(instance, name), changed_only=changed_only)
+        name: plain_value(hint, getattr(instance, name), changed_only=changed_only)
         for name, hint in hints.items()
         if not (changed_only and _at_default(fields[name], getattr(instance, name)))
     }
@@ -195,7 +195,8 @@ def _at_default(field: dataclasses.Field[Any], value: Any) -> bool:
     return not is_required(field) and default_of(field) == value
 
 
-def _plain(hint: Any, value: Any, *, changed_only: bool) -> Any:
+def plain_value(hint: Any, value: Any, *, changed_only: bool = False) -> Any:
+    """A value of that type hint as plain data: a component as its name and settings, a tuple as a list."""
     kind = component_kind(hint)
     if kind is not None:
         return plain_component(kind, value, changed_only=changed_only)

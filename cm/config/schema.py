@@ -1,6 +1,7 @@
-"""JSON Schemas of experiment, suite and protocol files, from the type hints that the checker reads.
+"""JSON Schemas of the configuration files, from the type hints that the checker reads.
 
-Editors complete and check YAML files with them: each shipped file names its schema in its first line.
+Editors complete and check YAML files with them: each shipped file names its schema in its first line. The descriptions
+and defaults are those of the tables of settings in the documentation and in the Snakemake workflow catalog.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from cm import registry
-from cm.config.checking import hints_of, is_required
+from cm.config.checking import default_of, hints_of, is_required, plain_value
 from cm.config.documents import ExperimentFile
 from cm.config.names import NAME
 from cm.config.protocols import Protocol
 from cm.config.sections import Data, Evaluation, Released, Training
 from cm.config.settings import Bound, Component, NameOf, PlainName
 from cm.config.suite_files import SuiteFile
+from cm.config.workflow_files import WorkflowFile
 from cm.utils.files import replace_file
 
 Schema = dict[str, Any]
@@ -30,14 +32,22 @@ SCALARS: dict[Any, str] = {int: "integer", float: "number", str: "string", bool:
 
 
 def write_schemas(folder: Path) -> list[Path]:
-    """Write `experiment.json`, `protocol.json` and `suite.json`; returns their paths."""
+    """Write the schema of each kind of file; returns their paths."""
     paths = []
-    for name, make in SCHEMAS.items():
-        path = folder / f"{name}.json"
+    for kind, make in SCHEMAS.items():
+        path = folder / schema_file(kind)
         with replace_file(path) as temporary:
             temporary.write_text(json.dumps({"$schema": DRAFT, **make()}, indent=1) + "\n")
         paths.append(path)
     return paths
+
+
+def schema_file(kind: str) -> str:
+    """The name of the schema of a kind of file: `suite.json`.
+
+    That of the workflow's configuration has the name by which the workflow catalog finds it; any JSON is YAML.
+    """
+    return "config.schema.yaml" if kind == "workflow" else f"{kind}.json"
 
 
 def experiment_schema() -> Schema:
@@ -70,18 +80,27 @@ def protocol_schema() -> Schema:
     return {**schema, "title": "Protocol file"}
 
 
+def workflow_schema() -> Schema:
+    """The schema of the configuration of the workflow."""
+    return {**_object(WorkflowFile), "title": "Configuration of the workflow"}
+
+
 SCHEMAS: dict[str, Callable[[], Schema]] = {
     "experiment": experiment_schema,
     "protocol": protocol_schema,
     "suite": suite_schema,
+    "workflow": workflow_schema,
 }
 
 
 def _object(cls: type) -> Schema:
     """The schema of the settings of a dataclass."""
     fields = dataclasses.fields(cls)
-    descriptions = describe_settings(cls)
-    properties = {name: _describe(schema_of(hint), descriptions.get(name)) for name, hint in hints_of(cls).items()}
+    descriptions, defaults = describe_settings(cls), _defaults(cls)
+    properties = {
+        name: {**_describe(schema_of(hint), name, descriptions.get(name)), **defaults.get(name, {})}
+        for name, hint in hints_of(cls).items()
+    }
     required = [field.name for field in fields if field.name in properties and is_required(field)]
     return {
         "type": "object",
@@ -92,8 +111,16 @@ def _object(cls: type) -> Schema:
     }
 
 
-def _describe(schema: Schema, description: str | None) -> Schema:
-    return {**schema, "description": description} if description else schema
+def _defaults(cls: type) -> dict[str, Schema]:
+    """The keyword `default` of each setting that has one, as it is written in YAML."""
+    hints = hints_of(cls)
+    optional = [field for field in dataclasses.fields(cls) if field.name in hints and not is_required(field)]
+    values = {field.name: plain_value(hints[field.name], default_of(field)) for field in optional}
+    return {name: {"default": value} for name, value in values.items() if value is not None}
+
+
+def _describe(schema: Schema, name: str, description: str | None) -> Schema:
+    return {**schema, "description": description.removeprefix(f"`{name}`: ")} if description else schema
 
 
 def _first_paragraph(cls: type) -> str:
@@ -161,6 +188,7 @@ def _any_of_components(kind: str, *, named: bool) -> Schema:
 def _settings_schema(name: str, found: Any, *, named: bool) -> Schema:
     empty: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
     schema = _partial(_object(found)) if isinstance(found, type) and dataclasses.is_dataclass(found) else empty
+    schema["title"] = name
     if named:
         schema["properties"] = {"name": {"const": name}, **schema["properties"]}
         schema["required"] = ["name"]

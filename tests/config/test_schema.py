@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -12,10 +13,15 @@ import yaml
 from setting_sections import SECTIONS
 
 from cm import registry
-from cm.config.schema import SCHEMAS, describe_settings, write_schemas
+from cm.config.schema import SCHEMAS, describe_settings, schema_file, write_schemas
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = {"experiment": "experiments/*/*.yaml", "protocol": "protocols/*.yaml", "suite": "suites/*.yaml"}
+SHIPPED = {
+    "experiment": "experiments/*/*.yaml",
+    "protocol": "protocols/*.yaml",
+    "suite": "suites/*.yaml",
+    "workflow": "config.yaml",
+}
 FILES = [(kind, path) for kind, pattern in SHIPPED.items() for path in sorted((ROOT / "config").glob(pattern))]
 COMPONENTS = [
     found
@@ -36,7 +42,7 @@ def test_every_shipped_file_fits_its_schema_and_names_it(kind, path):
     first = path.read_text().splitlines()[0]
     assert first.startswith("# yaml-language-server: $schema=")
     schema = (path.parent / first.partition("=")[2]).resolve()
-    assert schema == ROOT / "workflow" / "schemas" / f"{kind}.json"
+    assert schema == ROOT / "workflow" / "schemas" / schema_file(kind)
 
 
 def test_the_committed_schemas_are_those_of_the_types(tmp_path):
@@ -60,6 +66,7 @@ def test_the_committed_schemas_are_those_of_the_types(tmp_path):
         ("suite", {"dataset": "digits", "progress": [101]}),
         ("suite", {"dataset": "digits", "artefacts": {"a": {"kind": "tables", "caption": "c"}}}),
         ("protocol", {"extractor": "inception", "metrics": ["fidd"]}),
+        ("workflow", {"suit": "demo"}),
     ],
 )
 def test_mistakes_do_not_fit(kind, document):
@@ -70,3 +77,30 @@ def test_mistakes_do_not_fit(kind, document):
 def test_every_setting_has_a_description(cls):
     names = {field.name for field in dataclasses.fields(cls)}
     assert not names - set(describe_settings(cls))
+
+
+def properties_with_default(schema: dict) -> Iterator[tuple[str, dict]]:
+    """The name and the schema of each property that has a default, in all parts of a schema."""
+    for name, part in schema.get("properties", {}).items():
+        if "default" in part:
+            yield name, part
+    for value in schema.values():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, dict):
+                yield from properties_with_default(part)
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_every_default_fits_the_schema_of_its_setting(kind):
+    found = list(properties_with_default(SCHEMAS[kind]()))
+    assert found
+    for name, part in found:
+        errors = [error.message for error in jsonschema.Draft202012Validator(part).iter_errors(part["default"])]
+        assert not errors, f"{name}: {errors}"
+
+
+def test_optional_settings_state_their_default():
+    suite = SCHEMAS["suite"]()["properties"]
+    assert (suite["seeds"]["default"], suite["threads"]["default"]) == ([0], 1)
+    assert "default" not in suite["dataset"]
+    assert SCHEMAS["workflow"]()["properties"]["suite"]["default"] == "demo"

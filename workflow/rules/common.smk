@@ -18,17 +18,24 @@ from cm.report.restructured_text import escape
 # has cores, though Slurm runs the job elsewhere; there, `threads` are those that Slurm granted.
 #
 # Every value in a shell line is quoted there (`:q`), or is the text of several options that `write_options` has quoted (`:u`).
-ROOT = Path(workflow.current_basedir).parents[1]
 LAYOUT = Layout()
 
 
-def read_suite():
-    """The suite that `--config suite=` names: a name in config/suites, or a path."""
-    for key in config:
-        if key != "suite":
-            raise unknown("key", key, ["suite"], "--config")
-    name = str(config.get("suite", "demo"))
-    folder = ROOT / "config" / "suites"
+def find_configuration():
+    """The folder of suites, experiments and protocols: `config` in the working folder, or that beside the workflow."""
+    copied = Path("config")
+    return copied if (copied / "suites").is_dir() else Path(str(workflow.current_basedir)).parents[1] / "config"
+
+
+CONFIGURATION = find_configuration()
+
+
+configfile: CONFIGURATION / "config.yaml"
+
+
+def read_suite(name):
+    """The suite of that name in config/suites, or of that path."""
+    folder = CONFIGURATION / "suites"
     path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
     if not path.is_file():
         raise unknown("suite", name, [known.stem for known in folder.glob("*.yaml")])
@@ -50,7 +57,8 @@ def check_targets(arguments):
 
 try:
     check_layout(LAYOUT)
-    SUITE_PATH, SUITE = read_suite()
+    CONFIG = settings.check(settings.WorkflowFile, config, "--config")
+    SUITE_PATH, SUITE = read_suite(CONFIG.suite)
     EXPERIMENTS = SUITE.experiments
     check_targets(sys.argv)
 except UserError as error:
