@@ -1,4 +1,4 @@
-"""Truncated consistency models against the official code, the analytic answer on Gaussian data, and their first stage."""
+"""Truncated consistency models against the official code, the answer on Gaussian data, and their first stage."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import FILES, plan_of
+from conftest import plan_of
 from goldens import assert_golden, load
 from nets import Tiny
 
 from cm import config, registry
+from cm.checkpoints import native
 from cm.cli import main
 from cm.diffusion.distances import PseudoHuber
 from cm.diffusion.noise import KarrasNoise
@@ -217,5 +218,48 @@ def test_the_second_stage_continues_an_analytic_first_stage():
     t = torch.tensor([1.0, 2.0, 5.0, 20.0, 80.0], dtype=torch.float64)
     x = (t**2 + 0.25).sqrt().reshape(-1, 1, 1, 1)
     ratio = (student(x, t) / first_stage(x, t)).flatten().detach()
-    print(ratio)
-    torch.testing.assert_close(ratio, torch.ones(5, dtype=torch.float64), rtol=0, atol=0.08)
+    torch.testing.assert_close(ratio, torch.ones(5, dtype=torch.float64), rtol=0, atol=0.04)
+
+
+def train_second_stage(place, folder, *more: str) -> int:
+    arguments = ["train", "--run", "digits/tcm/default/seed0", "--experiments", str(place / "experiments")]
+    return main([*arguments, "--data", str(place / "data"), "--out", str(folder / "out/100.safetensors"), *more])
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (None, r"digits/tcm/default/seed0: needs the weights of its stage 1, a run of ECT \(--teacher\)"),
+        ("edm", r"edm/default/seed0, which is not a model of easy consistency tuning \(ect\) and cannot be stage 1"),
+        ("missing", "no file"),
+    ],
+)
+def test_a_second_stage_without_its_first_is_one_line(place, tmp_path, capsys, stage, message):
+    path = place / f"models/digits/{stage}/default/seed0/100.safetensors"
+    assert train_second_stage(place, tmp_path, *(["--teacher", str(path)] if stage else [])) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_second_stage_starts_from_the_first_as_it_was_trained(place):
+    """The weights are those of the first stage; its preconditioning is that of its training, not of its sampling."""
+    plan = plan_of(place, "digits/tcm/default/seed0")
+    tensors, description = native.load(place / "models/digits/ect/default/seed0/100.safetensors")
+    for module in (plan.student, plan.teacher):
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in module.state_dict().items())
+        assert module.preconditioning is registry.get("preconditioning", "edm")
+    assert description["preconditioning"] == "ect"
+    assert plan.description["made_from"].keys() == {"images", "teacher"}
+
+
+@pytest.mark.parametrize("times", ["lognormal", {"name": "truncated-student", "low": 0.5}])
+def test_times_below_the_transition_are_refused(times):
+    with pytest.raises(UserError, match="times must not lie below the transition 1: choose truncated times with low 1"):
+        config.make_component("method", {"name": "tcm", "times": times}, "test")
+
+
+def test_an_empty_interval_of_times_is_refused():
+    with pytest.raises(UserError, match="low 90 must be below high 80"):
+        config.make_component("times", {"name": "truncated-student", "low": 90.0}, "test")
