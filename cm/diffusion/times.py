@@ -11,7 +11,6 @@ losses at any time:
 
 from __future__ import annotations
 
-import abc
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Protocol
@@ -101,93 +100,52 @@ class LogNormal:
         return weights / weights.sum()
 
 
+@register("times", "student-truncated")
 @dataclass(frozen=True)
-class Truncated(abc.ABC):
-    """t = exp(p_mean + p_std q) in [low, high], where q has a distribution with the cumulative function F.
+class TruncatedStudent:
+    """(ln t - p_mean) / p_std has Student's t distribution, with t in [low, sigma_max]: the proposal of TCM.
 
-    `p_mean`, `p_std`: place and width of the distribution of ln t. `low`, `high`: the smallest and the largest time.
+    `p_mean`, `p_std`: place and width of the distribution of ln t. `df`: its degrees of freedom; with TCM's 0.01, half
+    of the times in [1, 80] are above 3.5. `low`: the smallest time.
     """
 
     p_mean: Annotated[float, at_least(-100.0), at_most(100.0)] = 0.0
     p_std: Annotated[float, above(0.0), at_most(100.0)] = 0.2
+    df: Annotated[float, at_least(1e-3), at_most(1e6)] = 0.01
     low: Annotated[float, above(0.0), at_most(1e6)] = 1.0
-    high: Annotated[float, above(0.0), at_most(1e6)] = 80.0
-
-    def check(self, where: str) -> None:
-        """Raises UserError for an empty interval."""
-        if not self.low < self.high:
-            raise UserError(f"{where}: low {self.low:g} must be below high {self.high:g}")
 
     def on_grid(self, draws: Draws, grid: np.ndarray) -> Tensor:
-        """i with the probability of its interval, of which nothing outside of [low, high] counts."""
+        """i with the probability of its interval, of which the part below `low` does not count."""
         u = draws.uniform().double()
         cumulative = self.probabilities(grid).cumsum(0).to(u.device)
         return torch.searchsorted(cumulative, u, right=True).clamp(max=len(grid) - 2)
 
     def continuous(self, draws: Draws, noise: KarrasNoise) -> Tensor:
-        """t with F(q) = F(q_low) + u (F(q_high) - F(q_low)), u uniform."""
+        """t with F(t) = F(low) + u (F(sigma_max) - F(low)), u uniform and F the cumulative distribution."""
         u = draws.uniform().double()
-        return torch.from_numpy(self.quantile(u.cpu().numpy())).to(u.device)
+        return torch.from_numpy(self.quantile(u.cpu().numpy(), noise.sigma_max)).to(u.device)
 
-    def quantile(self, u: np.ndarray) -> np.ndarray:
-        """The times below which lie the shares `u` in [0, 1] of the distribution, of the same shape, float64."""
-        first, last = self._shares_below(np.array([self.low, self.high]))
-        q = self.inverse(first + u * (last - first))
-        return np.exp(self.p_mean + self.p_std * q).clip(self.low, self.high)
+    def quantile(self, u: np.ndarray, high: float) -> np.ndarray:
+        """The times below which lie the shares `u` in [0, 1] of the distribution in [low, high], float64.
+
+        Raises UserError if none of the distribution lies there.
+        """
+        from scipy.special import stdtrit
+
+        last, first = self._cumulative(np.array([high, self.low]))
+        t = np.exp(self.p_mean + self.p_std * np.asarray(stdtrit(self.df, first + u * (last - first))))
+        return t.clip(self.low, high)
 
     def probabilities(self, grid: np.ndarray) -> Tensor:
         """The shares of the intervals of a descending grid [N], [N - 1], float64; they add up to 1."""
-        weights = torch.from_numpy(-np.diff(self._shares_below(grid.clip(self.low, self.high))))
+        weights = torch.from_numpy(-np.diff(self._cumulative(grid.clip(min=self.low))))
         return weights / weights.sum()
 
-    def _shares_below(self, times: np.ndarray) -> np.ndarray:
-        """F at descending or ascending times; UserError where no share of the distribution lies between them."""
-        shares = self.cumulative((np.log(times) - self.p_mean) / self.p_std)
-        if shares[0] == shares[-1]:
-            raise UserError(f"{self}: none of this distribution lies between {times.min():g} and {times.max():g}")
-        return shares
-
-    @abc.abstractmethod
-    def cumulative(self, q: np.ndarray) -> np.ndarray:
-        """F(q), of the shape of `q`, float64."""
-
-    @abc.abstractmethod
-    def inverse(self, share: np.ndarray) -> np.ndarray:
-        """The q with F(q) = `share`, of the shape of `share`, float64."""
-
-
-@register("times", "truncated-lognormal")
-@dataclass(frozen=True)
-class TruncatedLogNormal(Truncated):
-    """`lognormal` in [low, high]: ln t is normal with mean `p_mean` and standard deviation `p_std`."""
-
-    def cumulative(self, q: np.ndarray) -> np.ndarray:
-        from scipy.special import ndtr
-
-        return np.asarray(ndtr(q))
-
-    def inverse(self, share: np.ndarray) -> np.ndarray:
-        from scipy.special import ndtri
-
-        return np.asarray(ndtri(share))
-
-
-@register("times", "truncated-student")
-@dataclass(frozen=True)
-class TruncatedStudent(Truncated):
-    """(ln t - p_mean) / p_std has Student's t distribution, in [low, high]: the proposal of TCM (Lee et al. 2025).
-
-    `df`: degrees of freedom; with the 0.01 of TCM the median in [1, 80] is near 3.5.
-    """
-
-    df: Annotated[float, at_least(1e-3), at_most(1e6)] = 0.01
-
-    def cumulative(self, q: np.ndarray) -> np.ndarray:
+    def _cumulative(self, times: np.ndarray) -> np.ndarray:
+        """The shares of the distribution below descending times; UserError where none lies between them."""
         from scipy.special import stdtr
 
-        return np.asarray(stdtr(self.df, q))
-
-    def inverse(self, share: np.ndarray) -> np.ndarray:
-        from scipy.special import stdtrit
-
-        return np.asarray(stdtrit(self.df, share))
+        shares = np.asarray(stdtr(self.df, (np.log(times) - self.p_mean) / self.p_std))
+        if not shares[-1] < shares[0]:
+            raise UserError(f"{self}: none of this distribution lies between {times[-1]:g} and {times[0]:g}")
+        return shares

@@ -44,7 +44,7 @@ class TruncatedConsistency(EasyConsistencyTuning):
 
     teacher_title: ClassVar[str] = "stage 1, a run of ECT"
 
-    times: Annotated[Times, component("times")] = default("times", "truncated-student")
+    times: Annotated[Times, component("times")] = default("times", "student-truncated")
     distance: Annotated[Distance, component("distance")] = default("distance", "pseudo-huber", c=1e-8, relative=False)
     ratio_limit: Annotated[float, above(0.0), at_most(1.0)] = 0.999
     s_min: Annotated[float, above(0.0), at_most(1e6)] = 1e-6
@@ -58,8 +58,8 @@ class TruncatedConsistency(EasyConsistencyTuning):
         low = getattr(self.times, "low", 0.0)
         if low < self.transition:
             raise UserError(
-                f"{where}: times must not lie below the transition {self.transition:g}: choose truncated times "
-                f"with low {self.transition:g} or more"
+                f"{where}: times must not lie below the transition {self.transition:g}: choose "
+                f"'student-truncated' with low {self.transition:g} or more"
             )
 
     @property
