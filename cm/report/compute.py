@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cm.report import CountFlops
 
 FLOPS = (
-    "FLOPs are those of the training and of all trainings that it starts from, as `cm describe` counts them: a "
+    "FLOPs are those of the training and of all trainings that it starts from, as cm describe counts them: a "
     "multiply-add counts as two, a backward pass as two forward passes, and only networks are counted."
 )
 ALONE = "The line to the left of a mark ends at the training alone, without those that it starts from."
