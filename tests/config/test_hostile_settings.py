@@ -129,7 +129,7 @@ def changed(folder: Path, **documents: dict) -> Experiments:
         ({"cd": {"teacher": "tcm"}}, "cd/distance~l2", "is not a diffusion model"),
         ({"tcm": {"teacher": "edm"}}, "tcm/default", "is not a model of easy consistency tuning (ect)"),
         ({"tcm": {"teacher": "ct"}}, "tcm/default", "is not a model of easy consistency tuning (ect)"),
-        ({"tcm": {"teacher": "tcm"}}, "tcm/default", "its teachers form a circle"),
+        ({"tcm": {"teacher": "tcm"}}, "tcm/default", "is not a model of easy consistency tuning (ect)"),
         ({"pd": {"teacher": "pd"}}, "pd/default", "its teachers form a circle: digits/pd/default/seed0 <- "),
         ({"pd": {"teacher": "pd/steps~8"}}, "pd/default", "its teachers form a circle"),
         ({"pd": {"teacher": "pd", "chain": 1}}, "pd/default", "its teachers form a circle"),
