@@ -40,6 +40,7 @@ FILES = {
     "cd-inf": {"training": TRAINING, "teacher": "edm", "sampler": "onestep"},
     "ct-inf": {"training": TRAINING, "objective": {"distance": "l2"}, "teacher": "edm", "sampler": "onestep"},
     "ect": {"training": TRAINING, "objective": {"stage_steps": 4}, "teacher": "edm", "sampler": "onestep"},
+    "tcm": {"training": TRAINING, "objective": {"first_stage": 2}, "teacher": "ect", "sampler": "onestep"},
     "pd": {
         "training": TRAINING | {"clip": 1.0},
         "teacher": "edm",
@@ -63,13 +64,13 @@ def own_gpu_locks(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
-    """Experiment files, prepared digits, and two classifiers and a teacher, trained for a moment."""
+    """Experiment files, prepared digits, and two classifiers and two teachers, trained for a moment."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "experiments" / "digits").mkdir(parents=True)
     for name, document in FILES.items():
         (folder / "experiments" / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
     data.prepare("digits", folder / "data")
-    for run in ("classifier/default/seed0", "classifier/default/seed1", "edm/default/seed0"):
+    for run in ("classifier/default/seed0", "classifier/default/seed1", "edm/default/seed0", "ect/default/seed0"):
         train(plan_of(folder, f"digits/{run}"))
     return folder
 

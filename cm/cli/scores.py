@@ -109,10 +109,17 @@ def draw(suite: Path, artefact: str, results: Path, out: Path) -> None:
     """Draw a table or a figure of a suite from its scores."""
     from cm import report
 
-    report.draw(config.load_suite(suite), artefact, results, out, _count_flops)
+    loaded = config.load_suite(suite)
+
+    def count_training(run: config.Run) -> int:
+        from cm.cost import costs
+
+        return costs.training_flops(run, loaded.experiments)
+
+    report.draw(loaded, artefact, results, out, {"evaluation": _count_evaluation, "training": count_training})
 
 
-def _count_flops(run: config.Run) -> int:
+def _count_evaluation(run: config.Run) -> int:
     """FLOPs of one evaluation of the network of a run, for one image."""
     from cm.cost import counting
 

@@ -116,6 +116,11 @@ def training_costs(runs: Iterable[Run], experiments: Experiments) -> list[Cost]:
     return [_training_cost(name, group, experiments) for name, group in groups.items()]
 
 
+def training_flops(run: Run, experiments: Experiments) -> int:
+    """FLOPs of a training, without those of the trainings that it starts from; 0 for a released run."""
+    return _training_cost(run.name, [run], experiments).flops
+
+
 def _sort_runs(runs: Sequence[Run]) -> list[Run]:
     """Runs by data set, then by method, both in the order in which they first occur."""
     datasets = list(dict.fromkeys(run.dataset for run in runs))

@@ -50,3 +50,9 @@ def boundary(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
 def ect(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
     """`boundary` with eps = 0.003, whatever `sigma_min`: models of easy consistency tuning, when they are sampled."""
     return boundary(t, sigma_data=sigma_data, sigma_min=0.003)
+
+
+@register("preconditioning", "tcm")
+def tcm(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
+    """`edm`, for a truncated consistency model, which is no diffusion model."""
+    return edm(t, sigma_data=sigma_data, sigma_min=sigma_min)

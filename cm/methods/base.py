@@ -5,9 +5,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from cm.errors import UserError
 from cm.lazy import torch
 
 if TYPE_CHECKING:
@@ -90,13 +91,15 @@ class Objective(abc.ABC):
     """A loss. Subclasses are final and add the settings of their YAML section as fields.
 
     `preconditioning`: of the network in training, None for one that does not denoise. `labelled`: whether the loss
-    needs labels. `has_features`: whether the network has features that compare images.
+    needs labels. `has_features`: whether the network has features that compare images. `teacher_title`: what
+    an error calls the teacher.
     """
 
     preconditioning: ClassVar[str | None] = "edm"
     labelled: ClassVar[bool] = False
 
     has_features: ClassVar[bool] = False
+    teacher_title: ClassVar[str] = "teacher"
 
     @property
     def sampling_preconditioning(self) -> str | None:
@@ -107,6 +110,19 @@ class Objective(abc.ABC):
     def needs_teacher(self) -> bool:
         """Whether the run needs the weights of a teacher."""
         return False
+
+    @property
+    def teacher_preconditionings(self) -> Mapping[str, str]:
+        """The preconditionings of models that can be the teacher, and for each that with which the loss evaluates it.
+
+        By default the teacher is a denoiser with the preconditioning of EDM.
+        """
+        return {"edm": "edm"}
+
+    def check_teacher(self, name: str, preconditioning: str | None) -> None:
+        """Raises UserError unless a model of that name and preconditioning can be the teacher."""
+        if preconditioning not in self.teacher_preconditionings:
+            raise UserError(f"{name} is not a diffusion model and cannot be a teacher")
 
     @property
     def starts_from_teacher(self) -> bool:

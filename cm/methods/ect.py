@@ -1,6 +1,6 @@
 """Easy consistency tuning (Geng et al. 2024, arXiv 2406.14548): a diffusion model becomes a consistency model.
 
-    w(t, s) ||D(x + t z, t) - sg D(x + s z, s)||,   s = max(0, t - t (1 + k sigmoid(-b t)) (1 - rho))
+    w(t, s) ||D(x + t z, t) - sg D(x + s z, s)||,   s = max(s_min, t - t (1 + k sigmoid(-b t)) (1 - rho))
 
 with rho = min(1 - q^-(stage + 1), ratio_limit), so that s approaches t from stage to stage. Where s = 0 the target is
 x. In the first stage almost all targets are clean images, as in the training of a diffusion model. The preconditioning
@@ -33,7 +33,7 @@ class EasyConsistencyTuning(PairedConsistency):
 
     `q`: by how much t - s shrinks from stage to stage. `k`: by how much larger t - s is at small t; 0 is the official
     code's mapping `const`. `b`: how quickly that falls with t. `ratio_limit`: the largest rho. `stage_steps`: the
-    training steps of a stage.
+    training steps of a stage. `s_min`: the smallest s, 1e-6 in the official code of TCM.
     """
 
     preconditioning: ClassVar[str] = "edm"
@@ -47,6 +47,7 @@ class EasyConsistencyTuning(PairedConsistency):
     b: Annotated[float, at_least(0.0), at_most(1e6)] = 1.0
     ratio_limit: Annotated[float, above(0.0), at_most(1.0)] = 1.0
     stage_steps: Annotated[int, at_least(1), at_most(10**9)] = 25_000
+    s_min: Annotated[float, at_least(0.0), at_most(1e6)] = 0.0
 
     @property
     def sampling_preconditioning(self) -> str:
@@ -61,7 +62,7 @@ class EasyConsistencyTuning(PairedConsistency):
 
     def earlier(self, t: Tensor, step: int) -> Tensor:
         """s [B] of times `t` [B], float64, at a step."""
-        return (t - t * (1 + self.k * torch.sigmoid(-self.b * t)) * (1 - self.ratio_at(step))).clamp(min=0)
+        return (t - t * (1 + self.k * torch.sigmoid(-self.b * t)) * (1 - self.ratio_at(step))).clamp(min=self.s_min)
 
     def neighbour(self, nets: Networks, batch: Batch, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return euler(lambda y, time: batch.x, x_t, t, s)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from cm import registry
 from cm.errors import unknown
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Check = Callable[["Artefact"], object]
 CountFlops = Callable[["Run"], int]
+Counted = Literal["evaluation", "training"]  # what the FLOPs of a run are of
 
 
 class Kind(Protocol):
@@ -32,14 +33,15 @@ class Kind(Protocol):
     `form`: what it returns, `table`, `figure` or `both` (a table and a figure). `needs`: the files that it reads for
     each cell, `scores`, `previews`, `nearest` (scores, previews and real images), `searches`, `seconds`, `edit
     scores`, `edit previews` or `nothing`. `baseline`: whether it also reads the score of real test images. `flops`:
-    whether it also takes `count_flops`, a function from a run to the FLOPs of one evaluation of its network, which
-    only torch can count. `check`: refuses an artefact that it could not draw, when the suite is read.
+    whether it also takes `count_flops`, a function from a run to FLOPs, which only torch can count: those of one
+    `evaluation` of its network, or those of its `training`. `check`: refuses an artefact that it could not draw, when
+    the suite is read.
     """
 
     form: str
     needs: str
     baseline: bool
-    flops: bool
+    flops: Counted | None
     check: Check
 
     def __call__(self, suite: Suite, artefact: Artefact, root: Path, /, **more: Any) -> Any:
@@ -53,7 +55,7 @@ def kind(
     form: str,
     needs: str,
     baseline: bool = False,
-    flops: bool = False,
+    flops: Counted | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
     check: Check = lambda artefact: None,
 ) -> Callable[[Callable[..., Any]], Kind]:
@@ -82,18 +84,20 @@ def kind(
     return decorate
 
 
-def draw(suite: Suite, name: str, root: Path, out: Path, count_flops: CountFlops | None = None) -> None:
+def draw(
+    suite: Suite, name: str, root: Path, out: Path, counters: Mapping[Counted, CountFlops] = MappingProxyType({})
+) -> None:
     """Draw an artefact of a suite from the results below `root`.
 
-    Writes `<out>/tables/<name>.{csv,md,tex}`, `<out>/figures/<name>.{svg,png}`, or both. `count_flops`: the FLOPs of
-    one evaluation of the network of a run; without it, figures have no axis of FLOPs. Raises UserError for a name that
-    the suite does not have, and for files that are missing or do not belong together.
+    Writes `<out>/tables/<name>.{csv,md,tex}`, `<out>/figures/<name>.{svg,png}`, or both. `counters`: functions from a
+    run to FLOPs, by what they count; without them, figures have no axis of FLOPs. Raises UserError for a name that the
+    suite does not have, and for files that are missing or do not belong together.
     """
     from cm.config.layout import Layout
 
     artefact = suite.find(name)
     drawing: Kind = registry.get("artefact", artefact.kind)
-    more = {"count_flops": count_flops} if drawing.flops else {}
+    more = {"count_flops": counters.get(drawing.flops)} if drawing.flops else {}
     result = drawing(suite, artefact, Path(root), **more)
     for part in result if isinstance(result, tuple) else (result,):
         _save(part, name, caption(artefact), Layout(reports=str(out)))

@@ -49,7 +49,7 @@ class Plot:
 
     def add_line(self, label: str, points: Points) -> None:
         """Means joined by a line, in a band of one standard deviation to either side if there are several seeds."""
-        style, x = self._next_style(), list(points)
+        style, x = self.next_style(), list(points)
         means, deviations = _means(points), _deviations(points)
         self.axes.plot(x, means, label=label, **style)
         if any(deviations):
@@ -57,13 +57,18 @@ class Plot:
             high = [mean + deviation for mean, deviation in zip(means, deviations, strict=True)]
             self.axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
 
-    def add_error_bars(self, label: str, points: Points, *, joined: bool) -> None:
-        """Means with bars: one standard deviation over seeds, or the interval of a single seed."""
-        style, x = self._next_style(), list(points)
+    def add_error_bars(
+        self, label: str, points: Points, *, joined: bool, style: Mapping[str, Any] | None = None
+    ) -> None:
+        """Means with bars: one standard deviation over seeds, or the interval of a single seed.
+
+        `style`: the look of the line, by default the next one.
+        """
+        look, x = dict(style or self.next_style()), list(points)
         below, above = zip(*map(_bar, points.values()), strict=True)
         bars = (below, above) if any([*below, *above]) else None
-        style["linestyle"] = style["linestyle"] if joined else "none"
-        self.axes.errorbar(x, _means(points), yerr=bars, capsize=3, label=label or None, **style)
+        look["linestyle"] = look["linestyle"] if joined else "none"
+        self.axes.errorbar(x, _means(points), yerr=bars, capsize=3, label=label or None, **look)
 
     def add_rings(self, points: Points, name: str = DEFAULT) -> None:
         """A ring around each of these points, which the legend calls `name`."""
@@ -74,7 +79,7 @@ class Plot:
 
     def add_published(self, label: str, points: Mapping[float, float]) -> None:
         """Published numbers, from x to y: hollow marks that no line joins."""
-        style = self._next_style()
+        style = self.next_style()
         hollow = {"markerfacecolor": "white", "markeredgecolor": style["color"], "linestyle": "none"}
         self.axes.plot(list(points), list(points.values()), label=label, **{**style, **hollow})
 
@@ -121,7 +126,8 @@ class Plot:
         self.figure.supxlabel("\n".join(lines), fontsize=7, color=GREY)
         return self.figure
 
-    def _next_style(self) -> dict[str, Any]:
+    def next_style(self) -> dict[str, Any]:
+        """The colour, the marker and the dashes of the next line."""
         index, wheel = self._lines, len(COLOURS)
         self._lines += 1
         style: dict[str, Any] = {"color": COLOURS[index % wheel], "marker": MARKERS[index % wheel], "markersize": 5.5}

@@ -1,6 +1,7 @@
 """Published numbers, to stand beside measured ones: those of the paper, and of the papers of its successors.
 
-`published.csv` holds them as printed. Its column `table` is the paper's `table1` or `table2`, or `successors`.
+`published.csv` holds them as printed. Its column `table` is the paper's `table1` or `table2`, or `successors`. Beside
+the numbers of the authors, `fastgen_fid` has those that NVIDIA's FastGen reports of its own trainings of a method.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ SUCCESSORS = "successors"  # numbers of later papers
 
 KEYS = ("table", "dataset", "group")  # what selects rows; without `group`, those of all groups
 METRICS = ("fid", "inception_score", "precision", "recall")  # columns of published.csv
+FASTGEN = "fastgen_fid"  # another one
+FASTGEN_NOTE = "Those by FastGen are of NVIDIA's own trainings of the methods, as its README reports them."
 
 Row = dict[str, str | None]
 
@@ -71,6 +74,7 @@ def _titles(wanted: dict[str, str]) -> dict[str, str]:
     where = f"{headings.dataset_title(wanted['dataset'])}, {headings.extractor_title('inception')}"
     titles = {metric: f"published {headings.metric_title(metric)}, {where}" for metric in METRICS}
     if wanted["table"] == SUCCESSORS:
+        titles[FASTGEN] = f"{headings.metric_title('fid')} by FastGen, {where}"
         return {**titles, "group": "group", "note": "source of the published numbers"}
     return {**titles, "group": "group in the paper", "note": "note in the paper"}
 
@@ -90,4 +94,8 @@ def describe_origin(artefact: Artefact, dataset: str, extractor: str) -> list[st
     ]
     others = ["They come from other implementations and other networks than the measured ones."]
     apart = f", for {' and '.join(differences)}" if differences else ""
-    return [f"Published numbers are those of {authors}{apart}.", *(others if "group" in artefact.published else [])]
+    return [
+        f"Published numbers are those of {authors}{apart}.",
+        *([FASTGEN_NOTE] if successors else []),
+        *(others if "group" in artefact.published else []),
+    ]

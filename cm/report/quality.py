@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cm.report import CountFlops
 
 
-@report.kind("quality", form="figure", needs="scores", flops=True, check=read_rows)
+@report.kind("quality", form="figure", needs="scores", flops="evaluation", check=read_rows)
 def quality(suite: Suite, artefact: Artefact, root: Path, count_flops: CountFlops | None = None) -> Figure:
     """One line for each label over the evaluations of the network per sample, with an axis of GFLOPs above.
 

@@ -217,7 +217,7 @@ class Watched(Linear):
         return result
 
 
-@pytest.mark.parametrize("method", ["cd", "ct", "ict", "ect", "pd"])
+@pytest.mark.parametrize("method", ["cd", "ct", "ict", "ect", "tcm", "pd"])
 def test_autograd_keeps_one_pass_of_the_student_and_nothing_of_teacher_and_target(method):
     notes = []
     nets = Networks(*(Watched(role, notes) for role in ("student", "target", "teacher")))

@@ -41,6 +41,7 @@ RUNS = [
     "ct/clip~1.0,microbatch~6,precision~float16",
     "ict/default",
     "ect/default",
+    "tcm/default",
     "cd-inf/default",
     "ct-inf/init~random,stop_gradient~false",
     "pd/steps~2",
@@ -248,6 +249,7 @@ FOLLOWERS = [
     ("ct/default", None),
     ("ict/default", 0.0),
     ("ect/default", 0.0),
+    ("tcm/default", 0.0),
 ]
 
 
@@ -324,7 +326,9 @@ def test_students_start_from_their_teacher_unless_told_otherwise(place):
         assert same(dict(student), teacher) is starts_there
 
 
-@pytest.mark.parametrize(("method", "training", "sampling"), [("ect", "edm", "ect"), ("ict", "boundary", "boundary")])
+@pytest.mark.parametrize(
+    ("method", "training", "sampling"), [("ect", "edm", "ect"), ("ict", "boundary", "boundary"), ("tcm", "edm", "tcm")]
+)
 def test_a_model_is_sampled_with_a_preconditioning_of_its_own(place, method, training, sampling):
     plan = plan_of(place, f"digits/{method}/default/seed0")
     assert plan.student.preconditioning is registry.get("preconditioning", training)
