@@ -319,9 +319,9 @@ def _load_teacher(run: Run, inputs: Mapping[str, Path], student: nn.Module) -> n
         raise UserError(f"{run.name}: needs the weights of its teacher (--teacher)")
     path = inputs["teacher"]
     tensors, description = read_model(path)
-    if description["preconditioning"] != "edm":
-        raise UserError(f"{path} holds {description['run']}, which is not a diffusion model and cannot be a teacher")
-    teacher = _restore_model(tensors, description, path)
+    run.objective.check_teacher(f"{path} holds a model that", description["preconditioning"])
+    evaluated = run.objective.teacher_preconditionings[description["preconditioning"]]
+    teacher = _restore_model(tensors, description | {"preconditioning": evaluated}, path)
     if run.objective.starts_from_teacher:
         native.restore(student, tensors, path)
     return teacher

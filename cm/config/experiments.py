@@ -75,7 +75,7 @@ class Experiments:
             for section, kind in COMPONENTS.items()
         }
         training = check(Training, document["training"], f"{where}, training")
-        if training.checkpointing and sections["objective"].differentiates_forward:
+        if training.checkpointing and not sections["objective"].allows_checkpointing:
             raise UserError(f"{where}, training: {name.method} differentiates forward, without 'checkpointing'")
         evaluation = check(Evaluation, document["evaluation"], f"{where}, evaluation")
         links = Links(
@@ -148,8 +148,7 @@ class Experiments:
             raise UserError(f"{run.dataset}/{run.method}: needs a 'teacher:' in its experiment file")
         method, _, variant = run.links.teacher.partition("/")
         teacher = self.run(f"{run.dataset}/{method}/{variant or 'default'}/seed{run.seed}")
-        if teacher.objective.sampling_preconditioning != "edm":
-            raise UserError(f"{run.name}: {teacher.name} is not a diffusion model and cannot be a teacher")
+        run.objective.check_teacher(f"{run.name}: {teacher.name}", teacher.objective.sampling_preconditioning)
         if run.objective.starts_from_teacher and _weight_settings(run) != _weight_settings(teacher):
             raise UserError(f"{run.name}: starts from the weights of {teacher.name}, but its network is another one")
         return teacher
