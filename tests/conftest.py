@@ -40,6 +40,18 @@ FILES = {
     "cd-inf": {"training": TRAINING, "teacher": "edm", "sampler": "onestep"},
     "ct-inf": {"training": TRAINING, "objective": {"distance": "l2"}, "teacher": "edm", "sampler": "onestep"},
     "ect": {"training": TRAINING, "objective": {"stage_steps": 4}, "teacher": "edm", "sampler": "onestep"},
+    "sct": {
+        "training": TRAINING,
+        "objective": {"parametrization": "edm", "tangent_warmup": 6},
+        "teacher": "edm",
+        "sampler": "onestep",
+    },
+    "scd": {
+        "training": TRAINING,
+        "objective": {"parametrization": "edm", "tangent_warmup": 6},
+        "teacher": "edm",
+        "sampler": "onestep",
+    },
     "pd": {
         "training": TRAINING | {"clip": 1.0},
         "teacher": "edm",

@@ -360,7 +360,7 @@ class Doubled(torch.autograd.Function):
 @pytest.mark.parametrize("operation", [fused_attention, Doubled.apply])
 def test_a_network_without_a_forward_derivative_is_refused_in_one_line(operation):
     x = torch.ones(1, 1, 8, 8)
-    with pytest.raises(UserError, match="^the network has no derivative in forward mode, .*: .+") as caught:
+    with pytest.raises(UserError, match=r"^the network has no derivative in forward mode, .*: .+") as caught:
         jvp(operation, (x,), (x,))
     assert "\n" not in str(caught.value)
     with pytest.raises(RuntimeError, match="shape"):
