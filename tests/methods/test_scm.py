@@ -137,6 +137,16 @@ def test_the_times_of_the_paper(bits):
     assert_golden("scm_trigflow.npz", f"t_lognormal_{bits}", trigflow.time_of(sigma, SD))
 
 
+def test_the_times_that_are_truncated():
+    class Draws:
+        def uniform(self):
+            return torch.from_numpy(load("scm_trigflow.npz")["u_proposal"])
+
+    sigma = registry.get("times", "lognormal-truncated")(p_mean=-1.0, p_std=1.4).continuous(Draws(), NOISE)
+    assert_golden("scm_trigflow.npz", "sigma_truncated", sigma)
+    assert_golden("scm_trigflow.npz", "t_truncated", trigflow.time_of(sigma, SD))
+
+
 @pytest.mark.parametrize(
     ("model", "form"), [("scm", "velocity"), ("trigflow", "velocity"), ("scm-edm", "velocity-edm")]
 )
