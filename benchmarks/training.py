@@ -98,7 +98,7 @@ def time_parts(trainer: Trainer, timers: Timers) -> Iterator[None]:
     def timed_networks(batch: Batch) -> Networks:
         found = networks(batch)
         parts = {"student": "forward", "target": "target", "teacher": "teacher"}
-        return Networks(**{role: timed(part, getattr(found, role)) for role, part in parts.items()})
+        return dataclasses.replace(found, **{role: timed(part, getattr(found, role)) for role, part in parts.items()})
 
     def timed(part: str, network: Any) -> Any:
         return network and timers.time(part, network)
@@ -132,14 +132,22 @@ def objective(run: Run, network: Run | Weights | None, options: argparse.Namespa
 def networks(run: Run, teacher: Run | None) -> tuple[nn.Module, nn.Module | None]:
     """The student, with the weights of the teacher where it starts from them, and the teacher: each in memory once."""
     torch.manual_seed(run.seed)
-    phi = build.build_model(build.run_description(teacher)) if teacher else None
+    own = build.run_description(run) | {"preconditioning": run.objective.preconditioning}
+    phi = build.build_model(describe_teacher(run, teacher)) if teacher else None
     if phi is None or not run.objective.starts_from_teacher:
-        return build.build_model(build.run_description(run)), phi
+        return build.build_model(own), phi
     with torch.device("meta"):
-        student = build.build_model(build.run_description(run))
+        student = build.build_model(own)
     student = student.to_empty(device="cpu")
     student.load_state_dict(phi.state_dict())
     return student, phi
+
+
+def describe_teacher(run: Run, teacher: Run) -> dict[str, Any]:
+    """The description of a teacher with the preconditioning with which the loss of a run evaluates it."""
+    description = build.run_description(teacher)
+    evaluated = run.objective.teacher_preconditionings[description["preconditioning"]]
+    return description | {"preconditioning": evaluated}
 
 
 def settings(run: Run, options: argparse.Namespace) -> Training:

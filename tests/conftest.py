@@ -41,6 +41,18 @@ FILES = {
     "ct-inf": {"training": TRAINING, "objective": {"distance": "l2"}, "teacher": "edm", "sampler": "onestep"},
     "ect": {"training": TRAINING, "objective": {"stage_steps": 4}, "teacher": "edm", "sampler": "onestep"},
     "tcm": {"training": TRAINING, "objective": {"first_stage": 2}, "teacher": "ect", "sampler": "onestep"},
+    "sct": {
+        "training": TRAINING,
+        "objective": {"parametrization": "edm", "tangent_warmup": 6},
+        "teacher": "edm",
+        "sampler": "onestep",
+    },
+    "scd": {
+        "training": TRAINING,
+        "objective": {"parametrization": "edm", "tangent_warmup": 6},
+        "teacher": "edm",
+        "sampler": "onestep",
+    },
     "pd": {
         "training": TRAINING | {"clip": 1.0},
         "teacher": "edm",

@@ -42,9 +42,11 @@ def check_network(network: Any, expected: type, source: object, description: str
 
 
 def check_conventions(network: Any, format_name: str, source: object) -> None:
-    """Raise UserError if an ADM has other noise labels or normalisation groups than the project of a format."""
+    """Raise UserError if an ADM has other noise labels or normalisations than the project of a format."""
     if not isinstance(network, ADM) or format_name not in CONVENTIONS:
         return
+    if network.double_norm:
+        raise UserError(f"{source}: the format '{format_name}' has no network with double_norm")
     factor, group_channels = CONVENTIONS[format_name]
     same_groups = all(network.groups(width) == min(32, width // group_channels) for width in block_widths(network))
     if network.noise_factor != factor or not same_groups:

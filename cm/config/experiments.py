@@ -75,7 +75,7 @@ class Experiments:
             for section, kind in COMPONENTS.items()
         }
         training = check(Training, document["training"], f"{where}, training")
-        if training.checkpointing and sections["objective"].differentiates_forward:
+        if training.checkpointing and not sections["objective"].allows_checkpointing:
             raise UserError(f"{where}, training: {name.method} differentiates forward, without 'checkpointing'")
         evaluation = check(Evaluation, document["evaluation"], f"{where}, evaluation")
         links = Links(

@@ -19,8 +19,9 @@ class Training:
     """The `training:` section.
 
     `total_steps`: optimiser steps of the whole training. `batch`: images of a step. `lr`: the learning rate after the
-    warm-up. `optimiser`: Adam or RAdam with betas 0.9 and 0.999 and epsilon 1e-8. `lr_decay`: the learning rate stays
-    constant or falls linearly to 0. `warmup`: steps over which the learning rate rises linearly from 0. `clip`: largest
+    warm-up. `optimiser`: Adam or RAdam with the betas 0.9 and `beta2` and the epsilon `epsilon`. `lr_decay`: the
+    learning rate stays constant, falls linearly to 0, or is divided by sqrt(step / decay_from) after the step
+    `decay_from`. `warmup`: steps over which the learning rate rises linearly from 0. `clip`: largest
     norm of the gradient. `ema_decay`: decay per step of the averaged weights, or several, each of which
     becomes a model; the first one is the default. `flip`: flip each image horizontally with
     probability 1/2. `microbatch`: images of one forward and backward pass, whose gradients add up to those of the
@@ -35,7 +36,10 @@ class Training:
     batch: Annotated[int, at_least(1), at_most(10**6)]
     lr: Annotated[float, at_least(0.0), at_most(1e3)]
     optimiser: Literal["adam", "radam"] = "radam"
-    lr_decay: Literal["linear", "none"] = "none"
+    beta2: Annotated[float, at_least(0.0), below(1.0)] = 0.999
+    epsilon: Annotated[float, at_least(0.0), at_most(1.0)] = 1e-8
+    lr_decay: Literal["inverse-sqrt", "linear", "none"] = "none"
+    decay_from: Annotated[int, at_least(1), at_most(10**9)] = 2000
     warmup: Annotated[int, at_least(0), at_most(10**9)] = 0
     clip: Annotated[float, at_least(0.0), at_most(1e9)] | None = None
     ema_decay: Annotated[tuple[Annotated[float, at_least(0.0), below(1.0)], ...], one_or_more(8)] = (0.999,)

@@ -38,7 +38,8 @@ def count_evaluations(run: Run) -> Evaluations:
     student, target, teacher = (_StandIn(role, counts, run) for role in ("student", "target", "teacher"))
     x, labels = torch.zeros(1, run.network.image_channels, SIZE, SIZE), torch.zeros(1, dtype=torch.int64)
     batch = Batch(x, labels, run.noise, 0, run.training.total_steps, np.zeros(1, np.int64))
-    _counting_objective(run, counts).loss(Networks(student, target, teacher), batch)
+    objective = _counting_objective(run, counts)
+    objective.loss(Networks(student, target, teacher, objective.build_own()), batch)
     return counts
 
 

@@ -17,16 +17,25 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cm.errors import UserError
+
 
 def jvp(function: Callable[..., Any], at: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> tuple[Any, Any]:
     """The value of a function of tensors `at` a point, and its derivative `along` a direction, of the same shapes.
 
     The function returns a tensor or a list of tensors, and so are both results. Gradients flow through both, to the
-    point, to the direction and to the parameters of a network.
+    point, to the direction and to the parameters of a network; under `torch.no_grad` nothing is kept for them. Raises
+    UserError for a network with an operation that has no such derivative.
     """
     _load_rules()
     with sdpa_kernel(SDPBackend.MATH), torch.autocast(at[0].device.type, enabled=False):
-        value, derivative, *_ = torch.func.jvp(function, at, along)
+        try:
+            value, derivative, *_ = torch.func.jvp(function, at, along)
+        except RuntimeError as error:  # NotImplementedError is one
+            reason = str(error).splitlines()[0]
+            if not isinstance(error, NotImplementedError) and "functorch" not in reason:
+                raise
+            raise UserError(f"the network has no derivative in forward mode, which the loss needs: {reason}") from None
     return value, derivative
 
 

@@ -3,13 +3,15 @@
     D(x, t) = c_skip(t) x + c_out(t) F(c_in(t) x, c_noise(t)).
 
 A preconditioning maps noise levels t [B] to four coefficients, each [B], in the precision of t. With sd = `sigma_data`
-and eps = `sigma_min`, both of those below have c_in = 1 / sqrt(t^2 + sd^2) and c_noise = ln(t) / 4 (EDM, Table 1).
+and eps = `sigma_min`, all of them but the last two have c_in = 1 / sqrt(t^2 + sd^2), and c_noise = ln(t) / 4 (EDM,
+Table 1) unless they say otherwise. The last two take times of TrigFlow (`cm.diffusion.trigflow`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from cm.lazy import torch
 from cm.registry import register
 
 if TYPE_CHECKING:
@@ -56,3 +58,39 @@ def ect(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
 def tcm(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
     """`edm`, for a truncated consistency model, which is no diffusion model."""
     return edm(t, sigma_data=sigma_data, sigma_min=sigma_min)
+
+
+@register("preconditioning", "trigflow")
+def trigflow(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
+    """The coefficients of a denoiser in TrigFlow: those of `edm` with -c_out, and c_noise = arctan(t / sd).
+
+    Lu & Song (2024), Section 3 (`cm.diffusion.trigflow`); `sigma_min` is not used.
+    """
+    c_skip, c_out, c_in, _ = edm(t, sigma_data=sigma_data, sigma_min=sigma_min)
+    return Coefficients(c_skip, -c_out, c_in, (t / sigma_data).atan())
+
+
+@register("preconditioning", "scm")
+def scm(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
+    """`trigflow`, whose coefficients are those of a consistency function too: f(x, 0) = x (Lu & Song 2024, Eq. 5)."""
+    return trigflow(t, sigma_data=sigma_data, sigma_min=sigma_min)
+
+
+@register("preconditioning", "scm-edm")
+def scm_edm(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
+    """`edm`, for a consistency function that started from the weights of an EDM network."""
+    return edm(t, sigma_data=sigma_data, sigma_min=sigma_min)
+
+
+@register("preconditioning", "velocity")
+def velocity(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
+    """F(x / sd, t) itself, the velocity dx / dt over sd, at times t of TrigFlow: how sCM evaluates its networks."""
+    zero, one = torch.zeros_like(t), torch.ones_like(t)
+    return Coefficients(zero, one, one / sigma_data, t)
+
+
+@register("preconditioning", "velocity-edm")
+def velocity_edm(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
+    """`velocity` of an EDM network: -F(x / sd, ln(sd tan(t)) / 4), at times t of TrigFlow."""
+    zero, one = torch.zeros_like(t), torch.ones_like(t)
+    return Coefficients(zero, -one, one / sigma_data, (sigma_data * t.tan()).log() / 4)

@@ -149,3 +149,19 @@ class TruncatedStudent:
         if not shares[-1] < shares[0]:
             raise UserError(f"{self}: none of this distribution lies between {times[-1]:g} and {times[0]:g}")
         return shares
+
+
+@register("times", "lognormal-truncated")
+@dataclass(frozen=True)
+class TruncatedLogNormal(LogNormal):
+    """`lognormal` between the ends of the noise grid, sigma_min and sigma_max (FastGen's sCM and consistency models).
+
+    On the intervals of a grid, which lies between these ends, it is the same as `lognormal`.
+    """
+
+    def continuous(self, draws: Draws, noise: KarrasNoise) -> Tensor:
+        """t = exp(p_mean + p_std n), where the distribution of n is cut off; by inverting it."""
+        ends = torch.tensor([noise.sigma_min, noise.sigma_max], dtype=torch.float64)
+        low, high = torch.special.ndtr((ends.log() - self.p_mean) / self.p_std).tolist()
+        n = torch.special.ndtri(low + (high - low) * draws.uniform().double())
+        return (self.p_mean + self.p_std * n).exp().clamp(noise.sigma_min, noise.sigma_max)

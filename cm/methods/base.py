@@ -13,25 +13,28 @@ from cm.lazy import torch
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, nn
 
     from cm.diffusion.noise import KarrasNoise
 
     Denoiser = Callable[..., Tensor]
 
 Needed = TypeVar("Needed")
+DIFFUSION = ("edm", "trigflow")  # the preconditionings of diffusion models, which estimate the mean of the clean images
 
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
     """The networks of a run, each `(x [B, C, H, W], t [B], labels [B] or None) -> [B, C, H, W]`.
 
-    `student` (theta) is trained; `target` (theta-minus) is a moving average of it; `teacher` (phi) is fixed.
+    `student` (theta) is trained; `target` (theta-minus) is a moving average of it; `teacher` (phi) is fixed. `own` is
+    the module that the objective builds for itself (`Objective.build_own`), which is trained with the student.
     """
 
     student: Denoiser
     target: Denoiser | None = None
     teacher: Denoiser | None = None
+    own: Callable[..., Tensor] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +82,10 @@ class Batch:
         return [torch.Generator(device).manual_seed(seed) for seed in self.seeds.tolist()]
 
 
+class NonFinite(ArithmeticError):
+    """A part of a loss is not finite. The message names it; the trainer adds the run and the step."""
+
+
 def require(value: Needed | None) -> Needed:
     """A network or labels that an objective has said it needs, and that the trainer therefore passes."""
     if value is None:
@@ -90,16 +97,19 @@ def require(value: Needed | None) -> Needed:
 class Objective(abc.ABC):
     """A loss. Subclasses are final and add the settings of their YAML section as fields.
 
-    `preconditioning`: of the network in training, None for one that does not denoise. `labelled`: whether the loss
-    needs labels. `has_features`: whether the network has features that compare images. `teacher_title`: what
-    an error calls the teacher.
+    `labelled`: whether the loss needs labels. `has_features`: whether the network has features that compare images.
+    `teacher_title`: what an error calls the teacher.
     """
 
-    preconditioning: ClassVar[str | None] = "edm"
     labelled: ClassVar[bool] = False
 
     has_features: ClassVar[bool] = False
     teacher_title: ClassVar[str] = "teacher"
+
+    @property
+    def preconditioning(self) -> str | None:
+        """The preconditioning of the network in training, None for one that does not denoise."""
+        return "edm"
 
     @property
     def sampling_preconditioning(self) -> str | None:
@@ -121,8 +131,11 @@ class Objective(abc.ABC):
 
     def check_teacher(self, name: str, preconditioning: str | None) -> None:
         """Raises UserError unless a model of that name and preconditioning can be the teacher."""
-        if preconditioning not in self.teacher_preconditionings:
+        known = self.teacher_preconditionings
+        if preconditioning not in DIFFUSION:
             raise UserError(f"{name} is not a diffusion model and cannot be a teacher")
+        if preconditioning not in known:
+            raise UserError(f"{name} has preconditioning '{preconditioning}', its student needs {' or '.join(known)}")
 
     @property
     def starts_from_teacher(self) -> bool:
@@ -153,6 +166,19 @@ class Objective(abc.ABC):
     def differentiates_derivative(self) -> bool:
         """Whether gradients flow through that derivative too."""
         return False
+
+    @property
+    def allows_checkpointing(self) -> bool:
+        """Whether the evaluation with gradients can compute its activations again: not for a derivative with it."""
+        return not self.differentiates_forward
+
+    def build_own(self) -> nn.Module | None:
+        """A new module of the parameters that the loss itself owns, None for a loss without any.
+
+        They are trained, saved and resumed with the student, by the same optimiser; no model file has them, and no
+        average. The trainer hands the module to the loss as `Networks.own`.
+        """
+        return None
 
     def mu_at(self, step: int, total_steps: int) -> float:
         """The decay mu of theta-minus after a step, for an objective with a target network."""

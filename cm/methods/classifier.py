@@ -24,11 +24,14 @@ class Classification(Objective):
     the share of probability that the targets spread over all classes.
     """
 
-    preconditioning: ClassVar[None] = None
     labelled: ClassVar[bool] = True
     has_features: ClassVar[bool] = True
     jitter: Annotated[float, at_least(0.0), at_most(1e3)] = 0.3
     label_smoothing: Annotated[float, at_least(0.0), below(1.0)] = 0.1
+
+    @property
+    def preconditioning(self) -> None:
+        return None
 
     def loss(self, nets: Networks, batch: Batch) -> Tensor:
         level = per_image(self.jitter * batch.uniform(), batch.x)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cm.config.settings import component, default
 from cm.diffusion.curriculum import Curriculum
@@ -33,11 +33,13 @@ class Consistency(Objective):
     `times`: the distribution of t. `distance`: d. `init`: the weights that the student starts from.
     """
 
-    preconditioning: ClassVar[str] = "boundary"
-
     times: Annotated[Times, component("times")] = default("times", "uniform")
     distance: Annotated[Distance, component("distance")] = default("distance", "lpips")
     init: Literal["random", "teacher"] = "random"
+
+    @property
+    def preconditioning(self) -> str:
+        return "boundary"
 
     @property
     def needs_teacher(self) -> bool:

@@ -10,7 +10,7 @@ is the teacher's in training; for sampling it is shifted so that D(x, 0.003) = x
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cm.config.settings import above, at_least, at_most, component, default
 from cm.diffusion.distances import Distance
@@ -36,8 +36,6 @@ class EasyConsistencyTuning(PairedConsistency):
     training steps of a stage. `s_min`: the smallest s, 1e-6 in the official code of TCM.
     """
 
-    preconditioning: ClassVar[str] = "edm"
-
     times: Annotated[Times, component("times")] = default("times", "lognormal", p_mean=-1.1, p_std=2.0)
     distance: Annotated[Distance, component("distance")] = default("distance", "l2-norm")
     weighting: Annotated[Weighting, component("weighting")] = default("weighting", "inverse-interval")
@@ -48,6 +46,10 @@ class EasyConsistencyTuning(PairedConsistency):
     ratio_limit: Annotated[float, above(0.0), at_most(1.0)] = 1.0
     stage_steps: Annotated[int, at_least(1), at_most(10**9)] = 25_000
     s_min: Annotated[float, at_least(0.0), at_most(1e6)] = 0.0
+
+    @property
+    def preconditioning(self) -> str:
+        return "edm"
 
     @property
     def sampling_preconditioning(self) -> str:

@@ -8,7 +8,7 @@ with the mean over the pixels of an image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cm.config.settings import component, default
 from cm.diffusion.solvers import per_image
@@ -25,10 +25,20 @@ if TYPE_CHECKING:
 @register("method", "edm")
 @dataclass(frozen=True)
 class ScoreMatching(Objective):
-    """`times`: the distribution of t. `weighting`: lambda, in which s is 0."""
+    """The defaults are those of EDM.
+
+    `times`: the distribution of t. `weighting`: lambda, in which s is 0. `parametrization`: what the network F
+    estimates and what it is told of t, as in EDM, or the velocity and an angle, as in TrigFlow (Lu & Song 2024); with
+    the weighting `karras` that is TrigFlow's loss, mean (F - (cos z - sin x) / sd)^2.
+    """
 
     times: Annotated[Times, component("times")] = default("times", "lognormal")
     weighting: Annotated[Weighting, component("weighting")] = default("weighting", "karras")
+    parametrization: Literal["edm", "trigflow"] = "edm"
+
+    @property
+    def preconditioning(self) -> str:
+        return self.parametrization
 
     def loss(self, nets: Networks, batch: Batch) -> Tensor:
         t = self.times.continuous(batch, batch.noise)

@@ -33,7 +33,8 @@ class NCSNpp(UNet):
     coefficients of the separable resampling filter. `classes`: number of class labels, 0 for an unconditional network.
     `augment_dim`: length of the augmentation labels, 0 for none. `noise_channels`: width of the noise embedding as a
     multiple of `channels`. `patch`: side of the square patches of pixels that become the channels of one place before
-    the first convolution; 2 makes all levels half as wide and high.
+    the first convolution; 2 makes all levels half as wide and high. `double_norm`: whether the noise embedding scales
+    and shifts the normalised activations, with scales and shifts that are normalised too, instead of being added.
     """
 
     resolution: Annotated[int, at_least(1), at_most(8192)] = 32
@@ -51,6 +52,7 @@ class NCSNpp(UNet):
     augment_dim: Annotated[int, at_least(0), at_most(10**4)] = 0
     noise_channels: Annotated[int, at_least(1), at_most(64)] = 2
     patch: Annotated[int, at_least(1), at_most(256)] = 1
+    double_norm: bool = False
 
     def build(self) -> torch.nn.Module:
         """The module, freshly initialised from torch's global generator."""
@@ -82,8 +84,8 @@ class NCSNpp(UNet):
 
     @property
     def scale_shift(self) -> bool:
-        """The noise embedding is added only."""
-        return False
+        """The noise embedding is added only, but for the double normalisation."""
+        return self.double_norm
 
     @property
     def group_channels(self) -> int:

@@ -57,6 +57,11 @@ class UNet(ABC):
 
     @property
     @abstractmethod
+    def double_norm(self) -> bool:
+        """Whether those scales and shifts are normalised too, each over the channels."""
+
+    @property
+    @abstractmethod
     def group_channels(self) -> int:
         """Fewest channels of a normalisation group."""
 

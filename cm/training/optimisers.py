@@ -1,13 +1,14 @@
 """The optimiser, its learning rate and the scaler of float16 gradients.
 
-Adam and RAdam are torch's functions, with the betas and the epsilon of the official code. The classes of `torch.optim`
-are not used: they import torch's compiler, which takes longer than 40 steps of a small network, and look up the state
-of every parameter in every step.
+Adam and RAdam are torch's functions; by default they have the betas and the epsilon of the official code. The classes
+of `torch.optim` are not used: they import torch's compiler, which takes longer than 40 steps of a small network, and
+look up the state of every parameter in every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.optim.radam import radam
 
 from cm.config import Training
 
-CONSTANTS: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "maximize": False}
+CONSTANTS: dict[str, Any] = {"beta1": 0.9, "weight_decay": 0.0, "maximize": False}
 
 
 class Optimiser:
@@ -32,7 +33,8 @@ class Optimiser:
         self._means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self._squares = [torch.zeros_like(parameter) for parameter in self.parameters]
         self._steps = [parameter.new_zeros(()) for parameter in self.parameters]
-        self._function = {"adam": _adam, "radam": _radam}[training.optimiser]
+        constants = {"beta2": training.beta2, "eps": training.epsilon, **CONSTANTS}
+        self._function: Callable[..., None] = partial(FUNCTIONS[training.optimiser], **constants)
         self._compiled = is_update_compiled(training)
         self._keeps_gradients = training.cuda_graphs
 
@@ -62,18 +64,21 @@ class Optimiser:
                 yield f"{index}.{name}", tensors[index]
 
 
-def _adam(lists: list[Any], rate: Any, compiled: bool) -> None:
+def _adam(lists: list[Any], rate: Any, compiled: bool, **constants: Any) -> None:
     """Adam of parameters, gradients, means, squares and steps: fused, or in operations that the compiler fuses."""
     parameters, gradients, means, squares, steps = lists
     how: dict[str, Any] = {"foreach": True, "capturable": True} if compiled else {"fused": True}
-    adam(parameters, gradients, means, squares, [], steps, lr=rate, amsgrad=False, **how, **CONSTANTS)
+    adam(parameters, gradients, means, squares, [], steps, lr=rate, amsgrad=False, **how, **constants)
 
 
-def _radam(lists: list[Any], rate: Any, compiled: bool) -> None:
+def _radam(lists: list[Any], rate: Any, compiled: bool, **constants: Any) -> None:
     """RAdam of parameters, gradients, means, squares and steps; Python reads the steps only on a CPU."""
     parameters, gradients, means, squares, steps = lists
     capturable = compiled or parameters[0].is_cuda
-    radam(parameters, gradients, means, squares, steps, lr=rate, foreach=True, capturable=capturable, **CONSTANTS)
+    radam(parameters, gradients, means, squares, steps, lr=rate, foreach=True, capturable=capturable, **constants)
+
+
+FUNCTIONS = {"adam": _adam, "radam": _radam}
 
 
 def is_update_compiled(training: Training) -> bool:
@@ -87,7 +92,12 @@ def build_scaler(training: Training, device: str) -> torch.amp.GradScaler:
 
 
 def learning_rate(training: Training, step: int) -> float:
-    """The learning rate of a step: lr min(1, step / warmup), times 1 - step / total_steps where it falls linearly."""
+    """The learning rate of a step: lr min(1, step / warmup), times the factor by which it falls.
+
+    That is 1 - step / total_steps (`linear`) or 1 / sqrt(max(1, step / decay_from)) (`inverse-sqrt`; Karras et al.
+    2024, Eq. 67).
+    """
     rise = min(1.0, step / training.warmup) if training.warmup else 1.0
-    fall = 1.0 - step / training.total_steps if training.lr_decay == "linear" else 1.0
-    return training.lr * rise * fall
+    fall = {"none": 1.0, "linear": 1.0 - step / training.total_steps}
+    fall["inverse-sqrt"] = max(1.0, step / training.decay_from) ** -0.5
+    return training.lr * rise * fall[training.lr_decay]

@@ -27,9 +27,10 @@ from cm.training.saved import SavedFiles
 class TrainingState:
     """What a training changes: the student, its moving averages, the optimiser, and the number of steps done.
 
-    `target` is theta-minus, for an objective that has it; `averages` are the averaged weights that become models, one
-    for each `ema_decay`, and `ema` is the first of them. `threads`: the different numbers of processor threads of all
-    starts, in ascending order.
+    `target` is theta-minus, for an objective that has it; `own` holds the parameters of the loss itself, for an
+    objective that has any; `averages` are the averaged weights that become models, one for each `ema_decay`, and `ema`
+    is the first of them. `trained` are the student and `own`, whose parameters the optimiser changes. `threads`: the
+    different numbers of processor threads of all starts, in ascending order.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -41,7 +42,9 @@ class TrainingState:
         self.target = freeze(copy.deepcopy(self.student)) if plan.objective.has_target else None
         if self.target is not None:
             self.target.train(plan.objective.target_uses_dropout)
-        self.optimiser = Optimiser(plan.training, self.student)
+        self.own = _build_own(plan)
+        self.trained = nn.ModuleDict({"student": self.student} | ({"own": self.own} if self.own is not None else {}))
+        self.optimiser = Optimiser(plan.training, self.trained)
         self.scaler = build_scaler(plan.training, plan.device)
 
     def save(self) -> None:
@@ -82,8 +85,8 @@ class TrainingState:
         self.plan.processes.wait()
 
     def check_equal(self) -> None:
-        """Raises UserError if the weights of the student differ between the processes."""
-        self.plan.processes.check_equal(dict(self.student.named_parameters()), f"{self.plan.name}, step {self.step}")
+        """Raises UserError if the weights that are trained differ between the processes."""
+        self.plan.processes.check_equal(dict(self.trained.named_parameters()), f"{self.plan.name}, step {self.step}")
 
     def diverged(self, what: str) -> UserError:
         """The error for a training that has become non-finite; what was saved before stays."""
@@ -108,7 +111,8 @@ class TrainingState:
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the state and its name in the file."""
         names = ["ema" if decay is None else f"ema{decay!r}" for decay in self.plan.ema_decays]
-        modules = {"student": self.student, **dict(zip(names, self.averages, strict=True)), "target": self.target}
+        averages = dict(zip(names, self.averages, strict=True))
+        modules = {"student": self.student, **averages, "target": self.target, "own": self.own}
         for part, module in modules.items():
             for name, tensor in module.state_dict().items() if module is not None else ():
                 yield f"{part}.{name}", tensor
@@ -116,9 +120,18 @@ class TrainingState:
             yield f"optimiser.{name}", tensor
 
     def _check_finite(self) -> None:
-        parameters = itertools.chain.from_iterable(average.parameters() for average in self.averages)
+        own = () if self.own is None else self.own.parameters()
+        parameters = itertools.chain(own, *(average.parameters() for average in self.averages))
         if not all(bool(parameter.isfinite().all()) for parameter in parameters):
             raise self.diverged("a weight is not finite")
+
+
+def _build_own(plan: Plan) -> nn.Module | None:
+    """The module that the objective builds for itself: a function of the seed of the run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        own = plan.objective.build_own()
+    return None if own is None else own.to(plan.device)
 
 
 def freeze(module: nn.Module) -> nn.Module:

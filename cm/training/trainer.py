@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cm.diffusion.sampling import autocast, to_device
 from cm.errors import Interrupted
-from cm.methods.base import Batch, Networks
+from cm.methods.base import Batch, Networks, NonFinite
 from cm.networks.base import set_activation_checkpointing
 from cm.training.batches import Batches
 from cm.training.plan import Plan
@@ -65,11 +65,18 @@ class Trainer:
             if plan.training.cuda_graphs:
                 torch.compiler.cudagraph_mark_step_begin()
             with autocast(self._device, plan.training.precision):
-                losses = plan.objective.loss(self._networks(batch), batch)
+                losses = self._losses(batch)
             loss = losses.float().sum() / plan.training.batch
             self.state.scaler.scale(loss).backward()
             total += loss.detach()
         return total
+
+    def _losses(self, batch: Batch) -> Tensor:
+        """The loss of each image of a microbatch, [B]. Raises UserError if a part of it is not finite."""
+        try:
+            return self.plan.objective.loss(self._networks(batch), batch)
+        except NonFinite as error:
+            raise self.state.diverged(str(error)) from None
 
     def _networks(self, batch: Batch) -> Networks:
         """The networks with the dropout of this batch: student and target have the same masks, the teacher has none."""
@@ -79,6 +86,7 @@ class Trainer:
             student=partial(student, dropout_seeds=seeds),
             target=partial(target, dropout_seeds=seeds) if target is not None else None,
             teacher=self.teacher,
+            own=self.state.own,
         )
 
 

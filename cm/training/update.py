@@ -22,7 +22,7 @@ from cm.training.state import TrainingState
 
 
 class Update:
-    """Changes the weights, the moving averages and the optimiser of a state, given the gradients of its student."""
+    """Changes the weights, the moving averages and the optimiser of a state, given the gradients of what is trained."""
 
     def __init__(self, plan: Plan, state: TrainingState) -> None:
         self._plan, self._state = plan, state
@@ -70,12 +70,13 @@ class Update:
 
     def _clip(self) -> None:
         if (clip := self._plan.training.clip) is not None:
-            nn.utils.clip_grad_norm_(self._parameters, clip)
+            nn.utils.clip_grad_norm_(self._state.optimiser.parameters, clip)
 
     def _fix_addresses(self) -> None:
         """Promise the compiler that these tensors stay where they are, so that CUDA graphs may change them in place."""
-        optimiser = dict(self._state.optimiser.tensors()).values()
-        for tensor in itertools.chain(self._parameters, *self._averages, optimiser, self._tensors):
+        optimiser = self._state.optimiser
+        states = dict(optimiser.tensors()).values()
+        for tensor in itertools.chain(optimiser.parameters, *self._averages, states, self._tensors):
             torch._dynamo.mark_static_address(tensor)
 
 

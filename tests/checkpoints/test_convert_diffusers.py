@@ -133,6 +133,8 @@ def test_the_scheduler_has_the_steps_of_a_run(run, steps):
         (dataclasses.replace(TINY, multipliers=[2, 4]), {}, "diffusers", "its first multiplier is 2"),
         (dataclasses.replace(TINY, augment_dim=9), {}, "diffusers", "augmentation labels"),
         (dataclasses.replace(TINY, augment_dim=9), {}, "openai", "augment"),
+        (dataclasses.replace(TINY, double_norm=True), {}, "diffusers", "scales and shifts are normalised"),
+        (dataclasses.replace(TINY, double_norm=True), {}, "openai", "'openai' has no network with double_norm"),
         (dataclasses.replace(TINY, noise_factor=1.0), {}, "openai", "means noise_factor 1000"),
     ],
 )

@@ -89,6 +89,15 @@ def test_learning_rate_rises_and_falls():
     assert learning_rate(Training(total_steps=10, batch=1, lr=1.0), 9) == 1.0
 
 
+def test_the_learning_rate_that_falls_with_the_root_of_the_step_is_that_of_ect():
+    for table in json.loads((GOLDEN / "ect_schedules.json").read_text())["lr"].values():
+        given = table["kwargs"]
+        rates = {"lr": given["ref_lr"], "decay_from": given["decay_iter"], "warmup": given.get("rampup_iter", 0)}
+        training = Training(total_steps=10, batch=1, lr_decay="inverse-sqrt", **rates)
+        for step, want in table["rows"]:
+            assert learning_rate(training, step) == pytest.approx(float(want), rel=1e-12)
+
+
 @pytest.mark.parametrize("bits", ["f32", "f64"])
 @pytest.mark.parametrize(
     ("name", "training"),

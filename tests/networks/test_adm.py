@@ -222,6 +222,7 @@ def test_gradients_are_finite_and_reach_every_parameter(change):
         ({"channels": 10}, "channels 10: 30 channels cannot be split into equal groups of at least 4"),
         ({"head_channels": 12}, "the 16 channels of 4x4_block0 cannot be split into equal attention heads"),
         ({"head_channels": 64}, "the 16 channels of 4x4_block0"),
+        ({"double_norm": True, "scale_shift": False}, "double_norm .* needs 'scale_shift: true'"),
     ],
 )
 def test_impossible_descriptions_are_refused(change, message):

@@ -175,3 +175,26 @@ def test_normalisation_keeps_the_memory_format_where_the_kernel_does_not(monkeyp
     original, x = F.group_norm, torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
     monkeypatch.setattr(F, "group_norm", lambda *arguments: original(*arguments).contiguous())
     assert GroupNorm(2, 8)(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+@both
+def test_double_normalisation_scales_and_shifts_by_normalised_vectors(family):
+    """y = norm(h) s / rms(s) + b / rms(b), whatever the sizes of s and b, [B, C, 1, 1]."""
+    block = next(part for part in module(family, double_norm=True).modules() if isinstance(part, ResidualBlock))
+    h, conditions = torch.randn(3, 8, 4, 4), torch.randn(3, 16, 1, 1)
+    scale, shift = (part / part.square().mean(1, keepdim=True).sqrt() for part in conditions.split(8, dim=1))
+    want = block.norm1(h) * scale + shift
+    for size in (1e-2, 1.0, 1e3):
+        torch.testing.assert_close(block._condition(h, size * conditions), want, rtol=1e-3, atol=1e-4)
+
+
+@both
+def test_double_normalisation_is_an_option_of_the_network(family):
+    """It adds weights where there was only a shift, and none where there was a scale; gradients reach all of them."""
+    plain, double = (module(family, double_norm=on) for on in (False, True))
+    grown = {name for name, weight in double.state_dict().items() if weight.shape != plain.state_dict()[name].shape}
+    assert plain.state_dict().keys() == double.state_dict().keys()
+    assert all(".affine." in name for name in grown) and bool(grown) is (family == "song")
+    denoiser(double, "scm")(torch.randn(4, 1, 8, 8), TIMES).square().mean().backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in double.parameters())

@@ -29,6 +29,7 @@ RUNS = [
     "digits/ict/default/seed0",
     "digits/ect/default/seed0",
     "digits/tcm/default/seed0",
+    "digits/scd/clip~1.0/seed0",
     "digits/pd/steps~2/seed0",
     "digits/classifier/default/seed0",
 ]

@@ -44,6 +44,8 @@ RUNS = [
     "tcm/default",
     "cd-inf/default",
     "ct-inf/init~random,stop_gradient~false",
+    "sct/checkpointing~true,init~random,microbatch~6,parametrization~trigflow",
+    "scd/clip~1.0,precision~float16",
     "pd/steps~2",
     "classifier/default",
 ]
@@ -321,13 +323,15 @@ def test_students_start_from_their_teacher_unless_told_otherwise(place):
         ("ct/default", False),
         ("ict/default", False),
         ("ect/default", True),
+        ("sct/default", True),
     ):
         student = plan_of(place, f"digits/{name}/seed0").student.state_dict()
         assert same(dict(student), teacher) is starts_there
 
 
 @pytest.mark.parametrize(
-    ("method", "training", "sampling"), [("ect", "edm", "ect"), ("ict", "boundary", "boundary"), ("tcm", "edm", "tcm")]
+    ("method", "training", "sampling"),
+    [("ect", "edm", "ect"), ("ict", "boundary", "boundary"), ("tcm", "edm", "tcm"), ("scd", "velocity-edm", "scm-edm")],
 )
 def test_a_model_is_sampled_with_a_preconditioning_of_its_own(place, method, training, sampling):
     plan = plan_of(place, f"digits/{method}/default/seed0")

@@ -88,12 +88,15 @@ def test_the_update_is_compiled_once_as_one_graph_and_gives_the_same(place, grap
     torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("constants", [{}, {"beta2": 0.99, "epsilon": 1e-11}], ids=["default", "others"])
 @pytest.mark.parametrize("optimiser", ["adam", "radam"])
-def test_a_step_is_that_of_the_optimiser_of_torch(place, optimiser):
+def test_a_step_is_that_of_the_optimiser_of_torch(place, optimiser, constants):
     """Bit by bit; a parameter without a gradient stays."""
     training = plan_with(place, optimiser=optimiser).training
     ours, theirs = network(), network()
-    one, other = Optimiser(training, ours), TORCH[optimiser](theirs.parameters(), betas=(0.9, 0.999), eps=1e-8)
+    training = dataclasses.replace(training, **constants)
+    one = Optimiser(training, ours)
+    other = TORCH[optimiser](theirs.parameters(), betas=(0.9, training.beta2), eps=training.epsilon)
     for step in range(STEPS):
         rate = learning_rate(training, step + 1)
         other.param_groups[0]["lr"] = rate

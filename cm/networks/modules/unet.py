@@ -95,7 +95,8 @@ class ResidualBlock(nn.Module):
     def __init__(self, plan: Block, net: UNet, style: Style) -> None:
         super().__init__()
         width = plan.width
-        self.joins, self.scale, self.scale_shift = plan.joins, style.scale, net.scale_shift
+        self.joins, self.scale = plan.joins, style.scale
+        self.scale_shift, self.double_norm = net.scale_shift, net.double_norm
         self.norm0 = norm(net, style, plan.width_in)
         self.conv0 = _resampling(plan, net, style, kernel=3)
         self.affine = Linear(4 * net.channels, 2 * width if net.scale_shift else width, init=style.init)
@@ -126,7 +127,14 @@ class ResidualBlock(nn.Module):
         if not self.scale_shift:
             return self.norm1(h + conditions)
         scale, shift = conditions.chunk(2, dim=1)
+        if self.double_norm:
+            return torch.addcmul(channel_norm(shift), self.norm1(h), channel_norm(scale))
         return torch.addcmul(shift, self.norm1(h), scale + 1)
+
+
+def channel_norm(x: Tensor) -> Tensor:
+    """x / rms of each image over its channels, [B, C, 1, 1] (adaptive double normalisation: Lu & Song 2024, Eq. 9)."""
+    return x * (x.float().square().mean(dim=1, keepdim=True) + 1e-8).rsqrt().to(x.dtype)
 
 
 def norm(net: UNet, style: Style, width: int) -> GroupNorm:
