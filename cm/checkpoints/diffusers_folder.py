@@ -100,6 +100,8 @@ def _find_obstacle(net: ADM) -> str:
         return f"its first multiplier is {net.multipliers[0]}, that of diffusers is 1"
     if net.augment_dim:
         return "it has augmentation labels"
+    if net.two_times:
+        return "it is conditioned on two times"
     return ""
 
 

@@ -32,7 +32,8 @@ class ADM(UNet):
     the conditioning scales and shifts the normalised activations, or is added before the normalisation. `augment_dim`:
     length of the augmentation labels, 0 for none. `noise_factor`: factor of the noise label, 1000 in OpenAI's networks
     and 1 in EDM's. `group_channels`: fewest channels of a normalisation group, 1 in OpenAI's networks (which always
-    have 32 groups) and 4 in EDM's.
+    have 32 groups) and 4 in EDM's. `two_times`: whether the network is conditioned on two times, as methods need
+    that learn the way from one time to another; both have the same embedding.
     """
 
     resolution: Annotated[int, at_least(1), at_most(8192)] = 64
@@ -48,6 +49,7 @@ class ADM(UNet):
     augment_dim: Annotated[int, at_least(0), at_most(10**4)] = 0
     noise_factor: Annotated[float, at_least(0.0), at_most(1e6)] = 1000.0
     group_channels: Annotated[int, at_least(1), at_most(16384)] = 1
+    two_times: bool = False
 
     def build(self) -> torch.nn.Module:
         """The module, freshly initialised from torch's global generator."""

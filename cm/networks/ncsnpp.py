@@ -33,7 +33,8 @@ class NCSNpp(UNet):
     coefficients of the separable resampling filter. `classes`: number of class labels, 0 for an unconditional network.
     `augment_dim`: length of the augmentation labels, 0 for none. `noise_channels`: width of the noise embedding as a
     multiple of `channels`. `patch`: side of the square patches of pixels that become the channels of one place before
-    the first convolution; 2 makes all levels half as wide and high.
+    the first convolution; 2 makes all levels half as wide and high. `two_times`: whether the network is conditioned
+    on two times, as methods need that learn the way from one time to another; both have the same embedding.
     """
 
     resolution: Annotated[int, at_least(1), at_most(8192)] = 32
@@ -51,6 +52,7 @@ class NCSNpp(UNet):
     augment_dim: Annotated[int, at_least(0), at_most(10**4)] = 0
     noise_channels: Annotated[int, at_least(1), at_most(64)] = 2
     patch: Annotated[int, at_least(1), at_most(256)] = 1
+    two_times: bool = False
 
     def build(self) -> torch.nn.Module:
         """The module, freshly initialised from torch's global generator."""
