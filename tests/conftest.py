@@ -40,6 +40,12 @@ FILES = {
     "cd-inf": {"training": TRAINING, "teacher": "edm", "sampler": "onestep"},
     "ct-inf": {"training": TRAINING, "objective": {"distance": "l2"}, "teacher": "edm", "sampler": "onestep"},
     "ect": {"training": TRAINING, "objective": {"stage_steps": 4}, "teacher": "edm", "sampler": "onestep"},
+    "meanflow": {
+        "network": {"two_times": True, "augment_dim": 6},
+        "training": TRAINING | {"flip": True, "augment": ["scale", "aniso", "translate"]},
+        "noise": {"sigma_max": 1.0e6},
+        "sampler": "flowmap,steps~2",
+    },
     "pd": {
         "training": TRAINING | {"clip": 1.0},
         "teacher": "edm",

@@ -54,7 +54,7 @@ def test_the_times(name, pairs, bits, dtype):
 @pytest.mark.parametrize(("pairs", "equal"), [(Sorted(), 0.25), (Capped(ratio=0.4), 0.6)])
 def test_the_second_time_is_earlier_or_the_same_with_its_probability(pairs, equal):
     t, r = pairs(batch_of(torch.zeros(4000, 1, 1, 1)))
-    assert ((0 <= r) & (r <= t) & (t <= 1)).all()
+    assert ((r >= 0) & (r <= t) & (t <= 1)).all()
     capped = isinstance(pairs, Capped)  # there r is t, too, where more than t is drawn for it
     share = (r == t).double().mean().item()
     assert share == pytest.approx(equal, abs=0.02) if not capped else equal - 0.02 < share < equal + 0.1
@@ -112,7 +112,7 @@ def deviation(t: torch.Tensor) -> torch.Tensor:
 
 
 class Exact(torch.nn.Module):
-    """u for data N(0, SCALE^2): z_r = z_t deviation(r) / deviation(t) along the trajectories, and u = (z_t - z_r) / h."""
+    """u = (z_t - z_r) / h for data N(0, SCALE^2): along the trajectories z_r = z_t deviation(r) / deviation(t)."""
 
     def forward(self, z, times, classes=None, augment_labels=None, dropout_seeds=None):
         t, h = times.unbind(1)

@@ -49,7 +49,7 @@ def test_the_number_of_parameters_on_cifar10():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_second_time_widens_one_layer_only(family):
-    """Checkpoints of one-time networks keep their names and shapes, which other tests compare with the official ones."""
+    """One-time networks keep their names and shapes, which other tests compare with the official ones."""
     one, two = (on_meta(nets[family]).state_dict() for nets in (FAMILIES, TWO))
     assert one.keys() == two.keys()
     assert {name for name in one if one[name].shape != two[name].shape} == {"map_layer0.weight"}

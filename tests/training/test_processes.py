@@ -28,6 +28,7 @@ RUNS = [
     "digits/ct/precision~float16/seed0",
     "digits/ict/default/seed0",
     "digits/ect/default/seed0",
+    "digits/meanflow/default/seed0",
     "digits/pd/steps~2/seed0",
     "digits/classifier/default/seed0",
 ]

@@ -41,6 +41,7 @@ RUNS = [
     "ct/clip~1.0,microbatch~6,precision~float16",
     "ict/default",
     "ect/default",
+    "meanflow/default",
     "cd-inf/default",
     "ct-inf/init~random,stop_gradient~false",
     "pd/steps~2",
