@@ -10,7 +10,8 @@ and the network u(z, t, t - r) learns the mean of dz/dt from r to t, which satis
 
     loss = e_i / sg(e_i + c)^p,   e_i = ||u - sg(v - (t - r) du/dt)||^2, a sum over pixels   (Eq. 9, 11 and 22).
 
-For r = t this is flow matching. One step of the network leads from z_t to z_r = z_t - (t - r) u.
+For r = t this is flow matching. The derivative is computed beside the evaluation with gradients, which keeps memory,
+with the same dropout mask. One step of the network leads from z_t to z_r = z_t - (t - r) u.
 
 In noise levels, those of all other methods here, the point z_t is x_sigma / (1 + sigma) at t = sigma / (1 + sigma). A
 trained model (preconditioning `meanflow`) is therefore a consistency function f(x, sigma), with which every sampler
@@ -78,5 +79,6 @@ class MeanFlow(Objective):
         def average(point: Tensor, later: Tensor, earlier: Tensor) -> Tensor:
             return nets.student(point, later, batch.labels, s=earlier)
 
-        u, derivative = jvp(average, (z, t, r), (v, torch.ones_like(t), torch.zeros_like(r)))
-        return u, v - per_image(t - r, z) * derivative.detach()
+        with torch.no_grad():
+            _, derivative = jvp(average, (z, t, r), (v, torch.ones_like(t), torch.zeros_like(r)))
+        return average(z, t, r), v - per_image(t - r, z) * derivative

@@ -209,7 +209,7 @@ class Watched(Linear):
         super().__init__()
         self.role, self.notes = role, notes
 
-    def forward(self, x, t=None, labels=None):
+    def forward(self, x, t=None, labels=None, s=None):
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(1) or tensor, lambda tensor: tensor):
             result = super().forward(x, t, labels)
@@ -217,7 +217,7 @@ class Watched(Linear):
         return result
 
 
-@pytest.mark.parametrize("method", ["cd", "ct", "ict", "ect", "pd"])
+@pytest.mark.parametrize("method", ["cd", "ct", "ict", "ect", "meanflow", "pd"])
 def test_autograd_keeps_one_pass_of_the_student_and_nothing_of_teacher_and_target(method):
     notes = []
     nets = Networks(*(Watched(role, notes) for role in ("student", "target", "teacher")))
