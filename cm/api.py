@@ -122,6 +122,9 @@ class Model:
         if count < 1 or not 0 <= seed <= config.MAX_SEED:
             raise UserError(f"count must be at least 1 and seed in 0..{config.MAX_SEED}, not {count} and {seed}")
         parsed, _ = config.parse_sampler(sampler), self.image_shape
+        config.check_sampler(
+            parsed, self.description["network"].get("two_times", False), f"{self.path} holds {self.run}"
+        )
         how = {**dataclasses.asdict(settings or self.settings), "devices": self.devices}
         return build.sample_images(self.module, self.description, parsed, count=count, seed=seed, out=out, **how)
 

@@ -33,6 +33,7 @@ HOMES = {
     "resizer": "cm.evaluation.resizers",
     "sampler": "cm.diffusion.samplers",
     "solver": "cm.diffusion.solvers",
+    "time-pairs": "cm.diffusion.time_pairs",
     "times": "cm.diffusion.times",
     "weighting": "cm.diffusion.weightings",
     "weights": "cm.evaluation.pretrained",

@@ -53,6 +53,12 @@ FILES = {
         "teacher": "edm",
         "sampler": "onestep",
     },
+    "meanflow": {
+        "network": {"two_times": True, "augment_dim": 6},
+        "training": TRAINING | {"flip": True, "augment": ["scale", "aniso", "translate"]},
+        "noise": {"sigma_max": 1.0e6},
+        "sampler": "flowmap,steps~2",
+    },
     "pd": {
         "training": TRAINING | {"clip": 1.0},
         "teacher": "edm",

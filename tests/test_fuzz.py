@@ -60,7 +60,7 @@ plain = st.recursive(
 
 
 @QUICK
-@given(st.sampled_from(["cd", "ct", "edm", "pd", "ect", "ict", "tcm", "classifier"]), variants, seeds)
+@given(st.sampled_from(sorted(registry.names("method"))), variants, seeds)
 def test_variants_of_runs(method, variant, seed):
     name = f"digits/{method}/{variant}/seed{seed}"
     if not outcome(EXPERIMENTS.run, name):

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from cm.checkpoints.native import DamagedFile
 from cm.config.checking import check_known
+from cm.config.compatibility import check_times
 from cm.config.runs import RunName
 from cm.config.settings import at_least, at_most, component, name_of
 from cm.config.suite_files import MAX_THREADS
@@ -38,8 +39,9 @@ class _Model:
     threads: Threads = dataclasses.field(default_factory=tuple)
 
     def check(self, where: str) -> None:
-        """UserError for a run of no such name."""
+        """UserError for a run of no such name, and for a network that does not fit its preconditioning."""
         RunName.parse(self.run)
+        check_times(self.network, self.preconditioning, where)
 
 
 @dataclasses.dataclass(frozen=True)

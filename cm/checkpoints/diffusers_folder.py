@@ -102,6 +102,8 @@ def _find_obstacle(net: ADM) -> str:
         return "it has augmentation labels"
     if net.double_norm:
         return "its scales and shifts are normalised"
+    if net.two_times:
+        return "it is conditioned on two times"
     return ""
 
 

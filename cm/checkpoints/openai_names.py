@@ -54,11 +54,16 @@ def openai_state_dict(ours: Mapping[str, Tensor], net: ADM, *, order: str = "fla
 
 
 def _parameter_shapes(net: ADM) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter by our names. Raises UserError for a network with augmentation labels."""
+    """The shape of every parameter by our names.
+
+    Raises UserError for a network with augmentation labels or two times.
+    """
     import torch
 
     if net.augment_dim:
         raise UserError(f"OpenAI's network takes no augmentation labels: augment_dim must be 0, not {net.augment_dim}")
+    if net.two_times:
+        raise UserError("OpenAI's network takes one time: two_times must be false")
     with torch.device("meta"):
         return {name: tuple(parameter.shape) for name, parameter in net.build().named_parameters()}
 

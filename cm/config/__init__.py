@@ -1,6 +1,7 @@
 """Configuration: what a run is, what a suite asks for, how samples are scored, and where results are."""
 
 from cm.config.checking import check, make_component
+from cm.config.compatibility import check_sampler
 from cm.config.experiments import EXPERIMENTS, Experiments, sampler_name, sampler_of
 from cm.config.protocols import PROTOCOLS, Protocol, read_protocol
 from cm.config.runs import MAX_SEED, Run, RunName
@@ -32,6 +33,7 @@ __all__ = [
     "Weights",
     "WorkflowFile",
     "check",
+    "check_sampler",
     "is_searched",
     "load_suite",
     "make_component",

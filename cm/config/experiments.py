@@ -14,6 +14,7 @@ from typing import Any
 from cm import registry
 from cm.config import variants
 from cm.config.checking import check, make_component
+from cm.config.compatibility import check_augmentation, check_sampler, check_times, has_two_times
 from cm.config.documents import Document, find_method_file, merge, read_experiment
 from cm.config.names import check_name, fill_template
 from cm.config.protocols import PROTOCOLS, Protocol, read_protocol
@@ -77,6 +78,8 @@ class Experiments:
         training = check(Training, document["training"], f"{where}, training")
         if training.checkpointing and not sections["objective"].allows_checkpointing:
             raise UserError(f"{where}, training: {name.method} differentiates forward, without 'checkpointing'")
+        check_times(sections["network"], sections["objective"].preconditioning, where)
+        check_augmentation(sections["network"], training, where)
         evaluation = check(Evaluation, document["evaluation"], f"{where}, evaluation")
         links = Links(
             **{key: document[key] for key in ("teacher", "perceptual", "sampler", "chain") if key in document}
@@ -293,7 +296,11 @@ def _double(run: Run, steps: int, chain: int) -> int:
 def sampler_of(run: Run) -> Any:
     """The sampler that the experiment file of a run names, None if it names none."""
     template = run.links.sampler
-    return None if template is None else parse_sampler(sampler_name(run, template), run.name)
+    if template is None:
+        return None
+    sampler = parse_sampler(sampler_name(run, template), run.name)
+    check_sampler(sampler, has_two_times(run.network), run.name)
+    return sampler
 
 
 def sampler_name(run: Run, template: str) -> str:

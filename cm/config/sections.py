@@ -12,6 +12,8 @@ from cm.utils.urls import check_url
 
 Precision = Literal["bfloat16", "float16", "float32"]
 Quantization = Literal["round", "truncate"]
+# The transformations of EDM's augmentation, in its order, and the number of labels that describe each.
+AUGMENTATIONS = {"yflip": 1, "scale": 1, "rotate": 2, "aniso": 2, "translate": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,9 @@ class Training:
     `decay_from`. `warmup`: steps over which the learning rate rises linearly from 0. `clip`: largest
     norm of the gradient. `ema_decay`: decay per step of the averaged weights, or several, each of which
     becomes a model; the first one is the default. `flip`: flip each image horizontally with
-    probability 1/2. `microbatch`: images of one forward and backward pass, whose gradients add up to those of the
+    probability 1/2. `augment`: the transformations of EDM's augmentation, in EDM's order; the network is conditioned on
+    labels that describe them, and the flip. `augment_probability`: the probability of each of these transformations.
+    `microbatch`: images of one forward and backward pass, whose gradients add up to those of the
     batch; by default all of them. `precision`: `float32`, or the type of autocast. `checkpointing`: recompute
     activations in the backward pass instead of keeping them. `compile`: compile the networks, and the update of the
     weights, with torch.compile. `cuda_graphs`: replay what is compiled as CUDA graphs, which saves the time of starting
@@ -44,6 +48,8 @@ class Training:
     clip: Annotated[float, at_least(0.0), at_most(1e9)] | None = None
     ema_decay: Annotated[tuple[Annotated[float, at_least(0.0), below(1.0)], ...], one_or_more(8)] = (0.999,)
     flip: bool = False
+    augment: tuple[Literal["yflip", "scale", "rotate", "aniso", "translate"], ...] = ()
+    augment_probability: Annotated[float, at_least(0.0), at_most(1.0)] = 0.12
     microbatch: Annotated[int, at_least(1), at_most(10**6)] | None = None
     precision: Precision = "float32"
     checkpointing: bool = False
@@ -52,9 +58,17 @@ class Training:
     released: str | None = None
 
     def check(self, where: str) -> None:
-        """Raises UserError for CUDA graphs of what is not compiled."""
+        """Raises UserError for CUDA graphs of what is not compiled, and for transformations in another order."""
         if self.cuda_graphs and not self.compile:
             raise UserError(f"{where}: 'cuda_graphs' needs 'compile: true'")
+        ordered = [name for name in AUGMENTATIONS if name in self.augment]
+        if list(self.augment) != ordered:
+            raise UserError(f"{where}: augment must be written [{', '.join(ordered)}]")
+
+    @property
+    def augment_labels(self) -> int:
+        """The number of augmentation labels of an image: 0 without augmentation."""
+        return int(bool(self.augment) and self.flip) + sum(AUGMENTATIONS[name] for name in self.augment)
 
 
 @dataclasses.dataclass(frozen=True)

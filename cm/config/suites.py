@@ -14,6 +14,7 @@ from typing import Any
 
 from cm import registry
 from cm.config.checking import check
+from cm.config.compatibility import check_sampler, has_two_times
 from cm.config.experiments import Experiments
 from cm.config.layout import name_model
 from cm.config.names import fill_template
@@ -139,7 +140,7 @@ class Suite:
                 cells.append(Cell(run, progress, "", protocol, label, varied, edit, decay))
             for sampler in () if entry.edits else _samplers(entry, run):
                 name = fill_template(sampler, words, where)
-                parse_sampler(name, where)
+                check_sampler(parse_sampler(name, where), has_two_times(run.network), f"{where}, {run.name}")
                 cells.append(Cell(run, progress, name, protocol, label, varied, ema_decay=decay))
         return cells
 

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cm import build
 from cm.config import Run
 from cm.config.checking import plain_component
+from cm.config.compatibility import has_two_times
 from cm.networks.base import Classifier, set_activation_checkpointing
 
 
@@ -55,10 +56,12 @@ def activations(run: Run, *, batch: int = 1, precision: str = "float32", checkpo
 
 
 def _key(run: Run) -> str:
-    """What a network is built from, as text. All preconditionings cost the same, so one represents them."""
+    """What a network is built from, as text. All preconditionings of one time cost the same: one represents them."""
     sections = {kind: plain_component(kind, getattr(run, kind)) for kind in ("network", "noise")}
-    denoises = run.objective.preconditioning is not None
-    about = {"preconditioning": "edm" if denoises else None, "run": "network"}
+    preconditioning = run.objective.sampling_preconditioning
+    if preconditioning is not None and not has_two_times(run.network):
+        preconditioning = "edm"
+    about = {"preconditioning": preconditioning, "run": "network"}
     return json.dumps(about | sections, sort_keys=True)
 
 

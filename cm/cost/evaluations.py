@@ -51,7 +51,7 @@ class _StandIn:
         denoises = run.objective.preconditioning is not None
         self._shape = None if denoises else counting.output_shape(run)
 
-    def __call__(self, x: Tensor, *_: Any) -> Tensor:
+    def __call__(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         frozen = self._role == "student" and not torch.is_grad_enabled()
         self._counts.add("frozen" if frozen else self._role)
         return x.new_zeros(len(x), *(self._shape or x.shape[1:]))

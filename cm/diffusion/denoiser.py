@@ -12,9 +12,9 @@ from cm.diffusion.preconditioning import Coefficients
 
 
 class Preconditioning(Protocol):
-    """Noise levels t [B] to the four coefficients, each [B]."""
+    """Noise levels t [B] to the four coefficients, each [B]; one of two times also takes `s` [B]."""
 
-    def __call__(self, t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficients:
+    def __call__(self, t: Tensor, *, sigma_data: float, sigma_min: float, **second: Tensor) -> Coefficients:
         """The coefficients at noise levels t [B]."""
 
 
@@ -23,7 +23,8 @@ class Denoiser(nn.Module):
 
     x [B, C, H, W], noise levels t [B], labels [B] or None -> [B, C, H, W]. The coefficients are computed in the
     precision of t, and at least in float32. `labels` are int64 class indices. `dropout_seeds`, int64 [B] or None,
-    choose the dropout masks of the images in training.
+    choose the dropout masks of the images in training. `augment_labels` [B, augment_dim] or None say how the images
+    were augmented. `s` [B] or None is the second time of a preconditioning of two times.
     """
 
     def __init__(
@@ -36,15 +37,23 @@ class Denoiser(nn.Module):
         self.sigma_min = sigma_min
 
     def forward(
-        self, x: Tensor, t: Tensor, labels: Tensor | None = None, dropout_seeds: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        labels: Tensor | None = None,
+        dropout_seeds: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+        s: Tensor | None = None,
     ) -> Tensor:
-        """D(x, t) or f(x, t), [B, C, H, W], in the precision of x."""
+        """D(x, t) or f(x, t), or the point at time s of the trajectory, [B, C, H, W], in the precision of x."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         t = t.to(torch.promote_types(t.dtype, torch.float32))
-        coefficients = self.preconditioning(t, sigma_data=self.sigma_data, sigma_min=self.sigma_min)
+        second = {} if s is None else {"s": s.to(t.dtype)}
+        coefficients = self.preconditioning(t, sigma_data=self.sigma_data, sigma_min=self.sigma_min, **second)
         c_skip, c_out, c_in, c_noise = (coefficient.to(dtype) for coefficient in coefficients)
         scaled = c_in[:, None, None, None] * x
-        raw = self.network(scaled, c_noise, self._one_hot(labels, dtype), dropout_seeds=dropout_seeds)
+        classes = self._one_hot(labels, dtype)
+        raw = self.network(scaled, c_noise, classes, augment_labels=augment_labels, dropout_seeds=dropout_seeds)
         return (c_skip[:, None, None, None] * x + c_out[:, None, None, None] * raw).to(x.dtype)
 
     def _one_hot(self, labels: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -3,13 +3,16 @@
     D(x, t) = c_skip(t) x + c_out(t) F(c_in(t) x, c_noise(t)).
 
 A preconditioning maps noise levels t [B] to four coefficients, each [B], in the precision of t. With sd = `sigma_data`
-and eps = `sigma_min`, all of them but the last two have c_in = 1 / sqrt(t^2 + sd^2), and c_noise = ln(t) / 4 (EDM,
-Table 1) unless they say otherwise. The last two take times of TrigFlow (`cm.diffusion.trigflow`).
+and eps = `sigma_min`, those of one time have c_in = 1 / sqrt(t^2 + sd^2) and c_noise = ln(t) / 4 (EDM, Table 1) unless
+they say otherwise. `velocity` and `velocity-edm` take times of TrigFlow (`cm.diffusion.trigflow`).
+
+Those of two times, t and s <= t, are for networks with `two_times: true`; their c_noise is [B, 2].
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cm.lazy import torch
 from cm.registry import register
@@ -17,14 +20,22 @@ from cm.registry import register
 if TYPE_CHECKING:
     from torch import Tensor
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 
 class Coefficients(NamedTuple):
-    """The coefficients at noise levels t [B], each [B]."""
+    """The coefficients at noise levels t [B], each [B]; c_noise is [B, 2] for two times."""
 
     c_skip: Tensor
     c_out: Tensor
     c_in: Tensor
     c_noise: Tensor
+
+
+def of_two_times(function: Function) -> Function:
+    """A decorator that states of a preconditioning that it takes a second time `s` [B]."""
+    vars(function)["two_times"] = True
+    return function
 
 
 @register("preconditioning", "edm")
@@ -94,3 +105,31 @@ def velocity_edm(t: Tensor, *, sigma_data: float, sigma_min: float) -> Coefficie
     """`velocity` of an EDM network: -F(x / sd, ln(sd tan(t)) / 4), at times t of TrigFlow."""
     zero, one = torch.zeros_like(t), torch.ones_like(t)
     return Coefficients(zero, -one, one / sigma_data, (sigma_data * t.tan()).log() / 4)
+
+
+@register("preconditioning", "average-velocity")
+@of_two_times
+def average_velocity(t: Tensor, *, sigma_data: float, sigma_min: float, s: Tensor | None = None) -> Coefficients:
+    """The network itself, u(z, t, t - s), at times of the flow: MeanFlow in training (Geng et al. 2025, Section 4).
+
+    The noise labels are t and t - s, with s = 0 by default; `sigma_data` and `sigma_min` are not used.
+    """
+    s = torch.zeros_like(t) if s is None else s
+    zero, one = torch.zeros_like(t), torch.ones_like(t)
+    return Coefficients(zero, one, one, torch.stack([t, t - s], dim=1))
+
+
+@register("preconditioning", "meanflow")
+@of_two_times
+def meanflow(t: Tensor, *, sigma_data: float, sigma_min: float, s: Tensor | None = None) -> Coefficients:
+    """The way from noise level t to s, by default to 0, in one step of an average velocity u (`cm.methods.meanflow`).
+
+    With tau = t / (1 + t), rho = s / (1 + s) and z = x / (1 + t), which are times and point of the flow,
+
+        x_s = (1 + s) (z - (tau - rho) u(z, tau, tau - rho)),   tau - rho = (t - s) / ((1 + t) (1 + s)).
+
+    For s = 0 this is a consistency function. `sigma_data` and `sigma_min` are not used.
+    """
+    s = torch.zeros_like(t) if s is None else s
+    c_in, interval = 1 / (1 + t), (t - s) / ((1 + t) * (1 + s))
+    return Coefficients((1 + s) * c_in, -(t - s) * c_in, c_in, torch.stack([t * c_in, interval], dim=1))

@@ -5,7 +5,8 @@ sorted: `multistep,times~2.0+0.8`, `ode,solver~heun,steps~18`. Calling it runs o
 
     sampler(denoise, z, noise, draw) -> x [B, C, H, W]
 
-`denoise(x, t)` estimates the clean images at times t [B]; z [B, C, H, W] is unit Gaussian; `noise` is the noise grid,
+`denoise(x, t)` estimates the clean images at times t [B]; of a model of two times, `denoise(x, t, s)` leads to times s
+[B], which a sampler with `two_times` needs. z [B, C, H, W] is unit Gaussian; `noise` is the noise grid,
 from T = sigma_max to eps = sigma_min; `draw()` returns further unit noise of the shape of z (each image has its own
 random stream, so an image does not depend on its batch). `evaluations` is the number of calls of the network (NFE).
 Nothing is clamped: that is done where images are written.
@@ -17,7 +18,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
 from cm.config.settings import at_least, at_most, component, default
 from cm.diffusion.solvers import Solver, euler, integrate
@@ -173,6 +174,34 @@ class ODE:
         times = [_times(t, z) for t in grid]
         x = integrate(self.solver, denoise, float(grid[0]) * z, times)
         return _to_zero(self.solver, denoise, x, times[-1]) if self.denoise_last else x
+
+
+@register("sampler", "flowmap")
+@dataclass(frozen=True)
+class FlowMap:
+    """Steps of a model of two times along its trajectories, such as MeanFlow's (Geng et al. 2025, Eq. 12).
+
+        x_s = X(x_t, t, s) for the times from T to 0
+
+    that are uniform in t / (1 + t), the time of the flow. `steps`: the number of steps.
+    """
+
+    two_times: ClassVar[bool] = True
+
+    steps: Annotated[int, at_least(2), at_most(10**5)]
+
+    @property
+    def evaluations(self) -> int:
+        """How many times the network is called for one image (NFE)."""
+        return self.steps
+
+    def __call__(self, denoise: Callable[..., Tensor], z: Tensor, noise: KarrasNoise, draw: Draw) -> Tensor:
+        flow = [noise.sigma_max / (1 + noise.sigma_max) * (1 - i / self.steps) for i in range(1, self.steps)]
+        grid = [noise.sigma_max, *(time / (1 - time) for time in flow)]
+        x = grid[0] * z
+        for t, s in itertools.pairwise(grid):
+            x = denoise(x, _times(t, z), _times(s, z))
+        return denoise(x, _times(grid[-1], z))
 
 
 @register("sampler", "stochastic")

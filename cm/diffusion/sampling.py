@@ -85,7 +85,9 @@ def _sample_batch(
     def draw() -> Tensor:
         return torch.stack([torch.randn(settings.shape, generator=generator) for generator in generators]).to(device)
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
+    def denoise(x: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+        if s is not None:
+            return denoiser(x, t, labels, s=s)
         estimate: Tensor = denoiser(x, t, labels)
         return estimate.clamp(-1, 1) if settings.clamp else estimate
 
@@ -136,11 +138,11 @@ def _compute(
         raise UserError(f"device '{device}' failed: {str(error).splitlines()[0]}") from None
 
 
-def _call(module: nn.Module, stop: threading.Event, *inputs: Tensor | None) -> Any:
+def _call(module: nn.Module, stop: threading.Event, *inputs: Tensor | None, **named: Tensor) -> Any:
     """The output of the module, unless its result is no longer needed."""
     if stop.is_set():
         raise CancelledError
-    return module(*inputs)
+    return module(*inputs, **named)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

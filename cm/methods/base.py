@@ -25,7 +25,7 @@ DIFFUSION = ("edm", "trigflow")  # the preconditionings of diffusion models, whi
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The networks of a run, each `(x [B, C, H, W], t [B], labels [B] or None) -> [B, C, H, W]`.
+    """The networks of a run, each `(x [B, C, H, W], t [B], labels [B] or None) -> [B, C, H, W]`; see `Denoiser`.
 
     `student` (theta) is trained; `target` (theta-minus) is a moving average of it; `teacher` (phi) is fixed. `own` is
     the module that the objective builds for itself (`Objective.build_own`), which is trained with the student.
@@ -43,6 +43,7 @@ class Batch:
 
     `noise`: the noise grid. `step`, `total_steps`: the paper's k and K. `seeds`: int64 [B], one for each image, from
     which everything is drawn that the loss of that image needs, so that it does not depend on the images beside it.
+    `augment_labels` [B, augment_dim] or None: how the images were augmented; the trainer passes them to the networks.
     """
 
     x: Tensor
@@ -51,6 +52,7 @@ class Batch:
     step: int
     total_steps: int
     seeds: np.ndarray
+    augment_labels: Tensor | None = None
 
     def normal(self) -> Tensor:
         """Unit Gaussian noise of the shape of the images, [B, C, H, W]."""

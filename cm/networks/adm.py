@@ -33,7 +33,8 @@ class ADM(UNet):
     length of the augmentation labels, 0 for none. `noise_factor`: factor of the noise label, 1000 in OpenAI's networks
     and 1 in EDM's. `group_channels`: fewest channels of a normalisation group, 1 in OpenAI's networks (which always
     have 32 groups) and 4 in EDM's. `double_norm`: whether those scales and shifts are normalised too, each over the
-    channels, for consistency models in continuous time.
+    channels, for consistency models in continuous time. `two_times`: whether the network is conditioned on two times,
+    as methods need that learn the way from one time to another; both have the same embedding.
     """
 
     resolution: Annotated[int, at_least(1), at_most(8192)] = 64
@@ -50,6 +51,7 @@ class ADM(UNet):
     noise_factor: Annotated[float, at_least(0.0), at_most(1e6)] = 1000.0
     group_channels: Annotated[int, at_least(1), at_most(16384)] = 1
     double_norm: bool = False
+    two_times: bool = False
 
     def build(self) -> torch.nn.Module:
         """The module, freshly initialised from torch's global generator."""

@@ -35,6 +35,8 @@ class NCSNpp(UNet):
     multiple of `channels`. `patch`: side of the square patches of pixels that become the channels of one place before
     the first convolution; 2 makes all levels half as wide and high. `double_norm`: whether the noise embedding scales
     and shifts the normalised activations, with scales and shifts that are normalised too, instead of being added.
+    `two_times`: whether the network is conditioned on two times, as methods need that learn the way from one time to
+    another; both have the same embedding.
     """
 
     resolution: Annotated[int, at_least(1), at_most(8192)] = 32
@@ -53,6 +55,7 @@ class NCSNpp(UNet):
     noise_channels: Annotated[int, at_least(1), at_most(64)] = 2
     patch: Annotated[int, at_least(1), at_most(256)] = 1
     double_norm: bool = False
+    two_times: bool = False
 
     def build(self) -> torch.nn.Module:
         """The module, freshly initialised from torch's global generator."""

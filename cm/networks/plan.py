@@ -37,7 +37,8 @@ class UNet(ABC):
     refer to. `multipliers`: one for each level, from the image down; the resolution halves from level to level.
     `blocks`: residual blocks of a level in the encoder; the decoder has one more. `attention`: resolutions with
     self-attention. `dropout`: probability in the residual blocks. `classes`: number of classes, 0 for an unconditional
-    network. `augment_dim`: length of the vector of augmentation labels, 0 without one.
+    network. `augment_dim`: length of the vector of augmentation labels, 0 without one. `two_times`: whether the network
+    is conditioned on two times instead of one.
     """
 
     resolution: int
@@ -49,6 +50,7 @@ class UNet(ABC):
     dropout: float
     classes: int
     augment_dim: int
+    two_times: bool
 
     @property
     @abstractmethod
@@ -86,6 +88,11 @@ class UNet(ABC):
     @abstractmethod
     def decoder_attends(self, index: int) -> bool:
         """Whether the decoder's block of that index attends, at a resolution with attention."""
+
+    @property
+    def noise_labels(self) -> int:
+        """The noise labels of an image, one for each time."""
+        return 2 if self.two_times else 1
 
     def encoder_blocks(self) -> list[Block]:
         """Residual blocks from the image down; the first follows the `{R}x{R}_conv` convolution."""

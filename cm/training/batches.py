@@ -1,13 +1,14 @@
 """The images of each step, each with a seed of its own.
 
 The images of step k are a function of the run's seed and k alone: a new permutation of the data set in every epoch. So
-is the seed of each image of the global batch, from which its flip, its noise, its time and its dropout are drawn.
+is the seed of each image of the global batch, from which its flip, its augmentation, its noise, its time and its
+dropout are drawn.
 Neither a restart nor the size of the microbatches therefore changes what is drawn.
 
 A thread loads the next two microbatches while a step computes: it reads the images from the disk, flips them, and moves
 them to the device, a byte for each number. On a GPU it uses a stream of its own, so that nothing of this waits for the
-step. The bytes become floats on the device, in the step itself: in the thread, on a CPU, this would compete with the
-step for the cores.
+step. The bytes become floats on the device, and are augmented there, in the step itself: in the thread, on a CPU, this
+would compete with the step for the cores.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from cm.errors import UserError
 from cm.methods.base import Batch
+from cm.training import augmentation
 from cm.training.plan import Plan
 from cm.utils.parallel import map_in_order
 
@@ -57,7 +59,7 @@ class Batches:
         self._loaded.close()
         self._next_step = None
 
-    def _start(self, step: int) -> Generator[Batch]:
+    def _start(self, step: int) -> Generator[tuple[Batch, Tensor | None]]:
         """The microbatches of this step and of all that follow, each loaded while an earlier one is used."""
         parts = itertools.chain.from_iterable(map(self._parts, itertools.count(step)))
         return map_in_order(lambda part: self._load(*part), parts, workers=1)
@@ -74,38 +76,53 @@ class Batches:
         share, size = self._plan.processes.share(training.batch), training.microbatch or training.batch
         return [slice(start, min(start + size, share.stop)) for start in range(share.start, share.stop, size)]
 
-    def _load(self, step: int, indices: np.ndarray, seeds: np.ndarray) -> Batch:
-        """Images, uint8 [B, H, W, C], and labels, which are on the device when this returns.
+    def _load(self, step: int, indices: np.ndarray, seeds: np.ndarray) -> tuple[Batch, Tensor | None]:
+        """Images, uint8 [B, H, W, C], and labels, which are on the device when this returns, and the grid of `warp`.
 
         The last bit of a seed flips the image; the others seed all that it draws.
         """
         plan = self._plan
-        images = copy_images(plan.images, indices)
-        if plan.training.flip:
-            flipped = seeds % 2 == 1
-            images[flipped] = images[flipped, :, ::-1]
+        arrays = self._transform(copy_images(plan.images, indices), seeds)
+        if plan.labels is not None:
+            arrays["labels"] = plan.labels[indices]
         with torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext():
-            x = self._move(images)
-            labels = None if plan.labels is None else self._move(plan.labels[indices])
+            moved = {name: self._move(array) for name, array in arrays.items()}
         if self._stream:
             self._stream.synchronize()
-        return Batch(x, labels, plan.noise, step, plan.training.total_steps, (seeds >> 1).astype(np.int64))
+        grid, images, labels = moved.pop("grid", None), moved.pop("images"), moved.pop("labels", None)
+        own = (seeds >> 1).astype(np.int64)
+        return Batch(images, labels, plan.noise, step, plan.training.total_steps, own, **moved), grid
+
+    def _transform(self, images: np.ndarray, seeds: np.ndarray) -> dict[str, np.ndarray]:
+        """The `images`, flipped in place; with augmentation, also the `grid` of `warp` and the `augment_labels`."""
+        training = self._plan.training
+        flipped = (seeds % 2 == 1) & training.flip
+        images[flipped] = images[flipped, :, ::-1]
+        if not training.augment:
+            return {"images": images}
+        size = images.shape[1:3]
+        drawn = augmentation.draw(training, seeds, flipped, size)
+        images[drawn.mirrored] = images[drawn.mirrored, ::-1]
+        grid = augmentation.grid_matrix(drawn.inverse, size)
+        return {"images": images, "grid": grid, "augment_labels": drawn.labels}
 
     def _move(self, array: np.ndarray) -> Tensor:
         """The array on the device; a GPU may still be copying it on the stream of this thread."""
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._stream else tensor.to(self._device)
 
-    def _receive(self, batch: Batch) -> Batch:
-        """The batch with floats, [B, C, H, W] in [-1, 1].
+    def _receive(self, loaded: tuple[Batch, Tensor | None]) -> Batch:
+        """The batch with floats, [B, C, H, W] in [-1, 1], augmented.
 
         On a GPU, its memory is not used again before the current stream has done what uses it.
         """
+        batch, grid = loaded
         if self._stream:
-            for tensor in (batch.x, batch.labels):
+            for tensor in (batch.x, batch.labels, batch.augment_labels, grid):
                 if tensor is not None:
                     tensor.record_stream(torch.cuda.current_stream(self._device))
-        return dataclasses.replace(batch, x=batch.x.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        x = batch.x.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return dataclasses.replace(batch, x=x if grid is None else augmentation.warp(x, grid))
 
     def _indices(self, step: int) -> np.ndarray:
         """Indices of the images of a step, [batch]."""

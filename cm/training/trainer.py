@@ -79,13 +79,17 @@ class Trainer:
             raise self.state.diverged(str(error)) from None
 
     def _networks(self, batch: Batch) -> Networks:
-        """The networks with the dropout of this batch: student and target have the same masks, the teacher has none."""
+        """The networks with the dropout and the augmentation labels of this batch.
+
+        Student and target have the same dropout masks, the teacher has none.
+        """
         seeds = torch.from_numpy(batch.seeds).to(self._device)
-        student, target = self.state.student, self.state.target
+        labels = {} if batch.augment_labels is None else {"augment_labels": batch.augment_labels}
+        student, target, teacher = self.state.student, self.state.target, self.teacher
         return Networks(
-            student=partial(student, dropout_seeds=seeds),
-            target=partial(target, dropout_seeds=seeds) if target is not None else None,
-            teacher=self.teacher,
+            student=partial(student, dropout_seeds=seeds, **labels),
+            target=partial(target, dropout_seeds=seeds, **labels) if target is not None else None,
+            teacher=partial(teacher, **labels) if teacher is not None else None,
             own=self.state.own,
         )
 

@@ -62,11 +62,11 @@ def test_a_model_stands_at_the_compute_of_its_training_and_of_those_it_starts_fr
 def test_each_number_of_evaluations_has_a_marker(suite, root):
     figure = compute.compute(suite, suite.find("successors_compute"), root, count)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    assert {"EDM", "CD", "CT", "iCT", "ECT", "TCM", "NFE 1", "NFE 2", "NFE 35"} <= set(labels)
+    assert {"EDM", "CD", "CT", "iCT", "ECT", "TCM", "sCD", "sCT", "MeanFlow", "NFE 1", "NFE 2", "NFE 35"} <= set(labels)
     markers = {label: handle.get_marker() for label, handle in zip(labels, handles, strict=True) if "NFE" in label}
     assert len(set(markers.values())) == 3
     own = [one.lines[0].get_marker() for one in figure.axes[0].containers]
-    assert own == [markers["NFE 35"], *[markers["NFE 1"], markers["NFE 2"]] * 5]
+    assert own == [markers["NFE 35"], *[markers["NFE 1"], markers["NFE 2"]] * 8]
 
 
 def test_without_torch_the_axis_has_images(suite, root):

@@ -30,6 +30,7 @@ RUNS = [
     "digits/ect/default/seed0",
     "digits/tcm/default/seed0",
     "digits/scd/clip~1.0/seed0",
+    "digits/meanflow/default/seed0",
     "digits/pd/steps~2/seed0",
     "digits/classifier/default/seed0",
 ]

@@ -42,6 +42,7 @@ RUNS = [
     "ict/default",
     "ect/default",
     "tcm/default",
+    "meanflow/default",
     "cd-inf/default",
     "ct-inf/init~random,stop_gradient~false",
     "sct/checkpointing~true,init~random,microbatch~6,parametrization~trigflow",

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cm.networks.adm import ADM
 from cm.networks.modules.dropout import name_dropout_layers
-from cm.networks.modules.layers import Conv, Linear, Positional, normal, uniform, zero
+from cm.networks.modules.layers import Conv, Linear, Positional, embed_labels, normal, uniform, zero
 from cm.networks.modules.unet import ResidualBlock, Style, UNetModule, norm
 
 STYLE = Style(epsilon=1e-5, scale=1.0, init=uniform, qkv=uniform, last=zero)
@@ -31,15 +31,15 @@ class ADMUNet(UNetModule):
         name_dropout_layers(self)
 
     def _add_mapping(self, net: ADM) -> None:
-        width = 4 * net.channels
+        features, width = net.channels * net.noise_labels, 4 * net.channels
         self.map_noise = Positional(net.channels, adm=True)
-        self.map_augment = Linear(net.augment_dim, net.channels, init=zero, bias=False) if net.augment_dim else None
-        self.map_layer0 = Linear(net.channels, width, init=uniform)
+        self.map_augment = Linear(net.augment_dim, features, init=zero, bias=False) if net.augment_dim else None
+        self.map_layer0 = Linear(features, width, init=uniform)
         self.map_layer1 = Linear(width, width, init=uniform)
         self.map_label = Linear(net.classes, width, init=normal, bias=False) if net.classes else None
 
     def _embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
-        embedding = self.map_noise(self.noise_factor * noise_labels)
+        embedding = embed_labels(self.map_noise, self.noise_factor * noise_labels)
         if self.map_augment is not None and augment_labels is not None:
             embedding = embedding + self.map_augment(augment_labels)
         embedding = self.map_layer1(F.silu(self.map_layer0(embedding)))

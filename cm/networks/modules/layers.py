@@ -180,6 +180,12 @@ class Positional(nn.Module):
         return features.roll(count, dims=1) if self.adm else features
 
 
+def embed_labels(embedding: nn.Module, labels: Tensor) -> Tensor:
+    """The features of noise labels [B], [B, width], or those of labels [B, n] side by side, [B, n width]."""
+    columns = labels.reshape(len(labels), -1).unbind(1)
+    return torch.cat([embedding(column) for column in columns], dim=1)
+
+
 def sines_cosines(labels: Tensor, frequencies: Tensor) -> Tensor:
     """sin and cos of every label times every frequency: [B], [n] -> [B, 2n]."""
     phases = labels[:, None] * frequencies

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cm.networks.modules.dropout import name_dropout_layers
-from cm.networks.modules.layers import Conv, Fourier, Linear, Positional, StridedDownsampleConv, xavier
+from cm.networks.modules.layers import Conv, Fourier, Linear, Positional, StridedDownsampleConv, embed_labels, xavier
 from cm.networks.modules.unet import ResidualBlock, Style, UNetModule, norm
 from cm.networks.ncsnpp import NCSNpp
 
@@ -35,15 +35,16 @@ class SongUNet(UNetModule):
         name_dropout_layers(self)
 
     def _add_mapping(self, net: NCSNpp) -> None:
-        features, width = net.channels * net.noise_channels, 4 * net.channels
-        self.map_noise = Fourier(features, net.fourier_scale) if net.embedding == "fourier" else Positional(features)
+        each, width = net.channels * net.noise_channels, 4 * net.channels
+        features = each * net.noise_labels
+        self.map_noise = Fourier(each, net.fourier_scale) if net.embedding == "fourier" else Positional(each)
         self.map_label = Linear(net.classes, features, init=xavier) if net.classes else None
         self.map_augment = Linear(net.augment_dim, features, init=xavier, bias=False) if net.augment_dim else None
         self.map_layer0 = Linear(features, width, init=xavier)
         self.map_layer1 = Linear(width, width, init=xavier)
 
     def _embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
-        embedding = self.map_noise(noise_labels)
+        embedding = embed_labels(self.map_noise, noise_labels)
         if self.map_label is not None:
             if class_labels is None:
                 class_labels = embedding.new_zeros(len(embedding), self.classes)

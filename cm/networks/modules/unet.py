@@ -42,9 +42,10 @@ class Style:
 class UNetModule(nn.Module, ABC):
     """x [B, C, H, W], noise_labels [B], class_labels [B, classes], augment_labels [B, augment_dim] -> [B, C, H, W].
 
-    Noise labels are c_noise(t) of the preconditioning. Missing class or augmentation labels count as zero vectors.
-    `dropout_seeds`, int64 [B] or None, choose the dropout masks of the images. Under autocast the embedding and the
-    last layers, and so the result, keep the precision of x, as in OpenAI's network.
+    Noise labels are c_noise(t) of the preconditioning; a network of two times has two for each image, [B, 2]. Missing
+    class or augmentation labels count as zero vectors. `dropout_seeds`, int64 [B] or None, choose the dropout masks of
+    the images. Under autocast the embedding and the last layers, and so the result, keep the precision of x, as in
+    OpenAI's network.
     """
 
     classes: int
