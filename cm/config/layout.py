@@ -25,6 +25,8 @@ _PARTS = {
     "sampler": r"[^/]+",
     "edit": r"[^/]+",
     "protocol": r"[^/]+",
+    "dataset": r"[^/]+",
+    "split": r"[^/]+",
 }
 
 
@@ -170,6 +172,11 @@ class Layout:
             if match:
                 return match.groupdict()
         return {}
+
+    def parse_baseline(self, path: str) -> dict[str, str]:
+        """Data set, split and protocol of the score of real images; nothing for other paths."""
+        match = re.fullmatch(_regular_expression(self.baseline()), path)
+        return match.groupdict() if match else {}
 
 
 def _regular_expression(pattern: str) -> str:
