@@ -18,6 +18,7 @@ from cm.config.layout import Layout
 from cm.config.runs import RunName
 from cm.errors import UserError, unknown
 from cm.report import result_files
+from cm.report.score_file import Score
 from cm.report.score_schema import Content
 from cm.report.score_sources import SCORES, read_scores
 from cm.utils import files
@@ -77,7 +78,7 @@ def _make_row(content: Content, origin: str, name: str, path: Path) -> result_fi
         "origin": origin,
         **_describe_model(content, path),
         "nfe": content.nfe,
-        **_describe_protocol(content),
+        **make_protocol(content),
         "samples": content.samples,
         **content.metrics,
         **ends,
@@ -104,15 +105,16 @@ def _describe_model(content: Content, path: Path) -> result_files.Row:
     }
 
 
-def _describe_protocol(content: Content) -> result_files.Row:
-    protocol, extractor, reference = content.protocol, content.extractor, dict(content.reference)
+def make_protocol(score: Content | Score) -> result_files.Row:
+    """The columns that say how images were scored."""
+    protocol, extractor, reference = score.protocol, score.extractor, dict(score.reference)
     reference.pop("split_halves", None)
     text = json.dumps([protocol, extractor, reference], sort_keys=True)
     return {
         "protocol": protocol["name"],
         "extractor": extractor["name"],
         "resizer": protocol["resizer"],
-        "quantization": content.quantization or protocol["quantization"],
+        "quantization": score.quantization or protocol["quantization"],
         "extractor_precision": protocol.get("precision"),
         "reference": protocol["reference"],
         "statistics": protocol.get("statistics"),
@@ -158,7 +160,7 @@ def _check_names(entries: Sequence[Entry]) -> None:
 
 def describe_difference(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """In what the protocol of a row differs from that of another one, as the first has it."""
-    columns = [name for name in result_files.OF_PROTOCOL if row.get(name) != other.get(name)]
+    columns = [name for name in result_files.OF_PROTOCOL if (row.get(name) or "") != (other.get(name) or "")]
     plain = [name for name in columns if name != "protocol_digest"] or columns
     return ", ".join(f"{name} {row.get(name) or 'none'}" for name in plain)
 
