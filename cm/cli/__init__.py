@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from cm import __version__
+from cm.cli.cards import card
 from cm.cli.datasets import prepare
 from cm.cli.editing import edit
 from cm.cli.jobs import launch
@@ -40,6 +41,7 @@ COMMANDS = (
     search,
     results,
     published,
+    card,
     draw,
     schema,
     unlock,

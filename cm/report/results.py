@@ -51,7 +51,7 @@ def collect(
     Raises UserError for a file that is no score, a score that is given twice, and for scores that do not compare:
     always for protocols of one name that differ, and without `mixed` for different protocols and numbers of samples.
     """
-    entries = [entry for path in paths for entry in _read(Path(path), origin)]
+    entries = _read_all(paths, origin)
     _check_distinct(entries)
     if protocol is not None:
         entries = _choose_protocol(entries, protocol)
@@ -61,6 +61,16 @@ def collect(
         # Real images are as many as there are.
         _check_one_value([entry for entry in entries if entry.row.get("nfe")], "samples", "numbers of samples")
     return result_files.make_frame([entry.row for entry in entries])
+
+
+def read_rows(paths: Iterable[str | Path]) -> list[result_files.Row]:
+    """The rows of the scores at some paths, with all columns, whether they compare or not; raises as `collect` does."""
+    columns = dict.fromkeys((*result_files.BEFORE_METRICS, *result_files.AFTER_METRICS), "")
+    return [{**columns, **entry.row} for entry in _read_all(paths, None)]
+
+
+def _read_all(paths: Iterable[str | Path], origin: str | None) -> list[Entry]:
+    return [entry for path in paths for entry in _read(Path(path), origin)]
 
 
 def _read(path: Path, origin: str | None) -> Iterator[Entry]:
