@@ -8,6 +8,7 @@ the experiment files, which alone know the name of a teacher.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -184,7 +185,7 @@ def _write_scores(scores: Sequence[result_files.Row]) -> str:
 
     if not scores:
         return "No scores of this model file were at hand."
-    rows = [_score_line(row, metric) for row in scores for metric in _stated_metrics(row)]
+    rows = itertools.chain.from_iterable(map(_score_lines, scores))
     heads = ("sampler", "NFE", "metric", "value", "low", "high", "samples", "protocol", "commit")
     table = tabulate(rows, headers=heads, tablefmt="pipe", floatfmt=".4g", disable_numparse=[0, 2, 7, 8])
     return f"{table}\n\nLow and high are the ends of a 95 % bootstrap interval over the samples."
@@ -194,21 +195,22 @@ def _stated_metrics(row: result_files.Row) -> list[str]:
     return [metric for metric, value in result_files.split_metrics(row)[0].items() if value is not None]
 
 
-def _score_line(row: result_files.Row, metric: str) -> tuple[Any, ...]:
-    ends = result_files.split_metrics(row)[1].get(metric, {})
+def _score_lines(row: result_files.Row) -> Iterator[tuple[Any, ...]]:
+    """A line of the table of scores for each metric that a score states."""
     how = row["samples"], row["protocol"], row["commit"]
-    title = headings.metric_title(metric, row["extractor"])
-    return row["sampler"], row["nfe"], title, row[metric], ends.get("low"), ends.get("high"), *how
+    for metric in _stated_metrics(row):
+        ends = result_files.split_metrics(row)[1].get(metric, {})
+        title = headings.metric_title(metric, row["extractor"])
+        yield row["sampler"], row["nfe"], title, row[metric], ends.get("low"), ends.get("high"), *how
 
 
 def _write_recipe(description: Mapping[str, Any]) -> str:
     from tabulate import tabulate
 
-    rows = [
-        (key, format_setting(value))
-        for section in SECTIONS
-        for key, value in flatten_settings(_section(description, section), section).items()
-    ]
+    settings: dict[str, Any] = {}
+    for section in SECTIONS:
+        settings |= flatten_settings(_section(description, section), section)
+    rows = [(key, format_setting(value)) for key, value in settings.items()]
     return tabulate(rows, headers=("setting", "value"), tablefmt="pipe", disable_numparse=True)
 
 

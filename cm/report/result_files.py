@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,9 +56,9 @@ def make_frame(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
     """
     import pandas
 
-    metrics = dict.fromkeys(name for row in rows for name in row if is_metric(name))
+    metrics = dict.fromkeys(filter(is_metric, itertools.chain.from_iterable(rows)))
     columns = [*BEFORE_METRICS, *_with_ends(metrics), *AFTER_METRICS]
-    return pandas.DataFrame({name: _make_column(name, [row.get(name) for row in rows]) for name in columns})
+    return pandas.DataFrame({name: _make_column(name, rows) for name in columns})
 
 
 def is_metric(name: str) -> bool:
@@ -88,13 +89,14 @@ def _metric_of(name: str, known: Iterable[str]) -> str:
 
 def _with_ends(metrics: Mapping[str, None]) -> list[str]:
     """The metrics in their order, each before the ends of its uncertainty."""
-    first = {metric: place for place, metric in enumerate(dict.fromkeys(_metric_of(name, metrics) for name in metrics))}
-    return sorted(metrics, key=lambda name: (first[_metric_of(name, metrics)], _metric_of(name, metrics) != name))
+    order = list(dict.fromkeys(_metric_of(name, metrics) for name in metrics))
+    return sorted(metrics, key=lambda name: (order.index(_metric_of(name, metrics)), _metric_of(name, metrics) != name))
 
 
-def _make_column(name: str, values: Sequence[Any]) -> Series:
+def _make_column(name: str, rows: Sequence[Mapping[str, Any]]) -> Series:
     import pandas
 
+    values = [row.get(name) for row in rows]
     if name in COUNTS:
         return pandas.Series(values, dtype="Int64")
     if name in OTHER_NUMBERS or is_metric(name):
@@ -148,9 +150,10 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
             heading, *lines = list(reader) or [[]]
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a CSV file: {unpacking.describe(error)}") from None
-    if len(set(heading)) < len(heading) or any(len(line) != len(heading) for line in lines):
+    if len(set(heading)) < len(heading) or {*map(len, lines)} - {len(heading)}:
         raise UserError(f"{path} is no table of scores: its lines do not have one value for each column")
-    return {name: [line[place] for line in lines] for place, name in enumerate(heading)}
+    columns = zip(*lines, strict=True) if lines else [()] * len(heading)
+    return dict(zip(heading, map(list, columns), strict=True))
 
 
 def _read_parquet(path: Path) -> dict[str, list[Any]]:
@@ -164,7 +167,7 @@ def _read_parquet(path: Path) -> dict[str, list[Any]]:
                 raise UserError(f"{path} has more than the {LARGEST} values that are read of a table")
             table = file.read()
         columns = zip(table.column_names, table.columns, strict=True)
-        return {name: [value for chunk in column.chunks for value in _unpack(chunk)] for name, column in columns}
+        return {name: list(itertools.chain.from_iterable(map(_unpack, column.chunks))) for name, column in columns}
     except (ArrowException, *unpacking.ARCHIVE_ERRORS) as error:
         raise UserError(f"{path} is not a Parquet file: {unpacking.describe(error)}") from None
 

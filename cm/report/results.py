@@ -9,6 +9,7 @@ its weights, and the reference images. Tables are CSV or Parquet files, and are 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def read_rows(paths: Iterable[str | Path]) -> list[result_files.Row]:
 
 
 def _read_all(paths: Iterable[str | Path], origin: str | None) -> list[Entry]:
-    return [entry for path in paths for entry in _read(Path(path), origin)]
+    return list(itertools.chain.from_iterable(_read(Path(path), origin) for path in paths))
 
 
 def _read(path: Path, origin: str | None) -> Iterator[Entry]:
@@ -83,7 +84,9 @@ def _read(path: Path, origin: str | None) -> Iterator[Entry]:
 
 
 def _make_row(content: Content, origin: str, name: str, path: Path) -> result_files.Row:
-    ends = {f"{metric}_{end}": value for metric, found in content.uncertainty.items() for end, value in found.items()}
+    ends: dict[str, float] = {}
+    for metric, found in content.uncertainty.items():
+        ends |= {f"{metric}_{end}": value for end, value in found.items()}
     return {
         "origin": origin,
         **_describe_model(content, path),

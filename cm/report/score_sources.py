@@ -53,7 +53,7 @@ def _list_zip(path: Path) -> list[str]:
 def _choose_scores(names: Sequence[str]) -> list[str]:
     """The names of JSON files, only those in a folder `scores` if there is one, and no hidden ones."""
     parts = {name: PurePosixPath(name).parts for name in names if name.endswith(".json")}
-    visible = sorted(name for name in parts if not any(part.startswith(".") for part in parts[name]))
+    visible = sorted(name for name in parts if "/." not in f"/{name}")
     return [name for name in visible if SCORES in parts[name][:-1]] or visible
 
 

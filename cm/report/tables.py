@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ def comparison(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     for (label, nfe), group in scores.groups(found, lambda score: (score.label, score.nfe)).items():
         rows.append({"Method": label, "NFE": nfe, **_measure(group, at_infinity), **remaining.pop((label, nfe), {})})
     best = _find_best(rows, found[0].heading("fid"), range(len(baselines), len(rows)))
-    rows += [row for one in others for row in _rows_of_others(one, at_infinity)]
+    rows += itertools.chain.from_iterable(_rows_of_others(one, at_infinity) for one in others)
     rows += [{"Method": method, "NFE": nfe, **row} for (method, nfe), row in remaining.items()]
     notes = [
         *(one.note() for one in others),
