@@ -1,4 +1,7 @@
-"""The Python interface: `cm.load` a model and sample it, `cm.score` images. Importing this module is quick."""
+"""The Python interface: `cm.load` a model and sample it, `cm.score` images, collect scores with `cm.results`.
+
+Importing this module is quick.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import dataclasses
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,7 @@ from cm.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from pandas import DataFrame
     from torch import Tensor, nn
 
     Images = str | Path | np.ndarray
@@ -246,6 +250,39 @@ def score(
     compute = Compute(workers=4, devices=select_devices(device))
     with _as_path(images) as samples, _as_path(reference) as real:
         return score_images(samples, real, protocol=protocol, make_extractor=make_extractor, compute=compute)
+
+
+def results(
+    paths: str | Path | Iterable[str | Path],
+    *,
+    protocol: str | None = None,
+    mixed: bool = False,
+    origin: str | None = None,
+) -> DataFrame:
+    """Scores as one table: a row for each score, with its run, sampler, protocol, metrics and commit.
+
+    `paths`: one or several folders of results, zips of such folders, score files, and tables that `cm results` wrote.
+    `protocol`: take the scores by the protocol of that name. `mixed`: admit several protocols and several numbers of
+    samples for one data set, which do not compare. `origin`: whose scores they are, by default the path that they were
+    read from.
+
+    Raises UserError for a file that is no score, for protocols of one name that differ, and, without `mixed`, for
+    several protocols or numbers of samples for one data set.
+    """
+    from cm.report import results as tables
+
+    listed = [paths] if isinstance(paths, str | Path) else paths
+    return tables.collect(listed, protocol=protocol, mixed=mixed, origin=origin)
+
+
+def published(table: str | None = None, dataset: str | None = None) -> DataFrame:
+    """The published numbers of the paper and its successors, with the columns of `results`.
+
+    `table`: `table1`, `table2` or `successors`. `dataset`: such as `cifar10`. Raises UserError for unknown ones.
+    """
+    from cm.report import published as tables
+
+    return tables.collect(table, dataset)
 
 
 @contextlib.contextmanager

@@ -76,7 +76,8 @@ def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
                 continue
             nfe = config.parse_sampler(cell.sampler).evaluations
             protocol = {"protocol": {**PROTOCOL, "name": cell.protocol.name}}
-            about = {"run": cell.run.name, "sampler": cell.sampler, "nfe": nfe, "nearest": NEAREST, **protocol}
+            about = {"run": cell.run.name, "progress": cell.progress, "sampler": cell.sampler, "nfe": nfe}
+            about |= {"nearest": NEAREST, **protocol}
             write(scores.score_path(cell, root), content(fid(cell), **about))
             fake_baseline(root, cell, protocol)
             if cell.sampler.startswith("search"):

@@ -42,11 +42,14 @@ def read(path: Path, network: ADM) -> dict[str, Tensor]:
         raise UserError(f"{unet / WEIGHTS} is not a whole safetensors file: {reason}") from None
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], *, network: ADM, noise: KarrasNoise, steps: int) -> None:
+def write(
+    path: Path, tensors: Mapping[str, Tensor], *, network: ADM, noise: KarrasNoise, steps: int, card: str | None = None
+) -> None:
     """Write a folder that `ConsistencyModelPipeline.from_pretrained` loads, whole or not at all.
 
-    `tensors`: those of the `UNet2DModel`. `steps`: the number of times on the noise grid. Raises UserError if no
-    `UNet2DModel` computes what `network` computes.
+    `tensors`: those of the `UNet2DModel`. `steps`: the number of times on the noise grid. `card`: the model card.
+
+    Raises UserError if no `UNet2DModel` computes what `network` computes.
     """
     parts = {"scheduler": ["diffusers", "CMStochasticIterativeScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     config = unet_config(network)
@@ -54,6 +57,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], *, network: ADM, noise: Kar
         files.write_json(temporary / "model_index.json", _header("ConsistencyModelPipeline") | parts)
         files.write_json(temporary / "scheduler" / "scheduler_config.json", _scheduler_config(noise, steps))
         files.write_json(temporary / "unet" / "config.json", config)
+        if card is not None:
+            (temporary / "README.md").write_text(card, encoding="utf-8")
         native.write_tensors(temporary / "unet" / WEIGHTS, tensors, {"format": "pt"})
 
 

@@ -78,18 +78,18 @@ def load(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def description(path: Path | str) -> dict[str, Any]:
     """The description alone, verified, without reading the tensors. Raises UserError as `load` does."""
-    with _open(path) as file:
+    with _open(path, "numpy") as file:  # without importing torch
         return _parse(_read_description(file, path)[0], path)
 
 
 @contextlib.contextmanager
-def _open(path: Path | str) -> Iterator[Any]:
+def _open(path: Path | str, framework: str = "pt") -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
         raise UserError(f"no file {path}")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             yield file
     except (OSError, MemoryError) as error:
         raise UserError(f"cannot read {path}: {error}") from None

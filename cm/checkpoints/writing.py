@@ -25,18 +25,25 @@ DEFAULT_STEPS = 40  # of the paper's distillations of ImageNet and LSUN
 
 
 def export_checkpoint(
-    tensors: Mapping[str, Tensor], description: Mapping[str, Any], out: Path, format_name: str
+    tensors: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    out: Path,
+    format_name: str,
+    card: str | None = None,
 ) -> None:
     """Write the tensors of a model file in another form.
 
     `format_name`: `diffusers`, a folder; `openai`, a state dict; or `bfloat16`, a model file of this suite of half the
-    size, whose weights are rounded to bfloat16. Raises UserError, before anything is written, if `out` exists, or if
-    the format cannot hold the network or its preconditioning.
+    size, whose weights are rounded to bfloat16. `card`: the model card, which only a folder of diffusers holds.
+
+    Raises UserError, before anything is written, if `out` exists, or if the format cannot hold the network or its
+    preconditioning.
     """
     if format_name not in WRITERS:
         raise unknown("format", format_name, WRITERS)
     outputs.check_new(Path(out))
-    WRITERS[format_name](tensors, description, Path(out))
+    more = {"card": card} if format_name == "diffusers" else {}
+    WRITERS[format_name](tensors, description, Path(out), **more)
 
 
 def _fit_adm(
@@ -67,7 +74,9 @@ def _write_openai(tensors: Mapping[str, Tensor], description: Mapping[str, Any],
     torch_file.write(out, openai_state_dict(weights, network))
 
 
-def _write_diffusers(tensors: Mapping[str, Tensor], description: Mapping[str, Any], out: Path) -> None:
+def _write_diffusers(
+    tensors: Mapping[str, Tensor], description: Mapping[str, Any], out: Path, card: str | None = None
+) -> None:
     weights, network = _fit_adm(tensors, description, "diffusers")
     run, preconditioning = description["run"], description["preconditioning"]
     if preconditioning != "boundary":
@@ -78,7 +87,7 @@ def _write_diffusers(tensors: Mapping[str, Tensor], description: Mapping[str, An
     settings = {key: value for key, value in description["noise"].items() if key != "name"}
     noise, steps = check(KarrasNoise, settings, f"{run}, noise"), final_steps(description.get("objective", {}), run)
     unet = diffusers_names.unet_state_dict(weights, network)
-    diffusers_folder.write(out, unet, network=network, noise=noise, steps=steps)
+    diffusers_folder.write(out, unet, network=network, noise=noise, steps=steps, card=card)
 
 
 def final_steps(objective: Mapping[str, Any], run: str) -> int:
@@ -93,7 +102,7 @@ def final_steps(objective: Mapping[str, Any], run: str) -> int:
     return curriculum.steps_at(1, 1)
 
 
-WRITERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any], Path], None]] = {
+WRITERS: dict[str, Callable[..., None]] = {
     "bfloat16": _write_rounded,
     "diffusers": _write_diffusers,
     "openai": _write_openai,

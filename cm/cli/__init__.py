@@ -13,10 +13,12 @@ from typing import NoReturn
 import click
 
 from cm import __version__
+from cm.cli.cards import card
 from cm.cli.datasets import prepare
 from cm.cli.editing import edit
 from cm.cli.jobs import launch
 from cm.cli.models import convert, describe, train
+from cm.cli.results import published, results
 from cm.cli.sampling import evaluate, sample
 from cm.cli.scores import draw, featurize, schema, score, weights
 from cm.cli.searching import search
@@ -37,6 +39,9 @@ COMMANDS = (
     score,
     evaluate,
     search,
+    results,
+    published,
+    card,
     draw,
     schema,
     unlock,

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from cm import config
+from cm.cli.cards import make_card
 from cm.cli.options import (
     Machine,
     Number,
@@ -164,7 +165,8 @@ def convert(
     """Convert a checkpoint to a model file, or back.
 
     With --run, a published checkpoint becomes the model file of that run. With --model and --to, a model file becomes a
-    checkpoint of another project, or a model file of half the size, with weights in bfloat16.
+    checkpoint of another project, or a model file of half the size, with weights in bfloat16. A folder for diffusers
+    gets a model card, README.md, as `cm card` writes it.
     """
     if (run is None) == (model is None) or (model is not None) != (to is not None):
         raise UserError("give --run, to read a checkpoint, or --model and --to, to write one")
@@ -175,7 +177,9 @@ def convert(
         outputs.check_new(out)
         from cm import build, checkpoints
 
-        checkpoints.export_checkpoint(*build.read_model(model), out, to)
+        tensors, description = build.read_model(model)
+        card = make_card(model, description, experiments, file=out.name, library=to) if to == "diffusers" else None
+        checkpoints.export_checkpoint(tensors, description, out, to, card)
 
 
 def _import_checkpoint(run: str, checkpoint: Path | None, experiments: Path, out: Path) -> None:

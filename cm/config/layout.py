@@ -25,6 +25,8 @@ _PARTS = {
     "sampler": r"[^/]+",
     "edit": r"[^/]+",
     "protocol": r"[^/]+",
+    "dataset": r"[^/]+",
+    "split": r"[^/]+",
 }
 
 
@@ -170,6 +172,17 @@ class Layout:
             if match:
                 return match.groupdict()
         return {}
+
+    def parse_model(self, path: str) -> dict[str, str]:
+        """The folder of results (`results`), the run and the progress of a model file; nothing for other paths."""
+        pattern = _regular_expression(self.model()).replace(re.escape(self.results), "(?P<results>.*)", 1)
+        match = re.fullmatch(pattern, path)
+        return match.groupdict() if match else {}
+
+    def parse_baseline(self, path: str) -> dict[str, str]:
+        """Data set, split and protocol of the score of real images; nothing for other paths."""
+        match = re.fullmatch(_regular_expression(self.baseline()), path)
+        return match.groupdict() if match else {}
 
 
 def _regular_expression(pattern: str) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cm.errors import UserError, unknown
 from cm.report import headings
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from cm.config import Artefact
 
 FILE = Path(__file__).with_name("published.csv")
@@ -44,21 +46,54 @@ def read_rows(artefact: Artefact) -> list[dict[str, str]]:
     wanted = artefact.published
     if not wanted:
         return []
-    with open(FILE, newline="") as file:
-        every = list(csv.DictReader(file))
+    every = _read_file()
     where = f"artefact {artefact.name}, published"
     for key in wanted:
         if key not in KEYS:
             raise unknown("key", key, KEYS, where)
     for key in ("table", "dataset", *(["group"] if "group" in wanted else [])):
-        known = {row[key] for row in every}
-        if wanted.get(key) not in known:
-            raise unknown(key, wanted.get(key), known, where)
+        _check_known(key, wanted.get(key), every, where)
     rows = [row for row in every if wanted.items() <= row.items()]
     if not rows:
         of = " of ".join(wanted[key] for key in KEYS[:0:-1] if key in wanted)
         raise UserError(f"artefact {artefact.name}: {wanted['table']} has no published numbers of {of}")
     return rows
+
+
+def collect(table: str | None = None, dataset: str | None = None) -> DataFrame:
+    """The published numbers as a table with the columns of `cm.report.results`; `origin` is the table they stand in.
+
+    Their protocol is that of their authors, and not known to this suite. Raises UserError for an unknown `table` or
+    `dataset`, and for a table without numbers of the data set.
+    """
+    from cm.report.result_files import make_frame
+
+    every = _read_file()
+    wanted = {key: value for key, value in (("table", table), ("dataset", dataset)) if value is not None}
+    for key, value in wanted.items():
+        _check_known(key, value, every, "published numbers")
+    rows = [row for row in every if wanted.items() <= row.items()]
+    if not rows:
+        raise UserError(f"{table} has no published numbers of {dataset}")
+    return make_frame([_with_origin(row) for row in rows])
+
+
+def _with_origin(row: dict[str, str]) -> dict[str, Any]:
+    """A row with numbers as such, and with the table of the paper that it stands in."""
+    numbers = {metric: float(row[metric]) if row[metric] else None for metric in METRICS}
+    origin = row["note"] if row["table"] == SUCCESSORS else f"Song et al. 2023, Table {row['table'][-1]}"
+    return {**row, **numbers, "nfe": int(row["nfe"]), "origin": origin, "extractor": "inception"}
+
+
+def _read_file() -> list[dict[str, str]]:
+    with open(FILE, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _check_known(key: str, value: str | None, rows: list[dict[str, str]], where: str) -> None:
+    known = {row[key] for row in rows}
+    if value not in known:
+        raise unknown(key, value, known, where)
 
 
 def _any_filled(rows: list[dict[str, str]], key: str) -> bool:

@@ -96,19 +96,19 @@ def _read_recipe(run: Run, experiments: Experiments) -> Recipe:
     """Every setting of a run, and the runs that it starts from."""
     found: dict[str, Any] = {}
     for section, settings in run.describe().items():
-        found |= _flatten(settings, section)
+        found |= flatten_settings(settings, section)
     found["run.variant"] = run.variant
     for role, other in experiments.inputs(run).items():
         found[f"inputs.{role}"] = _name_input(other, run)
     return {key: format_setting(value) for key, value in found.items()}
 
 
-def _flatten(settings: Mapping[str, Any], path: str) -> dict[str, Any]:
+def flatten_settings(settings: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Every setting of a section or component by its path."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            inner = _flatten(value, f"{path}.{key}")
+            inner = flatten_settings(value, f"{path}.{key}")
             name = inner.pop(f"{path}.{key}.name", None)
             found |= {f"{path}.{key}": name, **inner}
         else:

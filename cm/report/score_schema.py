@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cm import registry
 from cm.config.checking import check_known
 from cm.config.runs import RunName
-from cm.config.settings import at_least, at_most
+from cm.config.settings import at_least, at_most, below
 from cm.errors import UserError
 
 Count = Annotated[int, at_least(1), at_most(10**12)]
@@ -23,7 +23,10 @@ REQUIRED_OF_PROTOCOL = ("name", "samples", "reference", "extractor", "resizer", 
 
 @dataclass(frozen=True)
 class Content:
-    """A score file; `cm.report.score_file.Score` explains the entries."""
+    """A score file; `cm.report.score_file.Score` explains the entries.
+
+    Those from `run` on say which model the samples are of; other images do not have them.
+    """
 
     metrics: Object
     samples: Count
@@ -39,6 +42,12 @@ class Content:
     nfe: Count | None = None
     blocks: tuple[Object, ...] = ()
     nearest: Object = field(default_factory=dict)
+    run: str | None = None
+    progress: Annotated[int, at_least(1), at_most(100)] | None = None
+    ema_decay: Annotated[float, at_least(0.0), below(1.0)] | None = None
+    sampler: str | None = None
+    model_sha256: str | None = None
+    trained_at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,10 @@ def check_content(content: object, path: Path) -> Content:
     _check_keys(path, found.protocol, REQUIRED_OF_PROTOCOL, "its protocol")
     check_known(_Protocol, found.protocol, f"{path}, protocol")
     _check_extractor(path, found.extractor)
+    if found.run is not None:
+        _check_run(f"{path}", found.run)
     _check_reference(path, found.reference)
-    _check_metrics(path, found.metrics, found.unavailable)
+    check_metrics(path, found.metrics, found.unavailable)
     for block in found.blocks:
         _check_block(path, block, found)
     if found.nearest:
@@ -123,10 +134,14 @@ def _check_keys(path: Path, content: Mapping[str, Any], required: Iterable[str],
 def _check_extractor(path: Path, extractor: Object) -> None:
     name = check_known(_Extractor, extractor, f"{path}, extractor").name
     if "/" in name:
-        try:
-            RunName.parse(name)
-        except UserError as error:
-            raise UserError(f"{path}, extractor: {error}") from None
+        _check_run(f"{path}, extractor", name)
+
+
+def _check_run(where: str, name: str) -> None:
+    try:
+        RunName.parse(name)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _check_reference(path: Path, reference: Object) -> None:
@@ -135,11 +150,14 @@ def _check_reference(path: Path, reference: Object) -> None:
     check_known(_Statistics, found.statistics, f"{where}, statistics")
     if found.split_halves is not None:
         metrics = check_known(_SplitHalves, found.split_halves, f"{where}, split_halves").metrics
-        _check_metrics(path, metrics, metrics)
+        check_metrics(path, metrics, metrics)
 
 
-def _check_metrics(path: Path, metrics: Object, unavailable: Iterable[str]) -> None:
-    """`unavailable`: the metrics that may be None."""
+def check_metrics(path: Path, metrics: Object, unavailable: Iterable[str]) -> None:
+    """UserError for a number that is not finite or outside of the bounds of its metric.
+
+    `unavailable`: the metrics that may be None.
+    """
     for name, value in metrics.items():
         if value is None and name in unavailable:
             continue
@@ -151,7 +169,7 @@ def _check_metrics(path: Path, metrics: Object, unavailable: Iterable[str]) -> N
 def _check_block(path: Path, block: Object, found: Content) -> None:
     if block.keys() != found.metrics.keys():
         raise UserError(f"{path}: a block has the metrics {', '.join(block)}, the score {', '.join(found.metrics)}")
-    _check_metrics(path, block, found.unavailable)
+    check_metrics(path, block, found.unavailable)
 
 
 def _check_nearest(path: Path, nearest: Object) -> None:

