@@ -1,4 +1,4 @@
-"""JSON Schemas of experiment, suite and protocol files, from the type hints that the checker reads.
+"""JSON Schemas of experiment, suite, protocol and claims files, from the type hints that the checker reads.
 
 Editors complete and check YAML files with them: each shipped file names its schema in its first line.
 """
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from cm import registry
 from cm.config.checking import hints_of, is_required
+from cm.config.claims import ClaimsFile
 from cm.config.documents import ExperimentFile
 from cm.config.names import NAME
 from cm.config.protocols import Protocol
@@ -30,7 +31,7 @@ SCALARS: dict[Any, str] = {int: "integer", float: "number", str: "string", bool:
 
 
 def write_schemas(folder: Path) -> list[Path]:
-    """Write `experiment.json`, `protocol.json` and `suite.json`; returns their paths."""
+    """Write `claims.json`, `experiment.json`, `protocol.json` and `suite.json`; returns their paths."""
     paths = []
     for name, make in SCHEMAS.items():
         path = folder / f"{name}.json"
@@ -70,7 +71,13 @@ def protocol_schema() -> Schema:
     return {**schema, "title": "Protocol file"}
 
 
+def claims_schema() -> Schema:
+    """The schema of the file of claims, in which a word in braces may stand for any value."""
+    return {**_admit_words(_object(ClaimsFile)), "title": "File of claims"}
+
+
 SCHEMAS: dict[str, Callable[[], Schema]] = {
+    "claims": claims_schema,
     "experiment": experiment_schema,
     "protocol": protocol_schema,
     "suite": suite_schema,
@@ -90,6 +97,23 @@ def _object(cls: type) -> Schema:
         "required": required,
         "additionalProperties": False,
     }
+
+
+def _admit_words(schema: Schema) -> Schema:
+    """The schema with a text of one word in braces in place of every number, name and choice."""
+    if {"enum", "minimum", "pattern"} & schema.keys():
+        return {"anyOf": [schema, {"type": "string", "pattern": r"^\{\w+\}$"}]}
+    parts: Schema = {}
+    for key, value in schema.items():
+        if key == "properties":
+            parts[key] = {name: _admit_words(part) for name, part in value.items()}
+        elif key == "anyOf":
+            parts[key] = [_admit_words(part) for part in value]
+        elif key in ("items", "additionalProperties") and isinstance(value, dict):
+            parts[key] = _admit_words(value)
+        else:
+            parts[key] = value
+    return parts
 
 
 def _describe(schema: Schema, description: str | None) -> Schema:

@@ -14,6 +14,7 @@ from cm.report import headings
 
 if TYPE_CHECKING:
     from cm.config import Artefact
+    from cm.config.claims import PublishedRow
 
 FILE = Path(__file__).with_name("published.csv")
 SUCCESSORS = "successors"  # numbers of later papers
@@ -56,6 +57,22 @@ def read_rows(artefact: Artefact) -> list[dict[str, str]]:
         of = " of ".join(wanted[key] for key in KEYS[:0:-1] if key in wanted)
         raise UserError(f"artefact {artefact.name}: {wanted['table']} has no published numbers of {of}")
     return rows
+
+
+def find_number(row: PublishedRow, metric: str, where: str) -> str:
+    """A published number as printed; UserError, which names `where`, for a row or number that is not published."""
+    wanted = {"table": row.table, "dataset": row.dataset, "method": row.method, "nfe": str(row.nfe)}
+    with open(FILE, newline="") as file:
+        rows = list(csv.DictReader(file))
+    for key, value in wanted.items():
+        known = {one[key] for one in rows}
+        if value not in known:
+            raise unknown(key, value, known, f"{where}, published")
+        rows = [one for one in rows if one[key] == value]
+    number = rows[0].get(metric)
+    if not number:
+        raise UserError(f"{where}: no {metric} is published of {' '.join(wanted.values())}")
+    return number
 
 
 def _any_filled(rows: list[dict[str, str]], key: str) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 STD, LOW, HIGH = PARTS = (", std", ", low", ", high")
 DASH = "\u2013"
 DAGGER = "\u2020"
+SMALLEST = 5e-5  # numbers below have an exponent
 WORDS = {"None": "none", "True": "yes", "False": "no"}
 
 Place = tuple[int, str]  # row and column
@@ -107,6 +108,8 @@ def _format_number(value: Any, std: float | None = None, low: float | None = Non
         return DASH
     if not isinstance(value, float):
         return str(value)
+    if 0 < abs(value) < SMALLEST and std is None and low is None:
+        return f"{value:.0e}"
     decimals = min(max(2 - math.floor(math.log10(abs(value))), 0), 4) if value else 2
     deviation = f" ± {std:.{decimals}f}" if std is not None else ""
     interval = f" [{low:.{decimals}f}, {high:.{decimals}f}]" if low is not None and high is not None else ""

@@ -15,7 +15,12 @@ from cm import registry
 from cm.config.schema import SCHEMAS, describe_settings, write_schemas
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = {"experiment": "experiments/*/*.yaml", "protocol": "protocols/*.yaml", "suite": "suites/*.yaml"}
+SHIPPED = {
+    "claims": "claims.yaml",
+    "experiment": "experiments/*/*.yaml",
+    "protocol": "protocols/*.yaml",
+    "suite": "suites/*.yaml",
+}
 FILES = [(kind, path) for kind, pattern in SHIPPED.items() for path in sorted((ROOT / "config").glob(pattern))]
 COMPONENTS = [
     found
