@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from cm import __version__
+from cm.cli.claims import claims
 from cm.cli.datasets import prepare
 from cm.cli.editing import edit
 from cm.cli.jobs import launch
@@ -38,6 +39,7 @@ COMMANDS = (
     evaluate,
     search,
     draw,
+    claims,
     schema,
     unlock,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from cm.config import Artefact, Suite
+    from cm.config import Artefact, Cell, Suite
     from cm.report.scores import Score
 
 STYLES = {
@@ -26,6 +27,7 @@ STYLES = {
     FAILS: forest.Style(COLOURS[1], "X", True, FAILS),
     UNDECIDED: forest.Style(GREY, "o", False, UNDECIDED),
 }
+SUMMARY = ("claim", "verdict", "metric", "measured", "reference value", "difference", "seeds", "adjusted p", "reason")
 OTHER_DATA = (
     "The paper makes its claims for other data and trainings: verdicts of suite {} are about the data in the table."
 )
@@ -79,28 +81,32 @@ def judge(suite: Suite, artefact: Artefact, root: Path, *, existing_only: bool =
 
 def tabulate(suite: Suite, found: Sequence[Verdict]) -> DataFrame:
     """The verdicts as a table with footnotes."""
-    return table([_row(suite, verdict) for verdict in found], _explain(suite, found))
+    return table([{"suite": suite.name, **_row(verdict)} for verdict in found], explain(suite, found))
 
 
-def _row(suite: Suite, verdict: Verdict) -> dict[str, Any]:
+def summarize(found: Sequence[Verdict], notes: Sequence[str] = ()) -> DataFrame:
+    """The verdicts as a table with fewer columns, without statements and runs."""
+    rows = []
+    for verdict in found:
+        rows.append({key: value for key, value in _row(verdict).items() if key.startswith(SUMMARY)})
+    return table(rows, notes)
+
+
+def _row(verdict: Verdict) -> dict[str, Any]:
     one = verdict.measurement
-    row: dict[str, Any] = {
+    first = one.comparison.runs[0]
+    extractor = first.protocol.extractor
+    return {
         "claim": one.name,
         "statement": one.claim.statement,
         "source": one.claim.source,
         "verdict": verdict.word,
-        "suite": suite.name,
-        **_describe_data(one),
-        **_measure("runs", "measured", one, one.runs),
-    }
-    if one.published:
-        row |= {"reference": f"published {one.published}", "reference value": float(one.published)}
-    else:
-        row |= _measure("reference", "reference value", one, one.reference)
-    if one.has_values:
-        row |= {"difference": sum(one.differences) / len(one.differences), **_ends("difference", one.interval)}
-    return {
-        **row,
+        "data": headings.dataset_title(first.run.dataset),
+        "metric": f"{headings.metric_title(one.metric, extractor)}, {headings.extractor_title(extractor)} features",
+        "runs": describe(first),
+        **_measure("measured", one, one.runs),
+        **_measure_reference(one),
+        **_subtract(one),
         "seeds": len(one.runs),
         "samples": one.runs[0].samples if one.runs else None,
         "p": verdict.p_value,
@@ -109,33 +115,38 @@ def _row(suite: Suite, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _describe_data(one: Measurement) -> dict[str, Any]:
-    if not one.runs:
-        return {"data": None, "metric": headings.metric_title(one.metric)}
-    first = one.runs[0]
-    extractor = headings.extractor_title(first.extractor["name"])
-    return {"data": headings.dataset_title(first.dataset), "metric": f"{first.title(one.metric)}, {extractor} features"}
-
-
-def _measure(side: str, value: str, one: Measurement, found: Sequence[Score]) -> dict[str, Any]:
-    """What a side is, in the column `side`, and the mean of its metric with the interval, in the column `value`."""
-    row: dict[str, Any] = {side: describe(found[0]) if found else None, value: None}
-    if not one.has_values:
-        return row
-    return {**row, value: verdicts.mean_of(found, one.metric), **_ends(value, verdicts.interval_of(found, one.metric))}
-
-
-def describe(score: Score) -> str:
+def describe(cell: Cell) -> str:
     """`CD distance~l2, onestep`, and the percentage of training if it is not the end."""
-    progress = "" if score.progress == 100 else f", {score.progress} % of training"
-    return f"{score.method.upper()} {score.variant}, {score.sampler}{progress}"
+    progress = "" if cell.progress == 100 else f", {cell.progress} % of training"
+    return f"{cell.run.method.upper()} {cell.run.variant}, {cell.sampler}{progress}"
+
+
+def _measure(column: str, one: Measurement, found: Sequence[Score]) -> dict[str, Any]:
+    """The mean of the metric over seeds, with its interval."""
+    if not one.has_values:
+        return {column: None}
+    return {column: verdicts.mean_of(found, one.metric), **_ends(column, verdicts.interval_of(found, one.metric))}
+
+
+def _measure_reference(one: Measurement) -> dict[str, Any]:
+    """What the runs are compared with, and its metric."""
+    if one.published:
+        return {"reference": f"published {one.published}", "reference value": float(one.published)}
+    return {"reference": describe(one.comparison.reference[0]), **_measure("reference value", one, one.reference)}
+
+
+def _subtract(one: Measurement) -> dict[str, Any]:
+    """The mean difference, with its interval."""
+    if not one.has_values:
+        return {"difference": None}
+    return {"difference": statistics.fmean(one.differences), **_ends("difference", one.interval)}
 
 
 def _ends(column: str, interval: tuple[float, float] | None) -> dict[str, float]:
     return {column + LOW: interval[0], column + HIGH: interval[1]} if interval else {}
 
 
-def _explain(suite: Suite, found: Sequence[Verdict]) -> list[str]:
+def explain(suite: Suite, found: Sequence[Verdict]) -> list[str]:
     """What verdicts, intervals and p-values are, and what the scores are of."""
     tests = sum(verdict.p_value is not None for verdict in found)
     relations = {verdict.measurement.claim.relation for verdict in found}
@@ -162,7 +173,7 @@ def _draw(suite: Suite, found: Sequence[Verdict]) -> Figure:
     notes = [
         f"Suite {suite.name}. To the right, the runs that a claim is about are better than its reference. Bars are the "
         "intervals of the table; without a bar there is one seed.",
-        *_explain(suite, found)[:1],
+        *explain(suite, found)[:1],
     ]
     return forest.draw(changes, "gain over the reference", notes)
 
@@ -170,7 +181,7 @@ def _draw(suite: Suite, found: Sequence[Verdict]) -> Figure:
 def _change(verdict: Verdict) -> forest.Change:
     one = verdict.measurement
     percent = (-100 if one.lower_is_better else 100) / abs(one.baseline or 1.0)
-    mean = sum(one.differences) / len(one.differences)
+    mean = statistics.fmean(one.differences)
     low, high = sorted(percent * end for end in one.interval or (mean, mean))
     label = one.name if one.claim.metrics == ("fid",) else f"{one.name}, {headings.metric_title(one.metric)}"
     return forest.Change(label, percent * mean, low, high, STYLES[verdict.word])

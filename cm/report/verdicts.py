@@ -50,12 +50,21 @@ Interval = tuple[float, float]
 class Measurement:
     """One metric of a claim. `runs`, `reference`: scores of the same seeds. `published`: as printed, or None."""
 
-    name: str
-    claim: Claim
+    comparison: Comparison
     metric: str
     runs: Sequence[Score]
     reference: Sequence[Score]
     published: str | None
+
+    @property
+    def name(self) -> str:
+        """The name of the claim."""
+        return self.comparison.name
+
+    @property
+    def claim(self) -> Claim:
+        """The claim."""
+        return self.comparison.claim
 
     @property
     def lower_is_better(self) -> bool:
@@ -152,7 +161,7 @@ def measure(comparison: Comparison, root: Path, *, existing_only: bool = False) 
     if runs:
         scores.check_comparable([*runs, *reference], f"claim {comparison.name}")
     return [
-        Measurement(comparison.name, claim, metric, runs, reference, published_number(comparison.name, claim, metric))
+        Measurement(comparison, metric, runs, reference, published_number(comparison.name, claim, metric))
         for metric in claim.metrics
     ]
 

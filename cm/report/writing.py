@@ -75,12 +75,17 @@ def save(frame: DataFrame, stem: Path, caption: str) -> None:
     cells, notes = _format_cells(frame), frame.attrs["notes"]
     texts = {
         "csv": frame.to_csv(index=False),
-        "md": _write_markdown(cells, caption, notes),
+        "md": markdown(frame, caption),
         "tex": _write_latex(cells, caption, notes, stem.name),
     }
     with replace_files(stem.parent / f"{stem.name}.{suffix}" for suffix in texts) as paths:
         for path, text in zip(paths, texts.values(), strict=True):
             path.write_text(text, encoding="utf-8")
+
+
+def markdown(frame: DataFrame, caption: str = "") -> str:
+    """The table as Markdown, with its caption above and its footnotes below."""
+    return _write_markdown(_format_cells(frame), caption, frame.attrs["notes"])
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -130,7 +135,8 @@ def _write_markdown(cells: Cells, caption: str, notes: Sequence[str]) -> str:
 
     escaped = {_escape_markdown(name): list(map(_escape_markdown, column)) for name, column in cells.items()}
     body = tabulate(escaped, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=_align(cells))
-    return "\n\n".join([_escape_markdown(caption), body, *map(_escape_markdown, notes)]) + "\n"
+    above = [_escape_markdown(caption)] if caption else []
+    return "\n\n".join([*above, body, *map(_escape_markdown, notes)]) + "\n"
 
 
 def _escape_markdown(text: str) -> str:
