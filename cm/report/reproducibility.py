@@ -50,10 +50,11 @@ def write_report(suite: Suite, found: Sequence[Verdict], root: Path) -> str:
 
 
 def _summarize(suite: Suite, found: Sequence[Verdict]) -> str:
-    sources = ", ".join(dict.fromkeys(verdict.measurement.claim.source for verdict in found))
+    names = {verdict.measurement.name for verdict in found}
+    sources = "; ".join(dict.fromkeys(verdict.measurement.claim.source for verdict in found))
     return "\n\n".join(
         [
-            f"**Scope of reproducibility.** {len(found)} claims of the paper ({sources}).",
+            f"**Scope of reproducibility.** {len(names)} claims of the paper ({sources}).",
             f"**Methodology.** {len(all_runs(suite))} trainings of suite `{suite.name}`, see Section 3.",
             f"**Results.** {_count_verdicts(found)}",
             "**What was easy.** " + OPEN.format("one or two sentences"),
@@ -66,7 +67,12 @@ def _summarize(suite: Suite, found: Sequence[Verdict]) -> str:
 def _count_verdicts(found: Iterable[Verdict]) -> str:
     counts = collections.Counter(verdict.word for verdict in found)
     holds, fails, undecided = (counts[word] for word in VERDICTS)
-    return f"{holds} claims hold, {fails} fail and {undecided} are undecided."
+    words = [_agree(holds, "holds", "hold"), _agree(fails, "fails", "fail"), _agree(undecided, "is", "are")]
+    return f"Verdicts on {counts.total()} claims and metrics: {', '.join(words)} undecided."
+
+
+def _agree(count: int, singular: str, plural: str) -> str:
+    return f"{count} {singular if count == 1 else plural}"
 
 
 def _list_claims(found: Iterable[Verdict]) -> str:
