@@ -148,7 +148,7 @@ def _ends(column: str, interval: tuple[float, float] | None) -> dict[str, float]
 
 def explain(suite: Suite, found: Sequence[Verdict]) -> list[str]:
     """What verdicts, intervals and p-values are, and what the scores are of."""
-    tests = sum(verdict.p_value is not None for verdict in found)
+    tests = len({verdict.measurement.hypothesis for verdict in found if verdict.p_value is not None})
     relations = {verdict.measurement.claim.relation for verdict in found}
     used: list[Score] = []
     for verdict in found:

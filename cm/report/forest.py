@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TICKS = (-100, -50, -20, -10, 0, 10, 20, 50, 100, 200, 500, 1000)  # per cent
+TICKS = (-1000, -500, -200, -100, -50, -20, -10, 0, 10, 20, 50, 100, 200, 500, 1000)  # per cent
 LINEAR = 20  # per cent up to which the axis of changes is linear
 WIDTH, PITCH, NARROW_PITCH = 8.4, 0.32, 0.2  # inches of a figure, and of a line: of few lines, and of many
 MANY = 30  # lines

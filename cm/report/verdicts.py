@@ -26,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,12 @@ class Measurement:
     def claim(self) -> Claim:
         """The claim."""
         return self.comparison.claim
+
+    @property
+    def hypothesis(self) -> Hashable:
+        """What is tested: equal for claims that differ in their words only."""
+        sides = [tuple(score.path for score in side) for side in (self.runs, self.reference)]
+        return self.metric, self.claim.relation, self.claim.margin, self.published, *sides
 
     @property
     def lower_is_better(self) -> bool:
@@ -179,13 +185,19 @@ def published_number(name: str, claim: Claim, metric: str) -> str | None:
 
 
 def judge(measurements: Sequence[Measurement]) -> list[Verdict]:
-    """The verdict on each claim, with p-values adjusted over all that can be tested."""
-    tests = {index: _test(one) for index, one in enumerate(measurements) if one.obstacle is None}
+    """The verdict on each claim, with p-values adjusted over all that can be tested.
+
+    Claims of the same hypothesis, which different parts of the paper state, share one test.
+    """
+    tests = {one.hypothesis: _test(one) for one in measurements if one.obstacle is None}
     adjusted = dict(zip(tests, adjust_by_holm([test.p_value for test in tests.values()]), strict=True))
-    return [
-        _decide(one, tests[index], adjusted[index]) if index in tests else Verdict(one, UNDECIDED, one.obstacle or "")
-        for index, one in enumerate(measurements)
-    ]
+    found = []
+    for one in measurements:
+        if one.obstacle is None:
+            found.append(_decide(one, tests[one.hypothesis], adjusted[one.hypothesis]))
+        else:
+            found.append(Verdict(one, UNDECIDED, one.obstacle))
+    return found
 
 
 def _test(one: Measurement) -> Test:

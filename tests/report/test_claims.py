@@ -110,11 +110,16 @@ def test_similar_is_the_test_of_two_one_sided_tests(made):
 def test_claims_that_are_tested_together_are_corrected(made):
     values = scores_of((4.0, 7.1, 9.9), ct=APART, nine=(5.2, 8.4, 10.9))
     alone = judge(*made({"a": BETTER}, values))
-    nine = {**BETTER, "runs": NINE}
-    many = judge(*made({"a": BETTER, **{f"n{index}": nine for index in range(20)}}, values))
+    margins = {f"n{index}": {**SIMILAR, "runs": NINE, "margin": 0.01 + 0.001 * index} for index in range(20)}
+    many = judge(*made({"a": BETTER, **margins}, values))
     assert alone[0].word == "holds" and alone[0].adjusted == alone[0].p_value
     assert many[0].p_value == alone[0].p_value and many[0].adjusted == pytest.approx(21 * alone[0].p_value)
     assert many[0].word == "undecided" and "Holm" in many[0].reason
+
+
+def test_the_same_hypothesis_in_two_places_of_the_paper_is_one_test(made):
+    found = judge(*made({"a": BETTER, "b": {**BETTER, "source": "Figure 4"}}, scores_of((4.0, 7.1, 9.9), ct=APART)))
+    assert [verdict.adjusted for verdict in found] == [found[0].p_value] * 2
 
 
 def test_one_seed_decides_nothing(made):
