@@ -14,6 +14,7 @@ import click
 
 from cm import __version__
 from cm.cli.cards import card
+from cm.cli.claims import claims
 from cm.cli.datasets import prepare
 from cm.cli.editing import edit
 from cm.cli.jobs import launch
@@ -43,6 +44,7 @@ COMMANDS = (
     published,
     card,
     draw,
+    claims,
     schema,
     unlock,
 )

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from cm import registry
 from cm.config.checking import default_of, hints_of, is_required, plain_value
+from cm.config.claims import ClaimsFile
 from cm.config.documents import ExperimentFile
 from cm.config.names import NAME
 from cm.config.protocols import Protocol
@@ -85,7 +86,13 @@ def workflow_schema() -> Schema:
     return {**_object(WorkflowFile), "title": "Configuration of the workflow"}
 
 
+def claims_schema() -> Schema:
+    """The schema of the file of claims, in which a word in braces may stand for any value."""
+    return {**_admit_words(_object(ClaimsFile)), "title": "File of claims"}
+
+
 SCHEMAS: dict[str, Callable[[], Schema]] = {
+    "claims": claims_schema,
     "experiment": experiment_schema,
     "protocol": protocol_schema,
     "suite": suite_schema,
@@ -117,6 +124,23 @@ def _defaults(cls: type) -> dict[str, Schema]:
     optional = [field for field in dataclasses.fields(cls) if field.name in hints and not is_required(field)]
     values = {field.name: plain_value(hints[field.name], default_of(field)) for field in optional}
     return {name: {"default": value} for name, value in values.items() if value is not None}
+
+
+def _admit_words(schema: Schema) -> Schema:
+    """The schema with a text of one word in braces in place of every number, name and choice."""
+    if {"enum", "minimum", "pattern"} & schema.keys():
+        return {"anyOf": [schema, {"type": "string", "pattern": r"^\{\w+\}$"}]}
+    parts: Schema = {}
+    for key, value in schema.items():
+        if key == "properties":
+            parts[key] = {name: _admit_words(part) for name, part in value.items()}
+        elif key == "anyOf":
+            parts[key] = [_admit_words(part) for part in value]
+        elif key in ("items", "additionalProperties") and isinstance(value, dict):
+            parts[key] = _admit_words(value)
+        else:
+            parts[key] = value
+    return parts
 
 
 def _describe(schema: Schema, name: str, description: str | None) -> Schema:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any
 
 from cm.config.names import fill_template
 from cm.config.runs import MAX_SEED
 from cm.config.settings import at_least, at_most, below, name_of, plain_name
-from cm.errors import UserError
+from cm.errors import UserError, unknown
 
 Seed = Annotated[int, at_least(0), at_most(MAX_SEED)]
 Percentage = Annotated[int, at_least(1), at_most(100)]
 DEFAULT_THREADS = 1  # of the processor for each job, and for a training that is started by hand
 MAX_THREADS = 4096
+SUITES = Path("config/suites")
+
+
+def find_suite_file(name: str) -> Path:
+    """The file of a suite: itself, or that of the suite of this name. Raises UserError for an unknown name."""
+    path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown("suite", name, [known.stem for known in SUITES.glob("*.yaml")], str(SUITES))
+    return path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from cm import registry
 from cm.config.checking import check
+from cm.config.claims import FILE, Claim, Comparison, compare, read_claims
 from cm.config.compatibility import check_sampler, has_two_times
 from cm.config.experiments import Experiments
 from cm.config.layout import name_model
@@ -68,7 +69,7 @@ class Artefact:
 
     `protocol`: the protocol whose scores it shows, None for the first of each run. `paper`: whether the paper has it.
     `published`: for artefacts with published numbers, `table`, `dataset` and, for a part of them, `group` of
-    published.csv. `words`: what else labels and samplers may have in braces.
+    published.csv. `words`: what else labels and samplers may have in braces. `claims`: of the kind that judges claims.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Artefact:
     published: dict[str, str]
     options: dict[str, Any]
     words: dict[str, str] = dataclasses.field(default_factory=dict)
+    claims: dict[str, Claim] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +115,17 @@ class Suite:
     def cells(self, artefact: Artefact) -> list[Cell]:
         """Every cell the artefact needs, in the order of its file."""
         if artefact.name not in self._cells:
+            sides = itertools.chain.from_iterable((one.runs, one.reference) for one in self.comparisons(artefact))
             entries = (self._cells_of_entry(artefact, entry) for entry in artefact.entries)
-            self._cells[artefact.name] = list(itertools.chain.from_iterable(entries))
+            self._cells[artefact.name] = list(itertools.chain.from_iterable([*entries, *sides]))
         return self._cells[artefact.name]
+
+    def comparisons(self, artefact: Artefact) -> list[Comparison]:
+        """The claims of an artefact that this suite decides, with the cells of its other artefacts that decide them."""
+        if not artefact.claims:
+            return []
+        others = [self.cells(other) for other in self.all_artefacts.values() if not other.claims]
+        return compare(self, artefact.claims, itertools.chain.from_iterable(others))
 
     def all_cells(self) -> list[Cell]:
         """The cells of all artefacts and ablations."""
@@ -232,6 +242,8 @@ def _artefact(name: str, file: ArtefactFile, suite: Suite, where: str) -> Artefa
         if percentage not in suite.progress:
             raise unknown("progress", percentage, suite.progress, where)
     seeds = tuple(suite.seeds if file.seeds is None else dict.fromkeys(file.seeds))
+    kind = registry.get("artefact", file.kind)
+    claims = suite.experiments.folder.parent / FILE
     artefact = Artefact(
         name=name,
         kind=file.kind,
@@ -243,8 +255,8 @@ def _artefact(name: str, file: ArtefactFile, suite: Suite, where: str) -> Artefa
         paper=file.paper,
         published=file.published,
         options=file.options,
+        claims=read_claims(claims) if kind.needs == "claims" else {},
     )
-    kind = registry.get("artefact", file.kind)
     kind.check(artefact)
     _check_edits(artefact, shows_edits=kind.needs in EDIT_NEEDS, where=where)
     _check_size(artefact, where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from cm import report
 from cm.errors import UserError
-from cm.report import footnotes, scores
-from cm.report.plots import COLOURS, GREY
+from cm.report import footnotes, forest, scores
+from cm.report.inference import mean_interval
 from cm.report.scores import Score
 from cm.report.writing import HIGH, LOW, STD, format_setting, table
 
@@ -25,8 +24,6 @@ OF_PAIRS = (
     "{} 95 % interval of the mean difference between runs of the same seed (Student's t, {} seeds); one that "
     "holds 0 is compatible with no effect."
 )
-TICKS = (-100, -50, -20, -10, 0, 10, 20, 50, 100, 200, 500, 1000)  # per cent
-LINEAR = 20  # per cent up to which the axis of changes is linear
 FIRST = "The first setting of a line is its reference; all other settings of the line are the same in both."
 
 
@@ -52,20 +49,6 @@ class Difference:
     def words(self) -> tuple[str, str]:
         """The settings that differ, of the reference and of the changed runs."""
         return _describe(self.reference[0]), _describe(self.changed[0])
-
-
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """The interval m -+ t s / sqrt(n) of the mean of n values, t the quantile of Student's t with n - 1 degrees.
-
-    None for a single value.
-    """
-    from scipy.stats import t
-
-    mean, deviation = scores.mean_and_deviation(values)
-    if deviation is None:
-        return None
-    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * deviation / math.sqrt(len(values))
-    return mean - half, mean + half
 
 
 def check_entries(artefact: Artefact) -> None:
@@ -134,30 +117,11 @@ def _explain_interval(pairs: Sequence[Difference], marks: str) -> list[str]:
 
 def _draw(pairs: Sequence[Difference], notes: Sequence[str]) -> Figure:
     """The relative change of each line with its interval, and a line at no change."""
-    import textwrap
-
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, 2.0 + 0.32 * len(pairs)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", color="#e0e0e0", linewidth=0.6)
-    axes.axvline(0, color="#888888", linewidth=1.0, linestyle="--", zorder=1)
-    for place, pair in enumerate(pairs):
-        level, _ = scores.mean_and_deviation(_distances(pair.reference))
+    changes = []
+    for pair in pairs:
+        percent = 100 / scores.mean_and_deviation(_distances(pair.reference))[0]
         change, _ = scores.mean_and_deviation(pair.values)
         low, high = pair.interval or (change, change)
-        bars = [[100 * (change - low) / level], [100 * (high - change) / level]]
-        axes.errorbar(100 * change / level, place, xerr=bars, fmt="o", color=COLOURS[0], capsize=3, markersize=5.5)
-    axes.set_yticks(range(len(pairs)), [f"{pair.label}: {pair.words[1]}" for pair in pairs], fontsize=8)
-    axes.set_ylim(len(pairs) - 0.5, -0.5)
-    axes.set_xscale("symlog", linthresh=LINEAR)
-    low, high = axes.get_xlim()
-    axes.set_xticks([tick for tick in TICKS if low <= tick <= high])
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel(
-        f"change of {pairs[0].reference[0].title('fid')} (%), to scale up to {LINEAR} %, logarithmic beyond"
-    )
-    lines = [textwrap.fill(note, 120) for note in notes]
-    figure.supxlabel("\n".join(lines), fontsize=7, color=GREY)
-    return figure
+        label = f"{pair.label}: {pair.words[1]}"
+        changes.append(forest.Change(label, percent * change, percent * low, percent * high))
+    return forest.draw(changes, f"change of {pairs[0].reference[0].title('fid')}", notes)

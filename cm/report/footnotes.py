@@ -59,6 +59,11 @@ def of_differences(scores: Sequence[Score]) -> list[str]:
     return [*_warn_of_few_samples(scores[0]), *_warn_of_mixtures(scores), _describe_protocol(scores[0])]
 
 
+def of_claims(scores: Sequence[Score]) -> list[str]:
+    """The footnotes of claims, whose scores may be of several protocols: each of these once."""
+    return [*_warn_of_mixtures(scores), *dict.fromkeys(map(_describe_protocol, scores))]
+
+
 def of_origin(artefact: Artefact) -> list[str]:
     """A footnote that says that an artefact is not in the paper, if it is not."""
     return [] if artefact.paper else [NOT_IN_THE_PAPER]

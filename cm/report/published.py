@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from cm.config import Artefact
+    from cm.config.claims import PublishedRow
 
 FILE = Path(__file__).with_name("published.csv")
 SUCCESSORS = "successors"  # numbers of later papers
@@ -94,6 +95,19 @@ def _check_known(key: str, value: str | None, rows: list[dict[str, str]], where:
     known = {row[key] for row in rows}
     if value not in known:
         raise unknown(key, value, known, where)
+
+
+def find_number(row: PublishedRow, metric: str, where: str) -> str:
+    """A published number as printed; UserError, which names `where`, for a row or number that is not published."""
+    wanted = {"table": row.table, "dataset": row.dataset, "method": row.method, "nfe": str(row.nfe)}
+    rows = _read_file()
+    for key, value in wanted.items():
+        _check_known(key, value, rows, f"{where}, published")
+        rows = [one for one in rows if one[key] == value]
+    number = rows[0].get(metric)
+    if not number:
+        raise UserError(f"{where}: no {metric} is published of {' '.join(wanted.values())}")
+    return number
 
 
 def _any_filled(rows: list[dict[str, str]], key: str) -> bool:

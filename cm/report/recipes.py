@@ -80,7 +80,7 @@ def runs(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     """A row for each training of the suite, with its number of seeds and every setting in which any two differ."""
     seeds: dict[str, set[int]] = {}
     found: dict[str, Recipe] = {}
-    for run in _all_runs(suite):
+    for run in all_runs(suite):
         name = run.identity.without_seed
         seeds.setdefault(name, set()).add(run.seed)
         if name not in found:
@@ -160,7 +160,7 @@ def _title(key: str) -> str:
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 
-def _all_runs(suite: Suite) -> list[Run]:
+def all_runs(suite: Suite) -> list[Run]:
     """The runs of all artefacts and those that they start from, each once, by method in the order of the suite."""
     found: list[Run] = []
     for artefact in suite.all_artefacts.values():

@@ -27,8 +27,7 @@ def load(suite: Suite, artefact: Artefact, root: Path) -> list[Score]:
     scores = [read(cell, root) for cell in suite.cells(artefact)]
     if not scores:
         raise UserError(f"artefact {artefact.name}: no entries, so nothing to draw")
-    for part in ("protocol", "extractor", "reference", "samples"):
-        _check_equal(scores, part, artefact.name)
+    check_comparable(scores, artefact.name)
     return _without_repetitions(scores)
 
 
@@ -40,6 +39,12 @@ def _without_repetitions(scores: Sequence[Score]) -> list[Score]:
         place = (score.label, score.dataset, score.method, score.variant, score.seed, score.progress, score.nfe)
         found.setdefault(place if searched else (place, len(found)), score)
     return list(found.values())
+
+
+def check_comparable(scores: Sequence[Score], where: str) -> None:
+    """UserError, which names `where`, for different protocols, extractors, references or numbers of samples."""
+    for part in ("protocol", "extractor", "reference", "samples"):
+        _check_equal(scores, part, where)
 
 
 def _check_equal(scores: Sequence[Score], part: str, where: str) -> None:

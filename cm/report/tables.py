@@ -18,7 +18,7 @@ from cm.report.writing import HIGH, LOW, STD, Place, format_setting, table
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from cm.config import Artefact, Cell, Suite
+    from cm.config import Artefact, Cell, Run, Suite
 
 Row = dict[str, Any]
 AT_INFINITY = " at infinity"
@@ -168,7 +168,7 @@ def _setting(value: Any) -> Any:
 def _time(cells: Sequence[Cell], root: Path) -> Row:
     """The times of one model and sampler, over its seeds."""
     run = cells[0].run
-    trained = [_training_seconds(cell, root) for cell in cells]
+    trained = [training_seconds(cell.run, root) for cell in cells]
     wall, deviation = scores.mean_and_deviation([seconds["wall"] for seconds in trained])
     scored = [scores.read(cell, root) for cell in cells if scores.score_path(cell, root).exists()]
     seconds = [score.seconds["sampling"] for score in scored if "sampling" in score.seconds]
@@ -188,14 +188,14 @@ def _time(cells: Sequence[Cell], root: Path) -> Row:
     }
 
 
-def _training_seconds(cell: Cell, root: Path) -> dict[str, float]:
-    """The seconds of a training, `wall` and `processor`."""
+def training_seconds(run: Run, root: Path) -> dict[str, float]:
+    """The seconds of a training, `wall` and `processor`; UserError for a file that is missing or damaged."""
     from cm.report.score_schema import check_seconds
     from cm.utils import files
 
-    path = Path(scores.layout_of(root).seconds(cell.run.name))
+    path = Path(scores.layout_of(root).seconds(run.name))
     if not path.exists():
-        raise UserError(f"no file {path}: `cm train` writes it when it has trained {cell.run.name}")
+        raise UserError(f"no file {path}: `cm train` writes it when it has trained {run.name}")
     found = files.read_json(path)
     if not isinstance(found, dict) or not {"wall", "processor"} <= found.keys():
         raise UserError(f"{path} does not have the seconds of a training: expected 'wall' and 'processor'")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 STD, LOW, HIGH = PARTS = (", std", ", low", ", high")
 DASH = "\u2013"
 DAGGER = "\u2020"
+SMALLEST = 5e-5  # numbers below have an exponent
 WORDS = {"None": "none", "True": "yes", "False": "no"}
 
 Place = tuple[int, str]  # row and column
@@ -74,12 +75,17 @@ def save(frame: DataFrame, stem: Path, caption: str) -> None:
     cells, notes = _format_cells(frame), frame.attrs["notes"]
     texts = {
         "csv": frame.to_csv(index=False),
-        "md": _write_markdown(cells, caption, notes),
+        "md": markdown(frame, caption),
         "tex": _write_latex(cells, caption, notes, stem.name),
     }
     with replace_files(stem.parent / f"{stem.name}.{suffix}" for suffix in texts) as paths:
         for path, text in zip(paths, texts.values(), strict=True):
             path.write_text(text, encoding="utf-8")
+
+
+def markdown(frame: DataFrame, caption: str = "") -> str:
+    """The table as Markdown, with its caption above and its footnotes below."""
+    return _write_markdown(_format_cells(frame), caption, frame.attrs["notes"])
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
@@ -107,6 +113,8 @@ def _format_number(value: Any, std: float | None = None, low: float | None = Non
         return DASH
     if not isinstance(value, float):
         return str(value)
+    if 0 < abs(value) < SMALLEST and std is None and low is None:
+        return f"{value:.0e}"
     decimals = min(max(2 - math.floor(math.log10(abs(value))), 0), 4) if value else 2
     deviation = f" ± {std:.{decimals}f}" if std is not None else ""
     interval = f" [{low:.{decimals}f}, {high:.{decimals}f}]" if low is not None and high is not None else ""
@@ -127,7 +135,8 @@ def _write_markdown(cells: Cells, caption: str, notes: Sequence[str]) -> str:
 
     escaped = {_escape_markdown(name): list(map(_escape_markdown, column)) for name, column in cells.items()}
     body = tabulate(escaped, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=_align(cells))
-    return "\n\n".join([_escape_markdown(caption), body, *map(_escape_markdown, notes)]) + "\n"
+    above = [_escape_markdown(caption)] if caption else []
+    return "\n\n".join([*above, body, *map(_escape_markdown, notes)]) + "\n"
 
 
 def _escape_markdown(text: str) -> str:

@@ -17,6 +17,7 @@ from cm.config.schema import SCHEMAS, describe_settings, schema_file, write_sche
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = {
+    "claims": "claims.yaml",
     "experiment": "experiments/*/*.yaml",
     "protocol": "protocols/*.yaml",
     "suite": "suites/*.yaml",

@@ -11,7 +11,7 @@ from faked import FD, NEAREST, content, demo, fake, read_rows, write
 from cm import report
 from cm.errors import UserError
 from cm.report import memorization, scores
-from cm.report.differences import mean_interval
+from cm.report.inference import mean_interval
 
 ENTRIES = """
     entries:

@@ -84,6 +84,7 @@ def test_every_kind_is_drawn_in_its_form(suite, made):
 def test_a_kind_says_what_it_needs():
     kinds = registry.components("artefact")
     assert {name: kind.needs for name, kind in kinds.items() if kind.needs != "scores"} == {
+        "claims": "claims",
         "memorization": "nearest",
         "recipes": "nothing",
         "runs": "nothing",

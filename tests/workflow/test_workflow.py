@@ -118,6 +118,16 @@ def test_every_run_leaves_a_grid_and_no_pile_of_images(place):
     assert not list((place / "results/samples").rglob("*.npy"))
 
 
+def test_claims_are_a_target_of_their_own_and_change_with_their_file(place):
+    with open(place / "reports/tables/claims.csv") as file:
+        assert [row["claim"] for row in csv.DictReader(file)] == ["two_steps_better", "heun_better"]
+    assert "Nothing to be done" in snakemake(place, "claims", "--dry-run")
+    text = (place / "claims.yaml").read_text()
+    (place / "claims.yaml").write_text(text.replace("source: a test", "source: Table 1"))
+    assert jobs(snakemake(place, "claims", "--dry-run")) == {"ablation": 1, "claims": 1, "total": 2}
+    (place / "claims.yaml").write_text(text)
+
+
 def test_a_second_call_does_nothing(place):
     assert "Nothing to be done" in snakemake(place, "all")
 
@@ -269,6 +279,7 @@ def test_a_dry_run_of_every_shipped_suite(tmp_path, suite):
             "results/models/digits/cd/solver~rk4/seed0/100.safetensors",
             "unknown solver 'rk4'",
         ),
+        (str(ROOT / "config/suites/released.yaml"), "claims", "suite released has no artefact of the kind 'claims'"),
         ("micro.yaml", "ablation_nu", "ablation_nu"),
         (
             "micro.yaml",

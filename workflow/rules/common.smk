@@ -122,6 +122,15 @@ def one_line_errors(function):
 
 
 @one_line_errors
+def claim_targets(wildcards):
+    """The verdicts of the suite on the paper's claims."""
+    names = [name for name, artefact in ARTEFACTS.items() if artefact.kind == "claims"]
+    if not names:
+        raise UserError(f"suite {SUITE.name} has no artefact of the kind 'claims'")
+    return targets(names)
+
+
+@one_line_errors
 def run_of(wildcards):
     """The run a job is about."""
     return EXPERIMENTS.run(wildcards.run)
@@ -333,6 +342,7 @@ def drawn_from(name):
         "edit previews": [LAYOUT.edit_preview(*cell.edited) for cell in edited],
         "edit scores": [LAYOUT.edit_score(*cell.edited) for cell in edited],
         "scores": scores,
+        "claims": scores,
         "previews": previews,
         "nearest": scores + previews + references,
         "searches": [LAYOUT.search(*cell.samples) for cell in sampled],
