@@ -34,6 +34,7 @@ HOMES = {
     "sampler": "cm.diffusion.samplers",
     "solver": "cm.diffusion.solvers",
     "times": "cm.diffusion.times",
+    "tracker": "cm.training.trackers",
     "weighting": "cm.diffusion.weightings",
     "weights": "cm.evaluation.pretrained",
 }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any
 
 from cm.config.names import fill_template
 from cm.config.runs import MAX_SEED
 from cm.config.settings import at_least, at_most, below, name_of, plain_name
-from cm.errors import UserError
+from cm.errors import UserError, unknown
 
+SUITES = Path("config/suites")
 Seed = Annotated[int, at_least(0), at_most(MAX_SEED)]
 Percentage = Annotated[int, at_least(1), at_most(100)]
 DEFAULT_THREADS = 1  # of the processor for each job, and for a training that is started by hand
@@ -135,3 +137,15 @@ class SuiteFile:
         """UserError unless models are kept at the end of training."""
         if 100 not in self.progress:
             raise UserError(f"{where}: progress must hold 100, the end of training")
+
+
+def suite_names() -> list[str]:
+    """The names of the suites in config/suites."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def find_suite(name: str) -> Path:
+    """The file of the suite of a name; a name that ends in .yaml is a file. Raises UserError for an unknown name."""
+    if not name.endswith(".yaml") and name not in suite_names():
+        raise unknown("suite", name, suite_names())
+    return Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"

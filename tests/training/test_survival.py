@@ -114,7 +114,7 @@ def digests(folder: Path) -> dict[str, str]:
 def check_complete(folder: Path, models: dict[str, str]) -> None:
     """The folder has the same models, byte for byte, and nothing that is left from a kill."""
     assert digests(folder) == models
-    kept = {"seconds.json", "superseded", "damaged", *models}
+    kept = {"seconds.json", "metrics.jsonl", "superseded", "damaged", *models}
     assert {path.name for path in folder.iterdir()} <= kept
 
 
