@@ -31,5 +31,8 @@ def _tail(path: Path) -> list[str]:
     with contextlib.suppress(OSError), open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
         text = file.read(TAIL)
-    lines = text.decode(errors="replace").splitlines()
-    return ["".join(letter for letter in line if letter.isprintable()).strip() for line in lines]
+    return [_clean(line) for line in text.decode(errors="replace").splitlines()]
+
+
+def _clean(line: str) -> str:
+    return "".join(letter for letter in line if letter.isprintable()).strip()

@@ -93,6 +93,7 @@ def test_a_kind_says_what_it_needs():
         "edits": "edit previews",
         "editing": "edit scores",
         "timings": "seconds",
+        "losses": "models",
     }
     assert [name for name, kind in kinds.items() if kind.flops] == ["quality"]
     assert {name for name, kind in kinds.items() if kind.baseline} == {"comparison", "ablation"}
