@@ -35,6 +35,7 @@ HOMES = {
     "solver": "cm.diffusion.solvers",
     "time-pairs": "cm.diffusion.time_pairs",
     "times": "cm.diffusion.times",
+    "tracker": "cm.training.trackers",
     "weighting": "cm.diffusion.weightings",
     "weights": "cm.evaluation.pretrained",
 }

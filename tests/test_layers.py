@@ -28,7 +28,7 @@ LAYERS = [
     },
     {"diffusion.denoiser", "diffusion.sampling", "networks", "methods", "checkpoints", "evaluation.extractors"},
     {"training", "evaluation"},
-    {"build", "cost", "jobs"},
+    {"build", "cost", "jobs", "status"},
     {"api", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -37,6 +37,7 @@ TORCH_FREE = {
     "errors",
     "registry",
     "report",
+    "status",
     "utils",
     "evaluation.gaussian",
     "evaluation.imagesets",

@@ -66,6 +66,12 @@ class _Of:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Losses:
+    count: Annotated[int, at_least(0), at_most(10**9)]
+    sum: Annotated[float, at_least(-1e39), at_most(1e39)] | None
+
+
+@dataclasses.dataclass(frozen=True)
 class _State:
     """`of`: the description of the models of the training. States of earlier versions do not have the other entries."""
 
@@ -74,6 +80,8 @@ class _State:
     scaler: dict[str, Annotated[float, at_least(0.0), at_most(1e12)]] = dataclasses.field(default_factory=dict)
     seconds: _Clock | None = None
     threads: Threads = ()
+    losses: _Losses | None = None
+    identifier: str = ""
 
 
 def check_model(description: Description, path: Path | str) -> None:

@@ -23,6 +23,7 @@ from cm.cli.results import published, results
 from cm.cli.sampling import evaluate, sample
 from cm.cli.scores import draw, featurize, schema, score, weights
 from cm.cli.searching import search
+from cm.cli.status import status
 from cm.cli.unlocking import unlock
 from cm.errors import Interrupted, UserError, unknown
 from cm.training.signals import handle_signals
@@ -46,6 +47,7 @@ COMMANDS = (
     draw,
     claims,
     schema,
+    status,
     unlock,
 )
 
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = f"cm {arguments[0]}" if arguments and arguments[0] in cli.commands else "cm"
     try:
         with _remove_files_when_ended():
-            status = cli.main(list(arguments), prog_name="cm", standalone_mode=False)
+            code = cli.main(list(arguments), prog_name="cm", standalone_mode=False)
     except click.exceptions.Abort:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, click.ClickException, OSError) as error:
         print(f"{name}: error: {_explain(error)}", file=sys.stderr)
         return 2
-    return status or 0
+    return code or 0
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ def claims(suite: str, results: Path, *, as_report: bool) -> None:
     A claim whose scores do not all exist yet is judged by the seeds for which they do. With --report, the verdicts
     stand in the skeleton of a report, with the scope, the methodology and the cost.
     """
-    loaded = config.load_suite(config.find_suite_file(suite))
+    loaded = config.load_suite(config.find_suite(suite))
     chosen = next((one for one in loaded.artefacts.values() if one.kind == "claims"), None)
     if chosen is None:
         raise UserError(f"suite {loaded.name} has no artefact of the kind 'claims'")

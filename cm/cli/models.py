@@ -21,6 +21,7 @@ from cm.cli.options import (
     machine_options,
 )
 from cm.cli.paths import IN_FILE, IN_FILE_OR_FOLDER, IN_FOLDER, OUT_FILE, OUT_FILE_OR_FOLDER, Command
+from cm.cli.tracking import Tracking, tracking_options
 from cm.config.layout import PREVIEW_COUNT
 from cm.errors import UserError
 from cm.training import launch
@@ -81,12 +82,23 @@ input_options = group(
 )
 @input_options
 @machine_options
-def train(run: str, experiments: Path, data: Path, out: Sequence[Path], *, inputs: Inputs, machine: Machine) -> None:
+@tracking_options
+def train(
+    run: str,
+    experiments: Path,
+    data: Path,
+    out: Sequence[Path],
+    *,
+    inputs: Inputs,
+    machine: Machine,
+    tracking: Tracking,
+) -> None:
     """Train a run, or continue its training.
 
-    Writes its models and, if its experiment file names a sampler, a picture of samples. Several processes train
-    together if `--processes`, torchrun or srun starts them.
+    Writes its models, what it measures on the way (metrics.jsonl) and, if its experiment file names a sampler, a
+    picture of samples. Several processes train together if `--processes`, torchrun or srun starts them.
     """
+    settings = machine.settings() | tracking.settings()
     spec = config.Experiments(experiments).run(run)
     if spec.released:
         raise UserError(f"{run} takes its weights from {spec.released.url}: use `cm convert`")
@@ -101,7 +113,7 @@ def train(run: str, experiments: Path, data: Path, out: Sequence[Path], *, input
         from cm.training.trainer import train as run_training
 
         plan = build.plan_training(spec, data=data, out=folder, keep=keep, inputs=inputs.paths(), device=device)
-        run_training(dataclasses.replace(plan, processes=processes, **machine.settings()))
+        run_training(dataclasses.replace(plan, processes=processes, **settings))
     if sampler and processes.is_first:
         module, description = build.load_model(folder / f"{max(keep)}.safetensors", device)
         images = build.sample_images(module, description, sampler, count=PREVIEW_COUNT, seed=spec.seed)

@@ -8,7 +8,7 @@ from cm.config.runs import MAX_SEED, Run, RunName
 from cm.config.samplers import is_searched, parse_edit, parse_sampler, previous_search, write_sampler
 from cm.config.searches import SearchResult, read_search, read_search_of
 from cm.config.sections import Data, Evaluation, Released, Training, Weights
-from cm.config.suite_files import DEFAULT_THREADS, find_suite_file
+from cm.config.suite_files import DEFAULT_THREADS, find_suite, suite_names
 from cm.config.suites import Artefact, Cell, Suite, load_suite
 from cm.config.variants import parse_variant
 from cm.config.workflow_files import WorkflowFile
@@ -34,7 +34,7 @@ __all__ = [
     "WorkflowFile",
     "check",
     "check_sampler",
-    "find_suite_file",
+    "find_suite",
     "is_searched",
     "load_suite",
     "make_component",
@@ -47,5 +47,6 @@ __all__ = [
     "read_search_of",
     "sampler_name",
     "sampler_of",
+    "suite_names",
     "write_sampler",
 ]

@@ -19,6 +19,7 @@ from cm.errors import UserError
 
 PREVIEW_COUNT = 64  # samples of a preview
 EDIT_PREVIEW_COUNT = 16  # edited images of a preview
+METRICS_FILE = "metrics.jsonl"  # in the folder of a run
 _PARTS = {
     "run": r".+/seed[0-9]+",
     "progress": r"[0-9]+(?:-ema[0-9.e-]+)?",
@@ -83,9 +84,17 @@ class Layout:
         """How long the training of a run took, over all its starts."""
         return join(self.results, "models", run, "seconds.json")
 
+    def metrics(self, run: str = "{run}") -> str:
+        """What a training has measured of itself as it went on; no output of a rule, so that it is never made again."""
+        return join(self.results, "models", run, METRICS_FILE)
+
     def state(self, run: str = "{run}") -> str:
         """The last state of a training that is not complete."""
         return join(self.results, "models", run, "partial/state.safetensors")
+
+    def lock(self, run: str = "{run}") -> str:
+        """The lock of a training that is running."""
+        return join(self.results, "models", run, "partial/lock")
 
     def jobs(self, run: str = "{run}") -> str:
         """The folder of the jobs of a training, until its models have been collected."""

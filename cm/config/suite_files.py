@@ -11,19 +11,11 @@ from cm.config.runs import MAX_SEED
 from cm.config.settings import at_least, at_most, below, name_of, plain_name
 from cm.errors import UserError, unknown
 
+SUITES = Path("config/suites")
 Seed = Annotated[int, at_least(0), at_most(MAX_SEED)]
 Percentage = Annotated[int, at_least(1), at_most(100)]
 DEFAULT_THREADS = 1  # of the processor for each job, and for a training that is started by hand
 MAX_THREADS = 4096
-SUITES = Path("config/suites")
-
-
-def find_suite_file(name: str) -> Path:
-    """The file of a suite: itself, or that of the suite of this name. Raises UserError for an unknown name."""
-    path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
-    if not path.is_file():
-        raise unknown("suite", name, [known.stem for known in SUITES.glob("*.yaml")], str(SUITES))
-    return path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,3 +137,16 @@ class SuiteFile:
         """UserError unless models are kept at the end of training."""
         if 100 not in self.progress:
             raise UserError(f"{where}: progress must hold 100, the end of training")
+
+
+def suite_names() -> list[str]:
+    """The names of the suites in config/suites."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def find_suite(name: str) -> Path:
+    """The file of a suite: itself, or that of the suite of this name. Raises UserError for an unknown name."""
+    path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown("suite", name, suite_names(), str(SUITES))
+    return path

@@ -131,6 +131,21 @@ class Suite:
         """The cells of all artefacts and ablations."""
         return list(itertools.chain.from_iterable(map(self.cells, self.all_artefacts.values())))
 
+    def required_cells(self) -> list[Cell]:
+        """The cells whose files the artefacts read, one for each set of samples."""
+        cells: dict[tuple[str, ...], Cell] = {}
+        for artefact in self.all_artefacts.values():
+            if registry.get("artefact", artefact.kind).needs != "nothing":
+                cells |= {(*cell.samples, cell.edit): cell for cell in self.cells(artefact)}
+        return list(cells.values())
+
+    def required_runs(self) -> list[Run]:
+        """The runs of these cells, those whose features score them, and all that they start from."""
+        cells = self.required_cells()
+        extractors = [self.experiments.run_or_weights(cell.protocol.extractor) for cell in cells]
+        runs = [cell.run for cell in cells] + [model for model in extractors if isinstance(model, Run)]
+        return self.experiments.with_inputs(runs)
+
     def _cells_of_entry(self, artefact: Artefact, entry: Entry) -> list[Cell]:
         cells = []
         for changes, seed, progress in itertools.product(_combinations(entry), artefact.seeds, artefact.progress):

@@ -7,13 +7,10 @@ memory, and `evaluations` counts how often an objective calls its networks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from cm.config import Experiments, load_suite
+from cm.config import Experiments, find_suite, load_suite, suite_names
 from cm.cost.requests import WHOLE_SUITE, plan_jobs
 from cm.errors import UserError
-
-SUITES = Path("config/suites")
 
 
 def describe(
@@ -49,20 +46,13 @@ def _describe_run(name: str, experiments: Experiments, *, batch: int, rate: floa
 
 
 def _describe_suite(subject: str, rate: float, profiles: Sequence[str], target: str) -> str:
-    suite = load_suite(_find_suite(subject))
+    if not subject.endswith(".yaml") and subject not in suite_names():
+        known = ", ".join(suite_names()) or "none"
+        raise UserError(
+            f"'{subject}' is neither a run, <dataset>/<method>/<variant>/seed<seed>, nor a suite; known suites: {known}"
+        )
+    suite = load_suite(find_suite(subject))
     plan = plan_jobs(subject, profiles, target) if profiles else None
     from cm.cost import pages
 
     return pages.describe_suite(suite, rate=rate, plan=plan)
-
-
-def _find_suite(name: str) -> Path:
-    if name.endswith(".yaml"):
-        return Path(name)
-    path = SUITES / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in SUITES.glob("*.yaml"))) or "none"
-        raise UserError(
-            f"'{name}' is neither a run, <dataset>/<method>/<variant>/seed<seed>, nor a suite; known suites: {known}"
-        )
-    return path

@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cm import registry
 from cm.config import Cell, Experiments, Run, Suite, Weights, is_searched, parse_sampler, write_sampler
 from cm.cost import backbones, counting
 from cm.cost.evaluations import count_evaluations
@@ -143,19 +142,8 @@ def _training_cost(name: str, runs: Sequence[Run], experiments: Experiments) -> 
 
 def suite_costs(suite: Suite) -> tuple[list[Cost], list[Sampling]]:
     """The costs of every training and of every set of samples that drawing all artefacts of a suite needs."""
-    cells, experiments = _required_cells(suite), suite.experiments
-    extractors = [experiments.run_or_weights(cell.protocol.extractor) for cell in cells]
-    runs = [cell.run for cell in cells] + [model for model in extractors if isinstance(model, Run)]
-    return training_costs(experiments.with_inputs(runs), experiments), sampling_costs(cells, experiments)
-
-
-def _required_cells(suite: Suite) -> list[Cell]:
-    """The cells whose files the artefacts read, one for each set of samples."""
-    cells: dict[tuple[str, ...], Cell] = {}
-    for artefact in suite.all_artefacts.values():
-        if registry.get("artefact", artefact.kind).needs != "nothing":
-            cells |= {(*cell.samples, cell.edit): cell for cell in suite.cells(artefact)}
-    return list(cells.values())
+    experiments = suite.experiments
+    return training_costs(suite.required_runs(), experiments), sampling_costs(suite.required_cells(), experiments)
 
 
 def sampling_costs(cells: Iterable[Cell], experiments: Experiments) -> list[Sampling]:

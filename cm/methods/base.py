@@ -186,6 +186,10 @@ class Objective(abc.ABC):
         """The decay mu of theta-minus after a step, for an objective with a target network."""
         raise NotImplementedError
 
+    def curriculum_at(self, step: int, total_steps: int) -> tuple[int | None, float | None]:
+        """N and mu at a step; None in place of what the objective does not have."""
+        return None, self.mu_at(step, total_steps) if self.has_target else None
+
     @abc.abstractmethod
     def loss(self, nets: Networks, batch: Batch) -> Tensor:
         """The loss of each image of a batch, [B]."""

@@ -99,6 +99,9 @@ class DiscreteConsistency(PairedConsistency):
     def mu_at(self, step: int, total_steps: int) -> float:
         return self.curriculum.mu_at(step, total_steps)
 
+    def curriculum_at(self, step: int, total_steps: int) -> tuple[int | None, float | None]:
+        return self.curriculum.steps_at(step, total_steps), self.mu_at(step, total_steps)
+
     def loss(self, nets: Networks, batch: Batch) -> Tensor:
         """Algorithms 2 and 3: draw n and z, then `pair_loss` between neighbours."""
         grid = batch.noise.times(self.curriculum.steps_at(batch.step, batch.total_steps))

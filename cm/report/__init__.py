@@ -31,11 +31,11 @@ class Kind(Protocol):
     """A drawing function with the attributes that the workflow reads.
 
     `form`: what it returns, `table`, `figure` or `both` (a table and a figure). `needs`: the files that it reads for
-    each cell, `scores`, `previews`, `nearest` (scores, previews and real images), `searches`, `seconds`, `edit
-    scores`, `edit previews`, `claims` (scores) or `nothing`. `baseline`: whether it also reads the score of real test
-    images. `flops`: whether it also takes `count_flops`, a function from a run to FLOPs, which only torch can count:
-    those of one `evaluation` of its network, or those of its `training`. `check`: refuses an artefact that it could not
-    draw, when the suite is read.
+    each cell, `scores`, `previews`, `nearest` (scores, previews and real images), `searches`, `seconds`, `models` (of
+    trained runs, beside which their measurements are), `edit scores`, `edit previews`, `claims` (scores) or `nothing`.
+    `baseline`: whether it also reads the score of real test images. `flops`: whether it also takes `count_flops`, a
+    function from a run to FLOPs, which only torch can count: those of one `evaluation` of its network, or those of its
+    `training`. `check`: refuses an artefact that it could not draw, when the suite is read.
     """
 
     form: str

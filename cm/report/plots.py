@@ -117,7 +117,7 @@ class Plot:
 
     def number_axis(self) -> None:
         """Plain numbers on the y axis."""
-        _number_log_axis(self.axes)
+        number_log_axis(self.axes)
 
     def finish(self, notes: Sequence[str]) -> Figure:
         """The figure, with its legend and footnotes."""
@@ -195,7 +195,7 @@ def _bar(group: Sequence[Score]) -> tuple[float, float]:
     return max(value - low, 0.0), max(high - value, 0.0)
 
 
-def _number_log_axis(axes: Axes) -> None:
+def number_log_axis(axes: Axes) -> None:
     """Plain numbers on the logarithmic y axis, also where it spans less than a decade."""
     from matplotlib import ticker
 

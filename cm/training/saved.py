@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from cm.checkpoints import descriptions, native
-from cm.config.layout import name_model
+from cm.config.layout import METRICS_FILE, name_model
 from cm.errors import UserError
 from cm.training.plan import Plan
 from cm.utils import files
@@ -149,7 +149,7 @@ class SavedFiles:
             print(f"{reason}: set aside in {aside}, training continues from step {step} of {path}", flush=True)
 
     def _start_anew(self, reason: str, name: str) -> None:
-        aside = self._set_aside([self.state, self.previous, *self._others()], name)
+        aside = self._set_aside([self.state, self.previous, *self._others(), self._plan.out / METRICS_FILE], name)
         print(f"{reason}: training starts anew, the old state is in {aside}", flush=True)
 
     def _set_aside(self, paths: Iterable[Path], name: str) -> Path:

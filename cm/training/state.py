@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cm.errors import UserError
 from cm.training.clock import Clock
 from cm.training.optimisers import Optimiser, build_scaler
 from cm.training.plan import Plan
+from cm.training.running_mean import RunningMean
 from cm.training.saved import SavedFiles
 
 
@@ -30,12 +32,14 @@ class TrainingState:
     `target` is theta-minus, for an objective that has it; `own` holds the parameters of the loss itself, for an
     objective that has any; `averages` are the averaged weights that become models, one for each `ema_decay`, and `ema`
     is the first of them. `trained` are the student and `own`, whose parameters the optimiser changes. `threads`: the
-    different numbers of processor threads of all starts, in ascending order.
+    different numbers of processor threads of all starts, in ascending order. `losses`: the mean loss since the last
+    line of `metrics.jsonl`. `identifier`: names this training for trackers, over all starts that continue one another.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.step, self._clock = plan, 0, Clock()
         self.files, self.threads = SavedFiles(plan), [torch.get_num_threads()]
+        self.losses, self.identifier = RunningMean(plan.device), uuid.uuid4().hex
         self.student = to_device(plan.student, plan.device).train()
         self.averages = [freeze(copy.deepcopy(self.student)) for _ in plan.training.ema_decay]
         self.ema = self.averages[0]
@@ -55,8 +59,15 @@ class TrainingState:
         self._check_finite()
         self.check_equal()
         if self.plan.processes.is_first:
-            about = {"step": self.step, "scaler": self.scaler.state_dict(), "seconds": self._clock.seconds()}
-            self.files.write_state(dict(self._tensors()), {**about, "threads": self.threads})
+            about = {
+                "step": self.step,
+                "scaler": self.scaler.state_dict(),
+                "seconds": self.seconds,
+                "threads": self.threads,
+                "losses": self.losses.save(),
+                "identifier": self.identifier,
+            }
+            self.files.write_state(dict(self._tensors()), about)
 
     def resume(self) -> None:
         """Continue from the last saved state that is whole and fits, if there is one.
@@ -81,7 +92,7 @@ class TrainingState:
         The others wait for it.
         """
         if self.plan.processes.is_first:
-            self.files.complete(self._clock.seconds())
+            self.files.complete(self.seconds)
         self.plan.processes.wait()
 
     def check_equal(self) -> None:
@@ -92,6 +103,11 @@ class TrainingState:
         """The error for a training that has become non-finite; what was saved before stays."""
         saved = f"the last good state is {self.path}" if self.path.exists() else "no state was saved yet"
         return UserError(f"{self.plan.name}: {what} at step {self.step}: no model is written; {saved}")
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The seconds of all starts so far, `wall` and `processor`."""
+        return self._clock.seconds()
 
     @property
     def path(self) -> Path:
@@ -105,6 +121,9 @@ class TrainingState:
         if saved.get("seconds") is not None:  # earlier versions did not count them
             self._clock.resume(saved["seconds"])
         self.threads = sorted({*self.threads, *saved.get("threads", [])})  # nor did they record these
+        self.identifier = saved.get("identifier", self.identifier)
+        if "losses" in saved:
+            self.losses.restore(saved["losses"])
         if saved["scaler"].keys() == self.scaler.state_dict().keys():
             self.scaler.load_state_dict(saved["scaler"])
 

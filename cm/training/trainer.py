@@ -18,6 +18,7 @@ from cm.errors import Interrupted
 from cm.methods.base import Batch, Networks, NonFinite
 from cm.networks.base import set_activation_checkpointing
 from cm.training.batches import Batches
+from cm.training.metrics_log import MetricsLog, gradient_norm, open_log
 from cm.training.plan import Plan
 from cm.training.saved import SavedFiles
 from cm.training.signals import Signals
@@ -34,6 +35,7 @@ class Trainer:
         self.plan, self.state, self._batches = plan, TrainingState(plan), Batches(plan)
         self.teacher = freeze(to_device(plan.teacher, plan.device)) if plan.teacher is not None else None
         self._device, self._update = torch.device(plan.device), Update(plan, self.state)
+        self.gradient_norm = torch.zeros(())  # of the last step that is logged
         set_activation_checkpointing(self.state.student, plan.training.checkpointing)
         for module in (self.state.student, self.state.target, self.teacher):
             if plan.training.compile and module is not None:
@@ -50,6 +52,9 @@ class Trainer:
         wanted = loss.new_tensor([wishes.save, wishes.leave] if wishes else [0, 0])
         numbers = torch.cat([loss[None], wanted])
         numbers = self.plan.processes.sum_gradients(state.optimiser.parameters, numbers)
+        state.losses.add(numbers[0])
+        if self.plan.is_logged(state.step + 1):
+            self.gradient_norm = gradient_norm(state.optimiser.parameters, state.scaler.get_scale())
         self._update(state.step)
         state.step += 1
         return numbers
@@ -130,15 +135,17 @@ def _train(trainer: Trainer, signals: Signals) -> None:
     _resume(state)
     progress = ProgressBar(plan.name, plan.training.total_steps, start=state.step, shown=processes.is_first)
     own, first_step = OwnWishes(plan, signals, state.step), state.step + 1
-    while state.step < plan.last_step:
-        wishes = _do_step(trainer, progress, own)
-        if state.step == first_step:
-            state.check_equal()
-        if wishes.save or plan.due(state.step) or state.step == plan.last_step:
-            state.save()
-            number = own.clear(state.step)
-            if wishes.leave:
-                _leave(number or signal.SIGTERM, state)
+    with open_log(plan, state) as log:
+        while state.step < plan.last_step:
+            wishes = _do_step(trainer, progress, own, log)
+            if state.step == first_step:
+                state.check_equal()
+            if wishes.save or plan.due(state.step) or state.step == plan.last_step:
+                log.save()
+                state.save()
+                number = own.clear(state.step)
+                if wishes.leave:
+                    _leave(number or signal.SIGTERM, state)
     progress.close()
     if plan.stop_at is None:
         state.finish()
@@ -185,20 +192,22 @@ class OwnWishes:
         return self._signals.clear()
 
 
-def _do_step(trainer: Trainer, progress: ProgressBar, own: OwnWishes) -> Wishes:
-    """Do one step, look at its loss now and then, and write the models that are due after it.
+def _do_step(trainer: Trainer, progress: ProgressBar, own: OwnWishes, log: MetricsLog) -> Wishes:
+    """Do one step, look at its loss now and then, log it, and write the models that are due after it.
 
     Returns the wishes of all processes, for which each hands over its own with the gradients.
     """
     plan, state, several = trainer.plan, trainer.state, trainer.plan.processes.count > 1
     numbers = trainer.step(own.after(state.step) if several else None)
-    due, wishes = plan.due(state.step), Wishes()
-    if several or plan.device == "cpu" or state.step % 50 == 0 or due:
+    due, is_logged, wishes = plan.due(state.step), plan.is_logged(state.step), Wishes()
+    if several or plan.device == "cpu" or state.step % 50 == 0 or due or is_logged:
         loss, save, leave = numbers.tolist()
         wishes = Wishes(save > 0, leave > 0)
         if not np.isfinite(loss):
             raise state.diverged(f"the loss is {loss}")
         progress.update(state.step - progress.done, loss=loss)
+    if is_logged:
+        log.write(float(trainer.gradient_norm))
     for percentage in due:
         state.keep(percentage)
     return wishes if several else own.after(state.step)

@@ -11,6 +11,7 @@ be known here, since locks that only each host sees exist too: whoever does know
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import json
@@ -52,6 +53,27 @@ def hold_lock(path: Path, what: str) -> Iterator[None]:
         os.close(file)
         with contextlib.suppress(OSError):
             path.parent.rmdir()
+
+
+@dataclasses.dataclass(frozen=True)
+class LockState:
+    """Who holds a lock, in words, and whether that process is alive; None where that cannot be known here."""
+
+    holder: str
+    alive: bool | None
+
+
+def inspect_lock(path: Path) -> LockState | None:
+    """What a lock file says, without locking anything; None if there is no such file.
+
+    The process that holds the lock must not ask, since the system drops its locks of a file that it closes.
+    """
+    try:
+        holder = _parse_holder(path.read_bytes()[:4096])
+    except FileNotFoundError:
+        return None
+    is_here = holder.get("host") == socket.gethostname()
+    return LockState(_name_holder(holder), _is_alive(holder["pid"]) if is_here else None)
 
 
 def _acquire(path: Path, what: str) -> int:
@@ -118,9 +140,13 @@ def _describe_holder() -> dict[str, Any]:
 
 
 def _read_holder(file: int) -> dict[str, Any]:
-    """What the file says of its holder; nothing if the holder has not written it, did not end to, or it is damaged."""
+    return _parse_holder(os.pread(file, 4096, 0))
+
+
+def _parse_holder(text: bytes) -> dict[str, Any]:
+    """What a lock says of its holder; nothing if the holder has not written it, did not end to, or it is damaged."""
     try:
-        holder = json.loads(os.pread(file, 4096, 0))
+        holder = json.loads(text)
     except (ValueError, RecursionError):
         return {}
     is_valid = isinstance(holder, dict) and all(check(holder.get(name)) for name, check in _ENTRIES.items())

@@ -38,6 +38,14 @@ def find_running(folder: Path, logs: str, ignored: str) -> list[str]:
     return processes + _slurm_jobs(folder, ignored)
 
 
+def find_written(folder: Path) -> set[Path]:
+    """The files below a folder that a process of this machine and user writes; none on a system without /proc."""
+    found: set[Path] = set()
+    for process in _own_processes() if PROCESSES.is_dir() else ():
+        found.update(_written_files(process, [folder.resolve()]))
+    return found
+
+
 def _own_processes() -> Iterator[Path]:
     """The folders in /proc of other processes."""
     for path in PROCESSES.iterdir():
@@ -47,13 +55,18 @@ def _own_processes() -> Iterator[Path]:
 
 def _writes_below(process: Path, folders: Sequence[Path]) -> bool:
     """Whether a process has a file below the folders open for writing; not, if it has ended or is somebody else's."""
+    return next(_written_files(process, folders), None) is not None
+
+
+def _written_files(process: Path, folders: Sequence[Path]) -> Iterator[Path]:
+    """The files below the folders that a process has open for writing; none, if it has ended or is somebody else's."""
     with contextlib.suppress(OSError):
         for link in (process / "fd").iterdir():
-            if any(Path(os.readlink(link)).is_relative_to(folder) for folder in folders):
+            path = Path(os.readlink(link))
+            if any(path.is_relative_to(folder) for folder in folders):
                 flags = re.search(r"^flags:\s*(\d+)$", (process / "fdinfo" / link.name).read_text(), re.MULTILINE)
                 if flags and int(flags[1], 8) & os.O_ACCMODE != os.O_RDONLY:
-                    return True
-    return False
+                    yield path
 
 
 def _name(process: Path) -> str:

@@ -94,6 +94,7 @@ def test_a_kind_says_what_it_needs():
         "edits": "edit previews",
         "editing": "edit scores",
         "timings": "seconds",
+        "losses": "models",
     }
     counted = {name: kind.flops for name, kind in kinds.items() if kind.flops}
     assert counted == {"quality": "evaluation", "compute": "training"}

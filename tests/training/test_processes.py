@@ -72,6 +72,7 @@ def test_the_number_of_processes_does_not_change_the_weights(place, alone, tmp_p
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
             "100.safetensors",
             "50.safetensors",
+            "metrics.jsonl",
             "seconds.json",
         ]
     assert not list(tmp_path.glob("rendezvous*"))

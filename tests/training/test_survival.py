@@ -114,7 +114,7 @@ def digests(folder: Path) -> dict[str, str]:
 def check_complete(folder: Path, models: dict[str, str]) -> None:
     """The folder has the same models, byte for byte, and nothing that is left from a kill."""
     assert digests(folder) == models
-    kept = {"seconds.json", "superseded", "damaged", *models}
+    kept = {"seconds.json", "metrics.jsonl", "superseded", "damaged", *models}
     assert {path.name for path in folder.iterdir()} <= kept
 
 
@@ -240,7 +240,8 @@ def test_two_damaged_states_start_the_training_anew(plan, models, tmp_path, caps
     run(plan, tmp_path)
     line = capsys.readouterr().out
     assert line.count("\n") == 1 and line.count("is not a whole") == 2 and "training starts anew" in line
-    assert len(list((tmp_path / "damaged").iterdir())) == 3
+    names = {"50.safetensors", "metrics.jsonl", "state.safetensors", "state.previous.safetensors"}
+    assert {path.name for path in (tmp_path / "damaged").iterdir()} == names
     check_complete(tmp_path, models)
 
 

@@ -61,7 +61,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(place, tmp_path, name):
     for progress in (50, 100):
         assert same(weights(tmp_path / "whole", progress), weights(tmp_path / "parts", progress))
     left = sorted(path.name for path in (tmp_path / "parts").iterdir())
-    assert left == ["100.safetensors", "50.safetensors", "seconds.json"]
+    assert left == ["100.safetensors", "50.safetensors", "metrics.jsonl", "seconds.json"]
     assert not same(weights(tmp_path / "whole", 50), weights(tmp_path / "whole", 100))
 
 

@@ -13,6 +13,7 @@ from cm.config.layout import Layout, check_layout, parse_model_name
 from cm.errors import UserError, unknown
 from cm.report import caption as caption_of
 from cm.report.restructured_text import escape
+from cm.training.trackers import TRACKERS, select_trackers
 
 # Rules state `cpus_per_task` besides `threads`: Snakemake never gives a job more threads than the machine it is started on
 # has cores, though Slurm runs the job elsewhere; there, `threads` are those that Slurm granted.
@@ -61,6 +62,7 @@ try:
     SUITE_PATH, SUITE = read_suite(CONFIG.suite)
     EXPERIMENTS = SUITE.experiments
     check_targets(sys.argv)
+    select_trackers(os.environ.get(TRACKERS, "").split())
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -345,6 +347,7 @@ def drawn_from(name):
         "claims": scores,
         "previews": previews,
         "nearest": scores + previews + references,
+        "models": [LAYOUT.model(cell.run.name, 100) for cell in cells],
         "searches": [LAYOUT.search(*cell.samples) for cell in sampled],
         "seconds": scores + [LAYOUT.seconds(cell.run.name) for cell in cells],
     }
