@@ -37,6 +37,9 @@ FILE_COMMANDS = {
     "featurize": "featurize absent --protocol offline --out {out}",
     "score": "score absent --protocol offline --reference absent --out {out}",
     "evaluate": "evaluate --model absent --sampler onestep --protocol offline --reference absent --score {out}",
+    "results": "results absent --out {out}",
+    "published": "published --out {out}",
+    "card": "card absent --out {out}",
     "search": "search --model absent --sampler search,steps~2 --protocol offline --reference absent --out {out}",
 }
 FOLDER_COMMANDS = {
@@ -194,6 +197,10 @@ OVERWRITING = [
     "evaluate --model m --sampler onestep --protocol offline --reference r.npy --score s.json --preview r.npy",
     "evaluate --model m --sampler onestep --protocol offline --reference r.npy --score m",
     "search --model m --sampler search,steps~3 --protocol offline --reference r.npy --previous e --out e",
+    "results s.json --out s.json",
+    "results d s.json --out s.json",
+    "card m --out m",
+    "card m --scores s.json --out s.json",
     "featurize r.npy --protocol offline --out r.npy",
     "featurize r.npy --protocol offline --statistics e --out e",
     "featurize r.npy --protocol p.yaml --out p.yaml",

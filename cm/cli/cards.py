@@ -11,7 +11,7 @@ import click
 from cm import config
 from cm.checkpoints import descriptions, native
 from cm.cli.options import experiments_option
-from cm.cli.paths import IN_FILE, IN_FILE_OR_FOLDER, OUT_FILE, Command
+from cm.cli.paths import IN_FILE, IN_SCORES, OUT_FILE, Command
 from cm.config.layout import Layout
 from cm.errors import UserError
 from cm.report import result_files, results
@@ -23,7 +23,7 @@ from cm.utils import files
 @click.argument("model", type=IN_FILE)
 @click.option(
     "--scores",
-    type=IN_FILE_OR_FOLDER,
+    type=IN_SCORES,
     multiple=True,
     help="where its scores are, as for `cm results`; by default in the folder of results that the model is in",
 )

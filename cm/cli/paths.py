@@ -85,6 +85,7 @@ class OutputPath(click.Path):
 IN_FILE = InputPath(dir_okay=False)
 IN_FOLDER = InputPath(file_okay=False)
 IN_FILE_OR_FOLDER = InputPath()
+IN_SCORES = InputPath(reads=lambda path: path.suffix == ".json")
 OUT_FILE = OutputPath(dir_okay=False)
 OUT_FOLDER = OutputPath(file_okay=False)
 OUT_FILE_OR_FOLDER = OutputPath()

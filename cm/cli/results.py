@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cm import api
-from cm.cli.paths import IN_FILE_OR_FOLDER, OUT_FILE, Command
+from cm.cli.paths import IN_SCORES, OUT_FILE, Command
 from cm.report import result_files
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ out_option = click.option("--out", type=OUT_FILE, help=".csv or .parquet file to
 
 
 @click.command(cls=Command)
-@click.argument("paths", metavar="PATH...", type=IN_FILE_OR_FOLDER, nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", type=IN_SCORES, nargs=-1, required=True)
 @click.option("--protocol", help="take the scores by this protocol")
 @click.option("--mixed", is_flag=True, help="admit several protocols and numbers of samples, which do not compare")
 @click.option("--origin", help="whose scores they are, as tables state it; by default their PATH")
