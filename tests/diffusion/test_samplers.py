@@ -174,6 +174,7 @@ NAMED = {  # a name and its evaluations; `registry` has no sampler that is not h
     "stochastic,churn~9.0,high~50.0,inflation~1.0,low~0.1,steps~5": 9,
     "stochastic,churn~9.0,high~50.0,inflation~1.0,low~0.1,solver~midpoint,steps~5": 10,
     "ancestral,steps~5": 5,
+    "flowmap,steps~3": 3,
 }
 SEARCHED = "search,points~18,steps~3"  # it cannot sample before `cm search` has found its time points
 
@@ -182,7 +183,7 @@ SEARCHED = "search,points~18,steps~3"  # it cannot sample before `cm search` has
 def test_evaluations_counts_the_calls_of_the_network(name):
     calls, sampler = [], parse_sampler(name)
 
-    def denoise(x, t):
+    def denoise(x, t, s=None):
         calls.append(t)
         return gauss(x, t)
 
