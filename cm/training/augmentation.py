@@ -19,6 +19,7 @@ the wavelet filter sym6 before and after, as in EDM. All is a function of the se
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -121,7 +122,7 @@ def _translation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _matrix(rows: list[list[np.ndarray | int]]) -> np.ndarray:
     """Matrices [B, 3, 3] from nine entries, numbers or arrays [B]."""
-    entries = np.broadcast_arrays(*(np.asarray(entry, np.float64) for row in rows for entry in row))
+    entries = np.broadcast_arrays(*itertools.chain.from_iterable(rows))
     return np.stack(entries, axis=-1).reshape(-1, 3, 3)
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import yaml
+from conftest import plan_of
 from goldens import assert_golden, load
 from nets import F32, F64, tensor
 
+import cm
 from cm import config
+from cm.checkpoints import native
 from cm.config import make_component, parse_sampler
 from cm.diffusion.denoiser import Denoiser
 from cm.diffusion.noise import KarrasNoise
@@ -18,6 +22,7 @@ from cm.diffusion.time_pairs import Capped, Sorted
 from cm.errors import UserError
 from cm.methods.base import Batch, Networks
 from cm.methods.meanflow import MeanFlow
+from cm.training.trainer import train
 
 TYPES = [("f32", F32), ("f64", F64)]
 PURE = KarrasNoise(sigma_min=1e-15, sigma_max=1e15)  # t = 1 up to rounding in float64
@@ -194,6 +199,60 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_built(run, me
     with pytest.raises(UserError, match=message) as caught:
         config.Experiments().run(f"{run}/seed0")
     assert "\n" not in str(caught.value)
+
+
+def test_the_recipe_on_cifar10_is_that_of_the_official_code():
+    run = config.Experiments().run("cifar10/meanflow/default/seed0")
+    assert run.objective == MeanFlow()
+    assert config.Experiments().run("cifar10/meanflow/times~capped/seed0").objective == MeanFlow(times=Capped())
+    training, network = run.training, run.network
+    assert (training.batch, training.lr, training.optimiser, training.warmup) == (1024, 6e-4, "adam", 9766)
+    assert (training.augment, training.augment_probability, training.flip) == (
+        ("scale", "aniso", "translate"),
+        0.12,
+        True,
+    )
+    assert training.flip and network.augment_dim == training.augment_labels == 6
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar10_reduced", "digits", "imagenet64"])
+def test_every_experiment_of_meanflow_can_be_sampled(dataset):
+    run = config.Experiments().run(f"{dataset}/meanflow/default/seed0")
+    assert config.sampler_of(run).evaluations == 1
+    config.check_sampler(parse_sampler("flowmap,steps~2"), run.network.two_times, run.name)
+
+
+def test_steps_along_the_flow_need_a_model_of_two_times(place):
+    model = cm.load(place / "models/digits/edm/default/seed0/100.safetensors")
+    message = "the sampler 'flowmap' needs a model of two times"
+    with pytest.raises(UserError, match=f"holds digits/edm/default/seed0: {message}") as caught:
+        model.sample("flowmap,steps~2", count=1)
+    assert "\n" not in str(caught.value)
+    entries = [{"method": "edm", "sampler": "flowmap,steps~2"}]
+    artefact = {"kind": "comparison", "caption": "A.", "entries": entries}
+    (place / "suites").mkdir(exist_ok=True)
+    (place / "suites/flowmap.yaml").write_text(
+        yaml.safe_dump({"dataset": "digits", "seeds": [0], "artefacts": {"a": artefact}})
+    )
+    with pytest.raises(UserError, match=f"artefact a, digits/edm/default/seed0: {message}"):
+        config.load_suite(place / "suites/flowmap.yaml")
+
+
+def test_a_trained_model_samples_in_one_and_more_steps(place, tmp_path):
+    train(plan_of(place, "digits/meanflow/default/seed0", tmp_path))
+    model = cm.load(tmp_path / "100.safetensors")
+    assert model.description["preconditioning"] == "meanflow"
+    images = [model.sample(name, count=4) for name in ("onestep", "flowmap,steps~2", "multistep,times~1.0")]
+    assert all(found.shape == (4, 8, 8, 1) for found in images)
+    assert not np.array_equal(images[0], images[1]) and not np.array_equal(images[1], images[2])
+
+
+def test_a_model_file_whose_network_does_not_fit_is_refused(place, tmp_path):
+    train(plan_of(place, "digits/meanflow/default/seed0", tmp_path))
+    tensors, description = native.load(tmp_path / "100.safetensors")
+    native.save(tmp_path / "other.safetensors", tensors, description | {"preconditioning": "edm"})
+    with pytest.raises(UserError, match="has one time, but its network is conditioned on two"):
+        cm.load(tmp_path / "other.safetensors")
 
 
 def test_the_sampler_has_two_steps_or_more():
