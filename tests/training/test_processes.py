@@ -15,6 +15,7 @@ from conftest import plan_of
 
 from cm.checkpoints import native
 from cm.cli import main
+from cm.config.measurements import read_measurements
 from cm.training import processes
 from cm.training.launch import Environment, launch, read_environment
 from cm.training.processes import ALONE, Processes
@@ -69,6 +70,11 @@ def test_the_number_of_processes_does_not_change_the_weights(place, alone, tmp_p
             # Biases before the classifier's normalisations have no gradient but rounding errors, which Adam enlarges.
             tolerance = 2e-3 if "classifier" in name else 2e-6
             assert all(torch.allclose(one[0][key], many[0][key], atol=tolerance, rtol=0) for key in one[0]), name
+        one, many = (read_measurements(out / name / "metrics.jsonl") for out in (alone, tmp_path))
+        assert [(line.step, line.N, line.mu) for line in many] == [(line.step, line.N, line.mu) for line in one]
+        for key in ("loss", "gradient_norm", "rate"):  # a norm that float16 cannot hold is missing in both
+            expected = [line.values.get(key, 0.0) for line in one]
+            assert [line.values.get(key, 0.0) for line in many] == pytest.approx(expected, rel=2e-3, abs=1e-7), name
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
             "100.safetensors",
             "50.safetensors",

@@ -306,10 +306,10 @@ def send(monkeypatch, number: int, step: int) -> None:
     """Send this process a signal within a step."""
     do_step = trainer_module._do_step
 
-    def do_step_with_signal(trainer, progress, own):
+    def do_step_with_signal(trainer, *more):
         if trainer.state.step == step:
             os.kill(os.getpid(), number)
-        return do_step(trainer, progress, own)
+        return do_step(trainer, *more)
 
     monkeypatch.setattr(trainer_module, "_do_step", do_step_with_signal)
 
