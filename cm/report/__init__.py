@@ -19,11 +19,22 @@ from cm import registry
 from cm.errors import unknown
 
 if TYPE_CHECKING:
-    from cm.config import Artefact, Run, Suite
+    from cm.config import Artefact, Experiments, Run, Suite
     from cm.config.layout import Layout
 
 Check = Callable[["Artefact"], object]
-CountFlops = Callable[["Run"], int]
+
+
+class FlopCounter(Protocol):
+    """Counts the FLOPs of networks, which only torch can do; a multiply-add counts as two."""
+
+    def of_evaluation(self, run: Run, /) -> int:
+        """The FLOPs of one evaluation of the network of a run, for one image."""
+        ...
+
+    def of_training(self, run: Run, experiments: Experiments, /) -> int:
+        """The FLOPs of one image of the training of a run, of all networks that it evaluates."""
+        ...
 
 
 class Kind(Protocol):
@@ -31,9 +42,9 @@ class Kind(Protocol):
 
     `form`: what it returns, `table`, `figure` or `both` (a table and a figure). `needs`: the files that it reads for
     each cell, `scores`, `previews`, `nearest` (scores, previews and real images), `searches`, `seconds`, `edit
-    scores`, `edit previews` or `nothing`. `baseline`: whether it also reads the score of real test images. `flops`:
-    whether it also takes `count_flops`, a function from a run to the FLOPs of one evaluation of its network, which
-    only torch can count. `check`: refuses an artefact that it could not draw, when the suite is read.
+    scores`, `edit previews` or `nothing`; or `trainings`, the seconds of every training of the suite. `baseline`:
+    whether it also reads the score of real test images. `flops`: whether it also takes `counter`, which counts FLOPs.
+    `check`: refuses an artefact that it could not draw, when the suite is read.
     """
 
     form: str
@@ -82,18 +93,18 @@ def kind(
     return decorate
 
 
-def draw(suite: Suite, name: str, root: Path, out: Path, count_flops: CountFlops | None = None) -> None:
+def draw(suite: Suite, name: str, root: Path, out: Path, counter: FlopCounter | None = None) -> None:
     """Draw an artefact of a suite from the results below `root`.
 
-    Writes `<out>/tables/<name>.{csv,md,tex}`, `<out>/figures/<name>.{svg,png}`, or both. `count_flops`: the FLOPs of
-    one evaluation of the network of a run; without it, figures have no axis of FLOPs. Raises UserError for a name that
+    Writes `<out>/tables/<name>.{csv,md,tex}`, `<out>/figures/<name>.{svg,png}`, or both. `counter`: without
+    it, figures have no axis of FLOPs, and tables no column. Raises UserError for a name that
     the suite does not have, and for files that are missing or do not belong together.
     """
     from cm.config.layout import Layout
 
     artefact = suite.find(name)
     drawing: Kind = registry.get("artefact", artefact.kind)
-    more = {"count_flops": count_flops} if drawing.flops else {}
+    more = {"counter": counter} if drawing.flops else {}
     result = drawing(suite, artefact, Path(root), **more)
     for part in result if isinstance(result, tuple) else (result,):
         _save(part, name, caption(artefact), Layout(reports=str(out)))

@@ -39,6 +39,8 @@ class Content:
     nfe: Count | None = None
     blocks: tuple[Object, ...] = ()
     nearest: Object = field(default_factory=dict)
+    hardware: str = ""
+    trained_at: str | None = None
 
 
 @dataclass(frozen=True)

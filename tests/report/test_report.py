@@ -93,8 +93,9 @@ def test_a_kind_says_what_it_needs():
         "edits": "edit previews",
         "editing": "edit scores",
         "timings": "seconds",
+        "costs": "trainings",
     }
-    assert [name for name, kind in kinds.items() if kind.flops] == ["quality"]
+    assert [name for name, kind in kinds.items() if kind.flops] == ["quality", "costs"]
     assert {name for name, kind in kinds.items() if kind.baseline} == {"comparison", "ablation"}
 
 

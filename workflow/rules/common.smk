@@ -59,6 +59,7 @@ except UserError as error:
 ARTEFACTS = SUITE.all_artefacts
 PAPER_ARTEFACTS = [name for name, artefact in ARTEFACTS.items() if artefact.paper]
 MODEL_NAMES = sorted({*map(str, SUITE.progress), *(cell.samples[1] for cell in SUITE.all_cells())})
+TRAININGS = [LAYOUT.seconds(run.name) for run in SUITE.all_runs() if not run.released]
 WITH_CURVES = sorted({cell.run.name for cell in SUITE.all_cells() if cell.progress != 100})
 ANY_RUN = r"[^/]+/[^/]+/[^/]+/seed\d+"
 RELEASED = r"[^/]+/[^/]+/[^/]*released~[^/]+/seed\d+"
@@ -328,6 +329,7 @@ def drawn_from(name):
         "previews": previews,
         "nearest": scores + previews + references,
         "searches": [LAYOUT.search(*cell.samples) for cell in sampled],
+        "trainings": TRAININGS,
         "seconds": scores + [LAYOUT.seconds(cell.run.name) for cell in cells],
     }
     pairs = dict.fromkeys((cell.run.dataset, cell.protocol.name) for cell in cells if kind.baseline)
