@@ -17,6 +17,7 @@ from cm.cli.datasets import prepare
 from cm.cli.editing import edit
 from cm.cli.jobs import launch
 from cm.cli.models import convert, describe, train
+from cm.cli.reporting import report
 from cm.cli.sampling import evaluate, sample
 from cm.cli.scores import draw, featurize, schema, score, weights
 from cm.cli.searching import search
@@ -38,6 +39,7 @@ COMMANDS = (
     evaluate,
     search,
     draw,
+    report,
     schema,
     unlock,
 )
