@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.parse
 from pathlib import Path
 
 import click
@@ -30,7 +31,7 @@ def report(suite: Path, results: Path, reports: Path, *, workflow_report: Path |
     link = ""
     if workflow_report is not None:
         files.check_regular(workflow_report)
-        link = Path(os.path.relpath(workflow_report, out.parent)).as_posix()
+        link = urllib.parse.quote(os.path.relpath(workflow_report, out.parent))
     layout = Layout(str(results), str(reports))
     page.write_page(config.load_suite(suite), suite, layout, out, link)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

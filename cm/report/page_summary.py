@@ -105,10 +105,9 @@ def _describe_extractor(score: Score) -> str:
 
 def _list_commits(found: Sequence[Score]) -> list[str]:
     """The commits that trained and that scored, with the number of scores of each."""
-    trained = _count(score.trained_at for score in found)
     return [
         *(f"scored at {text}" for text in _count(score.commit for score in found)),
-        *(f"trained at {text}" for text in trained),
+        *(f"trained at {text}" for text in _count(score.trained_at for score in found)),
     ]
 
 
