@@ -54,6 +54,12 @@ function makeSortable(table) {
 
 document.querySelectorAll("table").forEach(makeSortable);
 
+// ---- downloads: the figure that is shown is in the page once ----
+
+for (const link of document.querySelectorAll("a[data-shown]")) {
+  link.href = link.closest(".card").querySelector(".panel img").src;
+}
+
 // ---- search: only tables and figures that contain every word stay, in the page and in its navigation ----
 
 const input = document.getElementById("search");

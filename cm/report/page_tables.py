@@ -25,6 +25,12 @@ class Column:
         """Whether it holds published numbers, not measured ones."""
         return self.heading.startswith(PUBLISHED)
 
+    @property
+    def metric(self) -> str:
+        """The metric of a heading such as `published FID, CIFAR-10, Inception`; the Frechet distance is always `FD`."""
+        name = self.heading.removeprefix(PUBLISHED).partition(",")[0]
+        return {"FID": "FD"}.get(name, name)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -51,11 +57,23 @@ def read_table(path: Path) -> Table:
     if len(rows) < 2 or len({len(row) for row in rows}) > 1:
         raise UserError(f"{path} is not a table: expected Markdown as `cm draw` writes it")
     headings, rules, *cells = rows
+    columns = [Column(_unescape(heading), rule.endswith(":")) for heading, rule in zip(headings, rules, strict=True)]
+    order = _pair_columns(columns)
     return Table(
-        [Column(_unescape(heading), rule.endswith(":")) for heading, rule in zip(headings, rules, strict=True)],
-        [[_read_cell(text) for text in row] for row in cells],
+        [columns[place] for place in order],
+        [[_read_cell(row[place]) for place in order] for row in cells],
         [_unescape(line) for line in lines[places[-1] + 1 :] if line],
     )
+
+
+def _pair_columns(columns: Sequence[Column]) -> list[int]:
+    """The places of the columns in an order in which each published number follows the measured one of its metric."""
+    order = [place for place, column in enumerate(columns) if not column.published]
+    for place, column in enumerate(columns):
+        if column.published:
+            pairs = [after for after, at in enumerate(order, 1) if columns[at].metric == column.metric]
+            order.insert(pairs[0] if pairs else len(order), place)
+    return order
 
 
 def _read_lines(path: Path) -> list[str]:

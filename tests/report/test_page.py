@@ -23,6 +23,7 @@ from cm.errors import UserError
 from cm.report import page, page_artefacts, page_tables, writing
 
 ATTACK = """"><script>attack()</script><img src=x onerror=attack()> {{ 7 * 7 }} 'a' [t](javascript:x)"""
+SHOWN = "the script takes it from the picture"
 DRAWN = ("table1", "fig3a", "fig5", "ablation_N", "runs", "costs")
 
 
@@ -113,12 +114,13 @@ def test_the_page_loads_nothing(suite, made):
 
 def test_figures_and_downloads_are_the_files(suite, made):
     found = write(suite, made)
-    downloads = {a["download"]: a["href"] for a in found.find("a") if "download" in a}
-    for name, kind in (("tables/table1.csv", "text/csv"), ("figures/fig3a.svg", "image/svg+xml")):
+    downloads = {a["download"]: a.get("href", SHOWN) for a in found.find("a") if "download" in a}
+    for name, kind in (("tables/table1.csv", "text/csv"), ("figures/fig3a.png", "image/png")):
         head, _, body = downloads[Path(name).name].partition(",")
         assert head == f"data:{kind};base64"
         assert base64.b64decode(body) == (made / "reports" / name).read_bytes()
     assert {Path(name).suffix for name in downloads} == {".csv", ".md", ".tex", ".svg", ".png"}
+    assert downloads["fig3a.svg"] == downloads["fig5.png"] == SHOWN
     shown = {image["alt"].partition(".")[0]: image["src"].partition(";")[0] for image in found.find("img")}
     assert shown["Figure 3a"] == "data:image/svg+xml"
     assert shown["Figure 5"] == "data:image/png", "a drawing that is made of pixels"
@@ -176,6 +178,16 @@ def test_reading_a_table_is_the_inverse_of_writing_it(cell, tmp_path):
     assert [[one.best for one in row] for row in table.rows] == [[False, False], [True, False]]
     assert (table.columns[0].numeric, table.columns[1].numeric) == (True, False)
     assert table.notes == [cell]
+
+
+def test_published_numbers_follow_measured_ones_of_their_metric(tmp_path):
+    names = ["Method", "FD, digits", "IS, digits", "seeds", "published FID, CIFAR-10", "published IS, CIFAR-10"]
+    frame = writing.table([{name: f"of {name}" for name in (*names, "published recall")}], [])
+    writing.save(frame, tmp_path / "t", "")
+    table = page_tables.read_table(tmp_path / "t.md")
+    paired = [names[0], names[1], names[4], names[2], names[5], names[3], "published recall"]
+    assert [column.heading for column in table.columns] == paired
+    assert [cell.text for cell in table.rows[0]] == [f"of {name}" for name in paired]
 
 
 @pytest.mark.parametrize("content", [b"", b"no table", b"| a |\n|:--|\n| 1 | 2 |", b"\xff\xfe"])

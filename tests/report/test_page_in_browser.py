@@ -83,6 +83,8 @@ def test_every_artefact_is_on_the_page_and_every_figure_is_drawn(opened, suite):
     page = opened()
     assert set(suite.all_artefacts) <= set(page.evaluate(VISIBLE))
     sizes = page.evaluate("[...document.images].map(one => [one.complete, one.naturalWidth, one.naturalHeight])")
+    links = page.evaluate("[...document.querySelectorAll('a[download]')].map(one => one.href.slice(0, 5))")
+    assert set(links) == {"data:"}
     assert len(sizes) == len(list((ROOT / "reports/demo/figures").glob("*.svg")))
     assert all(complete and width > 100 and height > 100 for complete, width, height in sizes)
 
