@@ -93,6 +93,7 @@ def test_every_artefact_is_on_the_page_and_every_figure_is_drawn(opened, suite):
     ("heading", "rising"),
     [
         ("FD, digits, classifier features", ["0.664 [0.119, 1.187]", "1.09", "3.02 ± 0.38"]),
+        ("KID, digits, classifier features", ["-0.0810", "-0.0131", "0.258 ± 0.048"]),
         ("recall, digits, classifier features", ["0.900", "0.942 ± 0.009", "0.945"]),
         ("Method", ["1-Rectified Flow", "1-Rectified Flow (+distill)"]),
     ],
