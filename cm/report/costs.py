@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ def costs(suite: Suite, artefact: Artefact, root: Path, counter: FlopCounter | N
     rows = [{**_measure(name, runs, root), **_count(runs[0], suite, counter)} for name, runs in groups.items()]
     several = any(len(runs) > 1 for runs in groups.values())
     notes = [
-        _add_up([run for runs in groups.values() for run in runs], root),
+        _add_up(list(itertools.chain.from_iterable(groups.values())), root),
         *([FLOPS_NOTE, GPU_NOTE] if counter else []),
         *([footnotes.OVER_SEEDS] if several else []),
         *footnotes.of_origin(artefact),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ def render(*, suite: str, facts: Sequence[Fact], sections: Sequence[Section], wo
         facts=facts,
         sections=sections,
         workflow_report=workflow_report,
-        cards=[card for section in sections for card in section.cards],
+        cards=list(itertools.chain.from_iterable(section.cards for section in sections)),
         version=__version__,
         commit=provenance.commit(),
         style=Markup(style),

@@ -105,17 +105,13 @@ def _describe_extractor(score: Score) -> str:
 
 def _list_commits(found: Sequence[Score]) -> list[str]:
     """The commits that trained and that scored, with the number of scores of each."""
-    return [
-        *(f"scored at {text}" for text in _count(score.commit for score in found)),
-        *(f"trained at {text}" for text in _count(score.trained_at for score in found)),
-    ]
+    scored, trained = _count(score.commit for score in found), _count(score.trained_at for score in found)
+    return [*(f"scored at {text}" for text in scored), *(f"trained at {text}" for text in trained)]
 
 
 def _list_hardware(found: Sequence[Score], seconds: Sequence[TrainingSeconds]) -> list[str]:
-    return [
-        *(f"trainings: {text}" for text in _count(one.hardware for one in seconds)),
-        *(f"scores: {text}" for text in _count(score.hardware for score in found)),
-    ]
+    trained, scored = _count(one.hardware for one in seconds), _count(score.hardware for score in found)
+    return [*(f"trainings: {text}" for text in trained), *(f"scores: {text}" for text in scored)]
 
 
 def _count(values: Iterable[str]) -> list[str]:

@@ -61,7 +61,7 @@ def read_table(path: Path) -> Table:
     order = _pair_columns(columns)
     return Table(
         [columns[place] for place in order],
-        [[_read_cell(row[place]) for place in order] for row in cells],
+        [_read_cells(row, order) for row in cells],
         [_unescape(line) for line in lines[places[-1] + 1 :] if line],
     )
 
@@ -90,6 +90,10 @@ def _read_lines(path: Path) -> list[str]:
 def _split(line: str) -> list[str]:
     """The cells of a line of Markdown. A bar within a cell stands behind a backslash."""
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def _read_cells(row: Sequence[str], order: Sequence[int]) -> list[Cell]:
+    return [_read_cell(row[place]) for place in order]
 
 
 def _read_cell(text: str) -> Cell:
