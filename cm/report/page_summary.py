@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cm import registry
 from cm.report import scores
 from cm.report.headings import dataset_title, metric_title
 from cm.report.scores import Score, layout_of
 from cm.report.training_seconds import TrainingSeconds, read_seconds
 
 if TYPE_CHECKING:
-    from cm.config import Run, Suite
+    from cm.config import Cell, Run, Suite
 
+NEED_SCORES = ("scores", "nearest", "seconds")  # what kinds of artefact need that read scores
 UNKNOWN = "not known: nothing has been scored yet"
 UNRECORDED = "not recorded"
 
@@ -37,7 +39,7 @@ def summarize(suite: Suite, path: Path, root: Path) -> list[Fact]:
 
     Raises UserError for a score, a manifest or a file of seconds that is damaged.
     """
-    cells = {scores.score_path(cell, root): cell for cell in suite.all_cells() if not cell.edit}
+    cells = _scored_cells(suite, root)
     found = [scores.read(cell, root) for place, cell in cells.items() if place.exists()]
     trained = [run for run in suite.all_runs() if not run.released]
     seconds = [read_seconds(run.name, root) for run in trained if Path(layout_of(root).seconds(run.name)).exists()]
@@ -55,6 +57,15 @@ def summarize(suite: Suite, path: Path, root: Path) -> list[Fact]:
         Fact("Hardware", _list_hardware(found, seconds) or [UNKNOWN]),
         Fact("Time", _add_up_times(found, seconds)),
     ]
+
+
+def _scored_cells(suite: Suite, root: Path) -> dict[Path, Cell]:
+    """The cells whose scores the artefacts read, by the file of the score."""
+    cells: dict[Path, Cell] = {}
+    for artefact in suite.all_artefacts.values():
+        if registry.get("artefact", artefact.kind).needs in NEED_SCORES:
+            cells |= {scores.score_path(cell, root): cell for cell in suite.cells(artefact)}
+    return cells
 
 
 def _distinct(values: Iterable[str]) -> list[str]:

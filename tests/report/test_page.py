@@ -86,10 +86,19 @@ def test_every_artefact_has_a_card_with_its_caption(suite, made):
 def test_what_was_run_is_that_of_the_files(suite, made):
     text = write(suite, made).text
     trained = len([run for run in suite.all_runs() if not run.released])
-    assert f"{trained} of {trained} trainings" in text
+    scored = re.search(rf"{trained} of {trained} trainings, (\d+) of (\d+) sets of samples scored", text)
+    assert scored and scored[1] == scored[2] and int(scored[1]) > 100
     for fact in ("cm 0.1.0, torch 2.15.0", "scored at abc123", "trained at not recorded", "Seeds: 0, 1, 2", HARDWARE):
         assert fact in text
     assert "offline: FD, IS, precision, recall of 2,000 samples against 898 train images, resizer none" in text
+
+
+def test_a_score_that_does_not_exist_is_counted_as_missing(suite, own):
+    needed = next((own / "results/scores/digits/cd/default/seed0/100/onestep").glob("*.json"))
+    before = re.search(r"(\d+) of (\d+) sets", write(suite, own).text)
+    needed.unlink()
+    after = re.search(r"(\d+) of (\d+) sets", write(suite, own).text)
+    assert int(after[1]) == int(before[1]) - 1 and after[2] == before[2]
 
 
 def test_versions_that_differ_are_all_named(suite, own):
