@@ -35,7 +35,18 @@ NEAREST = {  # of the 64 samples of a preview; those in the middle are most like
     "distances": [1.0 + abs(index - 32) for index in range(64)],
     "spacings": [2.0] * 64,
 }
+HARDWARE = "1 x Imaginary GPU, Imaginary CPU (8 cores)"
 NO_LOGITS = "the weights of the extractor have no logits"
+
+
+class FakeCounter:
+    """Counts the FLOPs of an evaluation with a function of the run; an image of training costs three times as much."""
+
+    def __init__(self, evaluation) -> None:
+        self.of_evaluation = evaluation
+
+    def of_training(self, run, experiments) -> int:
+        return 3 * self.of_evaluation(run)
 
 
 def content(fid: float, **more) -> dict:
@@ -51,6 +62,7 @@ def content(fid: float, **more) -> dict:
         "seconds": {"sampling": 1.5, "scoring": 0.4},
         "versions": {"cm": "0.1.0", "torch": "2.15.0"},
         "commit": "abc123",
+        "hardware": HARDWARE,
         **more,
     }
 
@@ -88,7 +100,9 @@ def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
             real = Path(Layout(str(root)).images(cell.run.dataset, "train"))
             real.parent.mkdir(parents=True, exist_ok=True)
             np.save(real, noise)
-            write(Path(Layout(str(root)).seconds(cell.run.name)), {"wall": 10.0 + cell.run.seed, "processor": 20.0})
+    for run in suite.all_runs():
+        seconds = {"wall": 10.0 + run.seed, "processor": 20.0, "hardware": HARDWARE}
+        write(Path(Layout(str(root)).seconds(run.name)), seconds)
     return root
 
 

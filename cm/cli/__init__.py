@@ -19,6 +19,7 @@ from cm.cli.datasets import prepare
 from cm.cli.editing import edit
 from cm.cli.jobs import launch
 from cm.cli.models import convert, describe, train
+from cm.cli.reporting import report
 from cm.cli.results import published, results
 from cm.cli.sampling import evaluate, sample
 from cm.cli.scores import draw, featurize, schema, score, weights
@@ -46,6 +47,7 @@ COMMANDS = (
     card,
     draw,
     claims,
+    report,
     schema,
     status,
     unlock,

@@ -109,21 +109,21 @@ def draw(suite: Path, artefact: str, results: Path, out: Path) -> None:
     """Draw a table or a figure of a suite from its scores."""
     from cm import report
 
-    loaded = config.load_suite(suite)
+    report.draw(config.load_suite(suite), artefact, results, out, _FlopCounter())
 
-    def count_training(run: config.Run) -> int:
+
+class _FlopCounter:
+    """Counts FLOPs; torch is imported when something is counted."""
+
+    def of_evaluation(self, run: config.Run) -> int:
+        from cm.cost import counting
+
+        return counting.flops(run)
+
+    def of_training(self, run: config.Run, experiments: config.Experiments) -> int:
         from cm.cost import costs
 
-        return costs.training_flops(run, loaded.experiments)
-
-    report.draw(loaded, artefact, results, out, {"evaluation": _count_evaluation, "training": count_training})
-
-
-def _count_evaluation(run: config.Run) -> int:
-    """FLOPs of one evaluation of the network of a run, for one image."""
-    from cm.cost import counting
-
-    return counting.flops(run)
+        return costs.training_flops(run, experiments)
 
 
 @click.command(cls=Command)

@@ -165,6 +165,16 @@ class Layout:
         """A figure."""
         return join(self.reports, "figures", f"{name}{suffix}")
 
+    @property
+    def page(self) -> str:
+        """The report of a suite."""
+        return f"{self.reports}/report.html"
+
+    @property
+    def workflow_report(self) -> str:
+        """Snakemake's own report, to which the report links."""
+        return f"{self.reports}/snakemake.html"
+
     def parse(self, path: str) -> dict[str, str]:
         """The run and, where the path has them, progress, sampler, edit and protocol; nothing for other paths."""
         patterns = (

@@ -146,6 +146,12 @@ class Suite:
         runs = [cell.run for cell in cells] + [model for model in extractors if isinstance(model, Run)]
         return self.experiments.with_inputs(runs)
 
+    def all_runs(self) -> list[Run]:
+        """The runs of all artefacts and those that they start from, each once, by method in the order of the suite."""
+        found = self.experiments.with_inputs(cell.run for cell in self.all_cells())
+        methods = list(dict.fromkeys(run.method for run in found))
+        return sorted(found, key=lambda run: methods.index(run.method))
+
     def _cells_of_entry(self, artefact: Artefact, entry: Entry) -> list[Cell]:
         cells = []
         for changes, seed, progress in itertools.product(_combinations(entry), artefact.seeds, artefact.progress):

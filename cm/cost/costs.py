@@ -107,17 +107,17 @@ def distance_parameters(run: Run, experiments: Experiments) -> int:
     return backbones.parameters(network.name) if isinstance(network, Weights) else counting.parameters(network)
 
 
+def training_flops(run: Run, experiments: Experiments) -> int:
+    """FLOPs of one image of a training, 0 for a released run."""
+    return sum(part.total for part in training_parts(run, experiments))
+
+
 def training_costs(runs: Iterable[Run], experiments: Experiments) -> list[Cost]:
     """The cost of each training, by data set and method; trainings that differ only in the seed count together."""
     groups: dict[str, list[Run]] = {}
     for run in _sort_runs(list(runs)):
         groups.setdefault(run.identity.without_seed, []).append(run)
     return [_training_cost(name, group, experiments) for name, group in groups.items()]
-
-
-def training_flops(run: Run, experiments: Experiments) -> int:
-    """FLOPs of a training, without those of the trainings that it starts from; 0 for a released run."""
-    return _training_cost(run.name, [run], experiments).flops
 
 
 def _sort_runs(runs: Sequence[Run]) -> list[Run]:
@@ -135,7 +135,7 @@ def _training_cost(name: str, runs: Sequence[Run], experiments: Experiments) -> 
         count=len(runs),
         parameters=counting.parameters(first),
         images=0 if first.released else first.training.total_steps * first.training.batch,
-        flops_per_image=sum(part.total for part in training_parts(first, experiments)),
+        flops_per_image=training_flops(first, experiments),
         released=first.released is not None,
     )
 

@@ -117,6 +117,7 @@ def score_images(
         "seconds": seconds,
         "versions": provenance.versions(),
         "commit": provenance.commit(),
+        "hardware": provenance.hardware(),
     }
 
 

@@ -13,18 +13,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from cm import registry
 from cm.errors import unknown
 
 if TYPE_CHECKING:
-    from cm.config import Artefact, Run, Suite
+    from cm.config import Artefact, Experiments, Run, Suite
     from cm.config.layout import Layout
 
 Check = Callable[["Artefact"], object]
-CountFlops = Callable[["Run"], int]
-Counted = Literal["evaluation", "training"]  # what the FLOPs of a run are of
+
+
+class FlopCounter(Protocol):
+    """Counts the FLOPs of networks, which only torch can do; a multiply-add counts as two."""
+
+    def of_evaluation(self, run: Run, /) -> int:
+        """The FLOPs of one evaluation of the network of a run, for one image."""
+        ...
+
+    def of_training(self, run: Run, experiments: Experiments, /) -> int:
+        """The FLOPs of one image of the training of a run, of all networks that it evaluates."""
+        ...
 
 
 class Kind(Protocol):
@@ -32,16 +42,16 @@ class Kind(Protocol):
 
     `form`: what it returns, `table`, `figure` or `both` (a table and a figure). `needs`: the files that it reads for
     each cell, `scores`, `previews`, `nearest` (scores, previews and real images), `searches`, `seconds`, `models` (of
-    trained runs, beside which their measurements are), `edit scores`, `edit previews`, `claims` (scores) or `nothing`.
-    `baseline`: whether it also reads the score of real test images. `flops`: whether it also takes `count_flops`, a
-    function from a run to FLOPs, which only torch can count: those of one `evaluation` of its network, or those of its
-    `training`. `check`: refuses an artefact that it could not draw, when the suite is read.
+    trained runs, beside which their measurements are), `edit scores`, `edit previews`, `claims` (scores) or `nothing`;
+    or `trainings`, the seconds of every training of the suite. `baseline`: whether it also reads the score of real test
+    images. `flops`: whether it also takes `counter`, which counts FLOPs. `check`: refuses an artefact that it could not
+    draw, when the suite is read.
     """
 
     form: str
     needs: str
     baseline: bool
-    flops: Counted | None
+    flops: bool
     check: Check
 
     def __call__(self, suite: Suite, artefact: Artefact, root: Path, /, **more: Any) -> Any:
@@ -55,7 +65,7 @@ def kind(
     form: str,
     needs: str,
     baseline: bool = False,
-    flops: Counted | None = None,
+    flops: bool = False,
     options: Mapping[str, Any] = MappingProxyType({}),
     check: Check = lambda artefact: None,
 ) -> Callable[[Callable[..., Any]], Kind]:
@@ -84,20 +94,18 @@ def kind(
     return decorate
 
 
-def draw(
-    suite: Suite, name: str, root: Path, out: Path, counters: Mapping[Counted, CountFlops] = MappingProxyType({})
-) -> None:
+def draw(suite: Suite, name: str, root: Path, out: Path, counter: FlopCounter | None = None) -> None:
     """Draw an artefact of a suite from the results below `root`.
 
-    Writes `<out>/tables/<name>.{csv,md,tex}`, `<out>/figures/<name>.{svg,png}`, or both. `counters`: functions from a
-    run to FLOPs, by what they count; without them, figures have no axis of FLOPs. Raises UserError for a name that the
-    suite does not have, and for files that are missing or do not belong together.
+    Writes `<out>/tables/<name>.{csv,md,tex}`, `<out>/figures/<name>.{svg,png}`, or both. `counter`: without it, figures
+    have no axis of FLOPs, and tables no column. Raises UserError for a name that the suite does not have, and for files
+    that are missing or do not belong together.
     """
     from cm.config.layout import Layout
 
     artefact = suite.find(name)
     drawing: Kind = registry.get("artefact", artefact.kind)
-    more = {"count_flops": counters.get(drawing.flops)} if drawing.flops else {}
+    more = {"counter": counter} if drawing.flops else {}
     result = drawing(suite, artefact, Path(root), **more)
     for part in result if isinstance(result, tuple) else (result,):
         _save(part, name, caption(artefact), Layout(reports=str(out)))

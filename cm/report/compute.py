@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cm.config import Artefact, Cell, Run, Suite
-    from cm.report import CountFlops
+    from cm.report import FlopCounter
 
 FLOPS = (
     "FLOPs are those of the training and of all trainings that it starts from, as cm describe counts them: a "
@@ -51,15 +51,15 @@ class Model:
         return scores.mean_and_deviation([score["fid"] for score in self.scores])[0]
 
 
-@report.kind("compute", form="figure", needs="scores", flops="training")
-def compute(suite: Suite, artefact: Artefact, root: Path, count_flops: CountFlops | None = None) -> Figure:
+@report.kind("compute", form="figure", needs="scores", flops=True)
+def compute(suite: Suite, artefact: Artefact, root: Path, counter: FlopCounter | None = None) -> Figure:
     """One colour for each label, one marker for each number of evaluations; models of one training are joined.
 
-    The x axis has the FLOPs of a training and of those that it starts from, without `count_flops` their images. Raises
+    The x axis has the FLOPs of a training and of those that it starts from, without `counter` their images. Raises
     UserError for a model whose training cost nothing here, since its weights were published.
     """
-    found, costs = scores.load(suite, artefact, root), _costs(suite, artefact, count_flops or _count_images)
-    what = "FLOPs" if count_flops else "images"
+    found, costs = scores.load(suite, artefact, root), _costs(suite, artefact, counter)
+    what = "FLOPs" if counter else "images"
     plot = Plot(found, f"{what} of training, with those of the trainings it starts from")
     plot.axes.set_xscale("log")
     counts = sorted({score.nfe for score in found})
@@ -71,15 +71,20 @@ def compute(suite: Suite, artefact: Artefact, root: Path, count_flops: CountFlop
     baseline = plot.add_baseline()
     plot.number_axis()
     own = footnotes.of_figure(found, marks="Bars", intervals=has_intervals(found), baseline=baseline)
-    notes = [*([FLOPS] if count_flops else []), *_explain_lines(costs), *_name_published(suite, artefact)]
+    notes = [*([FLOPS] if counter else []), *_explain_lines(costs), *_name_published(suite, artefact)]
     return plot.finish([*notes, *own, *footnotes.of_origin(artefact)])
 
 
 # ---- what a model cost ----------------------------------------------------------------------------------------------
 
 
-def _costs(suite: Suite, artefact: Artefact, count: Callable[[Run], int]) -> dict[Key, Compute]:
-    """The cost of each model; trainings that differ in the seed cost the same."""
+def _costs(suite: Suite, artefact: Artefact, counter: FlopCounter | None) -> dict[Key, Compute]:
+    """The cost of each model, in images without `counter`; trainings that differ in the seed cost the same."""
+
+    def count(run: Run) -> int:
+        images = 0 if run.released else run.training.total_steps * run.training.batch
+        return images * counter.of_training(run, suite.experiments) if counter else images
+
     costs: dict[Key, Compute] = {}
     for cell in suite.cells(artefact):
         key = cell.run.dataset, cell.run.method, cell.run.variant, cell.progress
@@ -94,10 +99,6 @@ def _cost(suite: Suite, artefact: Artefact, cell: Cell, count: Callable[[Run], i
     if not alone:
         raise UserError(f"artefact {artefact.name}: {run.name} has published weights, whose training is not known")
     return Compute(alone, alone + sum(map(count, inputs)))
-
-
-def _count_images(run: Run) -> int:
-    return 0 if run.released else run.training.total_steps * run.training.batch
 
 
 # ---- marks ----------------------------------------------------------------------------------------------------------

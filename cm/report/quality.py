@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cm.config import Artefact, Suite
-    from cm.report import CountFlops
+    from cm.report import FlopCounter
 
 
-@report.kind("quality", form="figure", needs="scores", flops="evaluation", check=read_rows)
-def quality(suite: Suite, artefact: Artefact, root: Path, count_flops: CountFlops | None = None) -> Figure:
+@report.kind("quality", form="figure", needs="scores", flops=True, check=read_rows)
+def quality(suite: Suite, artefact: Artefact, root: Path, counter: FlopCounter | None = None) -> Figure:
     """One line for each label over the evaluations of the network per sample, with an axis of GFLOPs above.
 
     Published numbers of the same data and the same extractor are drawn as hollow marks.
@@ -38,7 +38,7 @@ def quality(suite: Suite, artefact: Artefact, root: Path, count_flops: CountFlop
     baseline = plot.add_baseline()
     evaluations = itertools.chain((score.nfe for score in found), *published.values())
     plot.set_ticks(_powers_of_two(list(evaluations)))
-    notes += _add_flops(plot, suite, artefact, count_flops)
+    notes += _add_flops(plot, suite, artefact, counter)
     own = footnotes.of_figure(found, marks="Bands", intervals=False, baseline=baseline)
     return plot.finish([*own, *notes, *footnotes.of_origin(artefact)])
 
@@ -72,11 +72,11 @@ def _published(suite: Suite, artefact: Artefact, score: Score) -> tuple[Mapping[
     return found, describe_origin(artefact, dataset, "inception")
 
 
-def _add_flops(plot: Plot, suite: Suite, artefact: Artefact, count_flops: CountFlops | None) -> list[str]:
+def _add_flops(plot: Plot, suite: Suite, artefact: Artefact, counter: FlopCounter | None) -> list[str]:
     """The axis of GFLOPs where all networks cost the same; elsewhere a footnote with the cost of each."""
-    if count_flops is None:
+    if counter is None:
         return []
-    costs = {cell.label: count_flops(cell.run) / 1e9 for cell in suite.cells(artefact)}
+    costs = {cell.label: counter.of_evaluation(cell.run) / 1e9 for cell in suite.cells(artefact)}
     if len(set(costs.values())) == 1:
         plot.add_scaled_axis("GFLOPs per sample", next(iter(costs.values())))
         return ["A multiply-add counts as two FLOPs; only the network is counted."]

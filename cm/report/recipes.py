@@ -80,7 +80,7 @@ def runs(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     """A row for each training of the suite, with its number of seeds and every setting in which any two differ."""
     seeds: dict[str, set[int]] = {}
     found: dict[str, Recipe] = {}
-    for run in all_runs(suite):
+    for run in suite.all_runs():
         name = run.identity.without_seed
         seeds.setdefault(name, set()).add(run.seed)
         if name not in found:
@@ -158,16 +158,6 @@ def _title(key: str) -> str:
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
-
-
-def all_runs(suite: Suite) -> list[Run]:
-    """The runs of all artefacts and those that they start from, each once, by method in the order of the suite."""
-    found: list[Run] = []
-    for artefact in suite.all_artefacts.values():
-        found += [cell.run for cell in suite.cells(artefact)]
-    found = suite.experiments.with_inputs(found)
-    methods = list(dict.fromkeys(run.method for run in found))
-    return sorted(found, key=lambda run: methods.index(run.method))
 
 
 def _label_runs(suite: Suite, artefact: Artefact) -> dict[str, Run]:

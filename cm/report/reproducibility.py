@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm.report import claims, footnotes, headings, scores
-from cm.report.recipes import all_runs
-from cm.report.tables import training_seconds
+from cm.report.training_seconds import read_seconds
 from cm.report.verdicts import VERDICTS, Verdict
 from cm.report.writing import markdown, table
 
@@ -55,7 +54,7 @@ def _summarize(suite: Suite, found: Sequence[Verdict]) -> str:
     return "\n\n".join(
         [
             f"**Scope of reproducibility.** {len(names)} claims of the paper ({sources}).",
-            f"**Methodology.** {len(all_runs(suite))} trainings of suite `{suite.name}`, see Section 3.",
+            f"**Methodology.** {len(suite.all_runs())} trainings of suite `{suite.name}`, see Section 3.",
             f"**Results.** {_count_verdicts(found)}",
             "**What was easy.** " + OPEN.format("one or two sentences"),
             "**What was difficult.** " + OPEN.format("one or two sentences"),
@@ -88,7 +87,7 @@ def _list_claims(found: Iterable[Verdict]) -> str:
 
 def _list_models(suite: Suite) -> str:
     networks: dict[str, dict[str, None]] = {}
-    for run in all_runs(suite):
+    for run in suite.all_runs():
         network = f"{run.describe()['network']['name']} on {run.dataset}"
         networks.setdefault(network, {})[run.method] = None
     return "\n".join(f"- {network}: {', '.join(methods)}" for network, methods in networks.items())
@@ -96,7 +95,7 @@ def _list_models(suite: Suite) -> str:
 
 def _list_datasets(suite: Suite) -> str:
     lines = []
-    for folder in dict.fromkeys(run.dataset for run in all_runs(suite)):
+    for folder in dict.fromkeys(run.dataset for run in suite.all_runs()):
         data = suite.experiments.data(folder)
         settings = ", ".join(f"{key} {value}" for key, value in data.settings.items())
         lines.append(f"- {headings.dataset_title(data.name)}{f' ({settings})' if settings else ''}")
@@ -106,7 +105,7 @@ def _list_datasets(suite: Suite) -> str:
 def _list_settings(suite: Suite) -> str:
     """The first run of each method, in the order of the suite; the table `runs` of the suite has them all."""
     first: dict[tuple[str, str], Run] = {}
-    for run in all_runs(suite):
+    for run in suite.all_runs():
         first.setdefault((run.dataset, run.method), run)
     rows = [
         {
@@ -142,7 +141,7 @@ def _describe_setup(suite: Suite, found: Iterable[Verdict]) -> str:
 def _state_cost(suite: Suite, root: Path) -> str:
     """Hours of the trainings that have left their seconds, by method, and of the scores that exist."""
     runs: dict[tuple[str, str], list[Run]] = {}
-    for run in all_runs(suite):
+    for run in suite.all_runs():
         runs.setdefault((run.dataset, run.method), []).append(run)
     rows = [_cost_row(dataset, method, group, root) for (dataset, method), group in runs.items()]
     notes = ["Hours of wall-clock time and of the processor's cores, of the trainings that are finished."]
@@ -152,14 +151,14 @@ def _state_cost(suite: Suite, root: Path) -> str:
 def _cost_row(dataset: str, method: str, runs: Sequence[Run], root: Path) -> dict[str, Any]:
     layout = scores.layout_of(root)
     finished = [run for run in runs if Path(layout.seconds(run.name)).exists()]
-    seconds = [training_seconds(run, root) for run in finished]
+    seconds = [read_seconds(run.name, root) for run in finished]
     return {
         "data set": dataset,
         "method": method,
         "trainings": len(runs),
         "finished": len(finished),
-        "wall hours": sum(one["wall"] for one in seconds) / 3600,
-        "core hours": sum(one["processor"] for one in seconds) / 3600,
+        "wall hours": sum(one.wall for one in seconds) / 3600,
+        "core hours": sum(one.processor for one in seconds) / 3600,
     }
 
 

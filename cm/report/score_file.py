@@ -21,8 +21,9 @@ class Score:
     reference against the other. `blocks`: the metrics of each block of samples, whose mean is in `metrics`; empty for
     one. `nearest`: for the first samples, the `places` of the nearest real images, the `distances` to them, and their
     `spacings`, the distances to their own nearest neighbours; empty if they were not looked for. `version`: of this
-    package and of those that it uses. `varied`: from setting to value, as the artefact's entry varies them. In a
-    baseline, a score of real images, the fields from `method` on are empty.
+    package and of those that it uses. `trained_at`: the commit that trained the model. `hardware`: on which it was
+    sampled and scored; both are empty where they are not known. `varied`: from setting to value, as the artefact's
+    entry varies them. In a baseline, a score of real images, the fields from `method` on are empty.
     """
 
     path: Path
@@ -42,6 +43,8 @@ class Score:
     version: str
     blocks: Sequence[Mapping[str, float | None]] = ()
     nearest: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    trained_at: str = ""
+    hardware: str = ""
     method: str = ""
     variant: str = ""
     varied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -123,4 +126,6 @@ def read_score(path: Path, dataset: str, label: str) -> Score:
         nfe=content.nfe or 0,
         blocks=content.blocks,
         nearest=content.nearest,
+        trained_at=content.trained_at or "",
+        hardware=content.hardware,
     )

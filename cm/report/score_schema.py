@@ -47,6 +47,7 @@ class Content:
     ema_decay: Annotated[float, at_least(0.0), below(1.0)] | None = None
     sampler: str | None = None
     model_sha256: str | None = None
+    hardware: str = ""
     trained_at: str | None = None
 
 

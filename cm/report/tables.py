@@ -13,12 +13,13 @@ from cm.report import figures, footnotes, scores
 from cm.report.others import Others, check_others, load_others
 from cm.report.published import describe_origin, published, read_rows
 from cm.report.scores import Score
+from cm.report.training_seconds import read_seconds
 from cm.report.writing import HIGH, LOW, STD, Place, format_setting, table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from cm.config import Artefact, Cell, Run, Suite
+    from cm.config import Artefact, Cell, Suite
 
 Row = dict[str, Any]
 AT_INFINITY = " at infinity"
@@ -168,8 +169,8 @@ def _setting(value: Any) -> Any:
 def _time(cells: Sequence[Cell], root: Path) -> Row:
     """The times of one model and sampler, over its seeds."""
     run = cells[0].run
-    trained = [training_seconds(cell.run, root) for cell in cells]
-    wall, deviation = scores.mean_and_deviation([seconds["wall"] for seconds in trained])
+    trained = [read_seconds(cell.run.name, root) for cell in cells]
+    wall, deviation = scores.mean_and_deviation([seconds.wall for seconds in trained])
     scored = [scores.read(cell, root) for cell in cells if scores.score_path(cell, root).exists()]
     seconds = [score.seconds["sampling"] for score in scored if "sampling" in score.seconds]
     sampling = scores.spread(seconds) if seconds else (None, None)
@@ -178,7 +179,7 @@ def _time(cells: Sequence[Cell], root: Path) -> Row:
         "variant": run.variant,
         "training seconds": wall,
         f"training seconds{STD}": deviation,
-        "core seconds": scores.mean_and_deviation([seconds["processor"] for seconds in trained])[0],
+        "core seconds": scores.mean_and_deviation([seconds.processor for seconds in trained])[0],
         "seeds": len(cells),
         "training images per second": run.training.total_steps * run.training.batch / wall,
         "sampler": cells[0].sampler,
@@ -186,20 +187,3 @@ def _time(cells: Sequence[Cell], root: Path) -> Row:
         f"sampling seconds{STD}": sampling[1],
         "samples": scored[0].samples if seconds else None,
     }
-
-
-def training_seconds(run: Run, root: Path) -> dict[str, float]:
-    """The seconds of a training, `wall` and `processor`; UserError for a file that is missing or damaged."""
-    from cm.report.score_schema import check_seconds
-    from cm.utils import files
-
-    path = Path(scores.layout_of(root).seconds(run.name))
-    if not path.exists():
-        raise UserError(f"no file {path}: `cm train` writes it when it has trained {run.name}")
-    found = files.read_json(path)
-    if not isinstance(found, dict) or not {"wall", "processor"} <= found.keys():
-        raise UserError(f"{path} does not have the seconds of a training: expected 'wall' and 'processor'")
-    check_seconds(path, found)
-    if not found["wall"]:
-        raise UserError(f"{path}: a training of 0 seconds of wall-clock time")
-    return {name: float(found[name]) for name in ("wall", "processor")}

@@ -108,13 +108,16 @@ def _format_column(frame: DataFrame, name: str) -> list[str]:
 
 
 def _format_number(value: Any, std: float | None = None, low: float | None = None, high: float | None = None) -> str:
-    """Three significant digits, as in the paper, and the deviation or the interval to the same decimal place."""
+    """Three significant digits, as in the paper, and the deviation or the interval to the same decimal place.
+
+    A number is cut off at four decimals; if that leaves none of its digits, and it stands alone, it has an exponent.
+    """
     if value is None:
         return DASH
     if not isinstance(value, float):
         return str(value)
     if 0 < abs(value) < SMALLEST and std is None and low is None:
-        return f"{value:.0e}"
+        return f"{value:.2e}"
     decimals = min(max(2 - math.floor(math.log10(abs(value))), 0), 4) if value else 2
     deviation = f" ± {std:.{decimals}f}" if std is not None else ""
     interval = f" [{low:.{decimals}f}, {high:.{decimals}f}]" if low is not None and high is not None else ""

@@ -22,7 +22,7 @@ from cm.checkpoints import descriptions, native
 from cm.config.layout import METRICS_FILE, name_model
 from cm.errors import UserError
 from cm.training.plan import Plan
-from cm.utils import files
+from cm.utils import files, provenance
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # the tensors by name, and the description
 
@@ -82,8 +82,8 @@ class SavedFiles:
         return not unfinished and not self._find_damaged_models(self._plan.out, self._plan.training.total_steps)
 
     def complete(self, seconds: Mapping[str, float]) -> None:
-        """Put the models in their places, write how long the training took, and remove the other files."""
-        files.write_json(self._plan.out / "seconds.json", seconds)
+        """Put the models in their places, write how long the training took and on what, and remove the other files."""
+        files.write_json(self._plan.out / "seconds.json", {**seconds, "hardware": provenance.hardware()})
         for name in itertools.starmap(_file_name, self._models()):
             files.link_file(self._partial / name, self._plan.out / name)
         self.clear()

@@ -1,15 +1,20 @@
-"""What a result depends on besides its inputs: the commit of this code and the versions of its libraries."""
+"""What a result depends on besides its inputs: the commit of this code, the versions of its libraries, the hardware."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
+import platform
 import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 from cm import __version__
 
 PACKAGES = ("torch", "numpy", "scipy")
+PROCESSORS = Path("/proc/cpuinfo")
 
 
 @functools.cache
@@ -32,6 +37,26 @@ def commit() -> str:
     if head.returncode != 0:
         return "unknown"
     return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def hardware() -> str:
+    """The GPUs that this process has used so far, and its processor: `1 x NVIDIA H100, AMD EPYC 9654 (2 cores)`."""
+    gpus = [f"{count} x {name}" for name, count in Counter(_find_gpus()).items()]
+    return ", ".join([*gpus, f"{_name_processor()} ({len(os.sched_getaffinity(0))} cores)"])
+
+
+def _find_gpus() -> list[str]:
+    """The names of the GPUs that torch can see, if it has computed on one; torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return []
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def _name_processor() -> str:
+    lines = PROCESSORS.read_text().splitlines() if PROCESSORS.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _run_git(*arguments: str) -> subprocess.CompletedProcess[str]:

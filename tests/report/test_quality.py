@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from faked import DEMO, PROTOCOL, demo, fake
+from faked import DEMO, PROTOCOL, FakeCounter, demo, fake
 
 from cm import config, registry, report
 from cm.config import load_suite
@@ -35,7 +35,7 @@ def text(figure) -> str:
 
 
 def test_every_method_is_a_line_over_its_evaluations(suite, root):
-    figure = quality.quality(suite, suite.find("quality"), root, lambda run: 5 * 10**9)
+    figure = quality.quality(suite, suite.find("quality"), root, FakeCounter(lambda run: 5 * 10**9))
     (axes,) = figure.axes
     found = lines(axes)
     assert list(found["PD"].get_xdata()) == list(found["CD"].get_xdata()) == [1, 2, 4, 8]
@@ -49,7 +49,9 @@ def test_every_method_is_a_line_over_its_evaluations(suite, root):
 
 
 def test_networks_of_different_cost_share_no_axis_of_flops(suite, root):
-    figure = quality.quality(suite, suite.find("quality"), root, lambda run: 10**9 * (2 if run.method == "pd" else 1))
+    figure = quality.quality(
+        suite, suite.find("quality"), root, FakeCounter(lambda run: 10**9 * (2 if run.method == "pd" else 1))
+    )
     assert not figure.axes[0].child_axes
     assert "GFLOPs of one evaluation (a multiply-add counts as two): EDM, Heun 1, PD 2, CD 1" in text(figure)
     assert not quality.quality(suite, suite.find("quality"), root).axes[0].child_axes

@@ -170,10 +170,12 @@ def test_a_changed_experiment_file_trains_that_run_anew(place):
 
 def test_the_report_holds_every_artefact(place):
     snakemake(place, "report")
-    text = (place / "reports/report.html").read_text()
+    text = (place / LAYOUT.page).read_text()
     for name in ("table1", "fig3a", "ablation_solver"):
         assert name in text
     assert "Figure 3a, in miniature" in text
+    assert f'href="{Path(LAYOUT.workflow_report).name}"' in text and "Not drawn yet" not in text
+    assert "Figure 3a" in (place / LAYOUT.workflow_report).read_text()
 
 
 def test_a_data_set_of_ones_own_needs_no_code(tmp_path):
@@ -223,9 +225,10 @@ def test_paths_and_captions_are_data(tmp_path):
     (folder / "hostile.yaml").write_text(yaml.safe_dump(suite | {"artefacts": artefacts}))
     snakemake(place, "report", suite=f"../{HOSTILE}/hostile.yaml")
     assert len(list(csv.DictReader((place / "reports/tables/table1.csv").open()))) == 3
-    text = (place / "reports/report.html").read_text()
-    assert ".. raw:: html" in text
-    assert "<script>attack" not in text and "secret<" not in text
+    for report in (LAYOUT.page, LAYOUT.workflow_report):
+        text = (place / report).read_text()
+        assert ".. raw:: html" in text
+        assert "<script>attack" not in text and "secret<" not in text
     assert not list(tmp_path.rglob("x"))
 
 

@@ -69,6 +69,7 @@ except UserError as error:
 ARTEFACTS = SUITE.all_artefacts
 PAPER_ARTEFACTS = [name for name, artefact in ARTEFACTS.items() if artefact.paper]
 MODEL_NAMES = sorted({*map(str, SUITE.progress), *(cell.samples[1] for cell in SUITE.all_cells())})
+TRAININGS = [LAYOUT.seconds(run.name) for run in SUITE.all_runs() if not run.released]
 WITH_CURVES = sorted({cell.run.name for cell in SUITE.all_cells() if cell.progress != 100})
 ANY_RUN = r"[^/]+/[^/]+/[^/]+/seed\d+"
 RELEASED = r"[^/]+/[^/]+/[^/]*released~[^/]+/seed\d+"
@@ -349,6 +350,7 @@ def drawn_from(name):
         "nearest": scores + previews + references,
         "models": [LAYOUT.model(cell.run.name, 100) for cell in cells],
         "searches": [LAYOUT.search(*cell.samples) for cell in sampled],
+        "trainings": TRAININGS,
         "seconds": scores + [LAYOUT.seconds(cell.run.name) for cell in cells],
     }
     pairs = dict.fromkeys((cell.run.dataset, cell.protocol.name) for cell in cells if kind.baseline)
