@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 
@@ -12,8 +13,10 @@ from conftest import plan_of
 
 from cm.config import Training, check
 from cm.errors import UserError
+from cm.methods.base import Batch
 from cm.training import augmentation
 from cm.training.batches import Batches, image_seeds
+from cm.training.trainer import Trainer
 
 ALL = ("yflip", "scale", "rotate", "aniso", "translate")
 SIZE = (12, 16)
@@ -197,6 +200,24 @@ def test_an_image_is_augmented_by_its_seed_alone(place):
         assert torch.equal(described, labels)
         torch.testing.assert_close(again, x, rtol=0, atol=1e-6)
     assert not torch.equal(batch(augmented(place), 4)[1], labels)
+
+
+def test_the_labels_reach_the_network_in_training(place):
+    with contextlib.closing(Trainer(augmented(place))) as trainer:
+        before = trainer.state.student.network.map_augment.weight.detach().clone()
+        trainer.step()
+        assert not torch.equal(trainer.state.student.network.map_augment.weight, before)
+
+
+def test_target_and_teacher_have_the_labels_of_the_student(place):
+    labels = torch.ones(2, 3)
+    with contextlib.closing(Trainer(plan_of(place, "digits/cd/default/seed0"))) as trainer:
+        plan = trainer.plan
+        batch = Batch(torch.zeros(2, 1, 8, 8), None, plan.noise, 0, 1, np.arange(2), augment_labels=labels)
+        networks = trainer._networks(batch)
+    assert all(
+        net.keywords["augment_labels"] is labels for net in (networks.student, networks.target, networks.teacher)
+    )
 
 
 def test_an_image_without_augmentation_is_that_of_the_data(place):
