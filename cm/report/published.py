@@ -81,7 +81,7 @@ def collect(table: str | None = None, dataset: str | None = None) -> DataFrame:
 
 def _with_origin(row: dict[str, str]) -> dict[str, Any]:
     """A row with numbers as such, and with the table of the paper that it stands in."""
-    numbers = {metric: float(row[metric]) if row[metric] else None for metric in METRICS}
+    numbers = {metric: float(row[metric]) if row[metric] else None for metric in (*METRICS, FASTGEN)}
     origin = row["note"] if row["table"] == SUCCESSORS else f"Song et al. 2023, Table {row['table'][-1]}"
     return {**row, **numbers, "nfe": int(row["nfe"]), "origin": origin, "extractor": "inception"}
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from cm import report
 from cm.errors import UserError
 from cm.report import figures, footnotes, scores
-from cm.report.others import Others, check_others, load_others
 from cm.report.published import describe_origin, published, read_rows
 from cm.report.scores import Score
 from cm.report.training_seconds import read_seconds
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from cm.config import Artefact, Cell, Suite
+    from cm.report.others import Others
 
 Row = dict[str, Any]
 AT_INFINITY = " at infinity"
@@ -32,6 +32,8 @@ TRAINING_TIME = (
 
 
 def _check_comparison(artefact: Artefact) -> None:
+    from cm.report.others import check_others
+
     read_rows(artefact)
     check_others(artefact)
 
@@ -50,6 +52,8 @@ def comparison(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
     Real images come first, then the models, with published numbers beside the measured ones, then the results of the
     files that the option `others` names, marked by a letter, then the remaining published rows.
     """
+    from cm.report.others import load_others
+
     found = scores.load(suite, artefact, root)
     baselines, at_infinity = scores.baselines(suite, found, root), _has_extrapolation(found)
     remaining, others = published(artefact), load_others(artefact, found[0])

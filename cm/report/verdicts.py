@@ -27,6 +27,7 @@ import dataclasses
 import functools
 import statistics
 from collections.abc import Hashable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,8 +70,8 @@ class Measurement:
     @property
     def hypothesis(self) -> Hashable:
         """What is tested: equal for claims that differ in their words only."""
-        sides = [tuple(score.path for score in side) for side in (self.runs, self.reference)]
-        return self.metric, self.claim.relation, self.claim.margin, self.published, *sides
+        runs, reference = (tuple(map(attrgetter("path"), side)) for side in (self.runs, self.reference))
+        return self.metric, self.claim.relation, self.claim.margin, self.published, runs, reference
 
     @property
     def lower_is_better(self) -> bool:
