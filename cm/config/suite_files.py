@@ -145,8 +145,13 @@ def suite_names() -> list[str]:
 
 
 def find_suite(name: str) -> Path:
-    """The file of a suite: itself, or that of the suite of this name. Raises UserError for an unknown name."""
-    path = Path(name) if name.endswith(".yaml") else SUITES / f"{name}.yaml"
+    """The file of a suite: itself, or that of the suite of this name.
+
+    Raises UserError for an unknown name; whether a file exists shows when it is read.
+    """
+    if name.endswith(".yaml"):
+        return Path(name)
+    path = SUITES / f"{name}.yaml"
     if not path.is_file():
         raise unknown("suite", name, suite_names(), str(SUITES))
     return path
