@@ -96,8 +96,8 @@ def _join_levels(cells: Sequence[Cell], found: Sequence[panels.Panel]) -> panels
         original = same[0][-1]
         rows.append(np.stack([original, *(row[0] for row in same)]))
         rows.append(np.stack([np.full_like(original, 255), *(row[1] for row in same)]))
-    levels = [f"sigma {parse_edit(cell.edit).sigma:g}" for cell in cells]
-    title = f"{cells[0].label}: noisy images, and denoised images below them"
+    levels = [f"{parse_edit(cell.edit).sigma:g}" for cell in cells]
+    title = f"{cells[0].label}: images with noise of these sigmas, and denoised images below them"
     return panels.Panel(title, ["original", *levels], rows)
 
 

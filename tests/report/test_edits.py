@@ -103,7 +103,7 @@ def test_panels_have_what_was_given_the_results_and_the_original(suite, root, tm
 
 def test_levels_of_noise_stand_side_by_side_with_the_denoised_images_below(suite, root, tmp_path, monkeypatch):
     (panel,) = captured(monkeypatch, suite, "levels", root, tmp_path)
-    assert panel.columns == ["original", "sigma 0.5", "sigma 1"]
+    assert panel.columns == ["original", "0.5", "1"]
     assert len(panel.rows) == 6
     pictures = np.load(Layout(str(root)).edit_preview("digits/cd/default/seed0", 100, "denoising")).reshape(
         16, 3, 8, 8, 1
