@@ -72,6 +72,21 @@ FILES = {
 }
 
 
+# The files that take minutes come first, so that no process ends long after the others.
+SLOW_FIRST = ("workflow/test_slurm.py", "jobs/", "training/", "workflow/")
+
+
+def pytest_collection_modifyitems(items):
+    """Sort by `SLOW_FIRST`; the order is otherwise that of the folders."""
+    tests = Path(__file__).parent
+
+    def place(item) -> int:
+        name = item.path.relative_to(tests).as_posix()
+        return next((index for index, start in enumerate(SLOW_FIRST) if name.startswith(start)), len(SLOW_FIRST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_gpu_locks(tmp_path_factory):
     """Locks of GPUs that no other process knows, so that tests never wait for a GPU that somebody computes on."""
