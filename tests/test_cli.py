@@ -156,7 +156,7 @@ def test_a_mistake_is_told_before_torch_is_imported():
     ("arguments", "error"),
     [
         ("", "cm: error: missing command"),
-        ("sampel", "cm: error: unknown command 'sampel'; known: convert, describe, draw, edit, evaluate, "),
+        ("sampel", "cm: error: unknown command 'sampel'; known: card, claims, convert, describe, draw, "),
         ("train --run x --dta y", "cm train: error: unknown option '--dta'; known: --data, --device, "),
         ("train --run x --o y", "cm train: error: unknown option '--o'"),
         ("train", "cm train: error: missing option '--run'"),

@@ -7,6 +7,7 @@ the numbers of the authors, `fastgen_fid` has those that NVIDIA's FastGen report
 from __future__ import annotations
 
 import csv
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ SUCCESSORS = "successors"  # numbers of later papers
 KEYS = ("table", "dataset", "group")  # what selects rows; without `group`, those of all groups
 METRICS = ("fid", "inception_score", "precision", "recall")  # columns of published.csv
 FASTGEN = "fastgen_fid"  # another one
+FASTGEN_ORIGIN = "FastGen (NVIDIA), a training of its own"
 FASTGEN_NOTE = "Those by FastGen are of NVIDIA's own trainings of the methods, as its README reports them."
 
 Row = dict[str, str | None]
@@ -64,6 +66,8 @@ def read_rows(artefact: Artefact) -> list[dict[str, str]]:
 def collect(table: str | None = None, dataset: str | None = None) -> DataFrame:
     """The published numbers as a table with the columns of `cm.report.results`; `origin` is the table they stand in.
 
+    Numbers that FastGen reports of its own trainings are rows of their own.
+
     Their protocol is that of their authors, and not known to this suite. Raises UserError for an unknown `table` or
     `dataset`, and for a table without numbers of the data set.
     """
@@ -76,14 +80,19 @@ def collect(table: str | None = None, dataset: str | None = None) -> DataFrame:
     rows = [row for row in every if wanted.items() <= row.items()]
     if not rows:
         raise UserError(f"{table} has no published numbers of {dataset}")
-    return make_frame([_with_origin(row) for row in rows])
+    return make_frame(list(itertools.chain.from_iterable(map(_with_origins, rows))))
 
 
-def _with_origin(row: dict[str, str]) -> dict[str, Any]:
-    """A row with numbers as such, and with the table of the paper that it stands in."""
-    numbers = {metric: float(row[metric]) if row[metric] else None for metric in (*METRICS, FASTGEN)}
+def _with_origins(row: dict[str, str]) -> list[dict[str, Any]]:
+    """The row of the authors, with the table that it stands in, and that of FastGen's training, if there is one."""
+    about: dict[str, Any] = {key: text for key, text in row.items() if key != FASTGEN}
+    about |= {"nfe": int(row["nfe"]), "extractor": "inception"}
+    numbers = {metric: float(row[metric]) if row[metric] else None for metric in METRICS}
     origin = row["note"] if row["table"] == SUCCESSORS else f"Song et al. 2023, Table {row['table'][-1]}"
-    return {**row, **numbers, "nfe": int(row["nfe"]), "origin": origin, "extractor": "inception"}
+    rows = [{**about, **numbers, "origin": origin}]
+    if row[FASTGEN]:
+        rows.append({**about, **dict.fromkeys(METRICS), "fid": float(row[FASTGEN]), "origin": FASTGEN_ORIGIN})
+    return rows
 
 
 def _read_file() -> list[dict[str, str]]:

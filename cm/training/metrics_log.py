@@ -105,7 +105,7 @@ def _open_tracker(name: str, plan: Plan, state: TrainingState) -> Tracker:
     try:
         tracker: Tracker = registry.get("tracker", name)(run)
     except Exception as error:
-        raise UserError(f"tracker '{name}' cannot be opened: {_describe(error)}") from None
+        raise UserError(f"tracker '{name}' cannot be opened in {plan.out}: {_describe(error)}") from None
     return tracker
 
 

@@ -268,7 +268,7 @@ def test_a_dry_run_of_every_shipped_suite(tmp_path, suite):
     # `sample` also makes the previews of Figure 5.
     assert min(1, len(of_one_protocol)) <= sum(evaluated) <= len(of_one_protocol)
     assert ("score" in planned) == any(len(cell.run.evaluation.protocol) > 1 for cell in cells)
-    assert ("gpu=1" in output) == (loaded.gpus == 1) == (suite.stem in {"paper", "reduced", "released"})
+    assert ("gpu=1" in output) == (loaded.gpus == 1) == (suite.stem in {"paper", "reduced", "released", "successors"})
     makers = planned.keys() & MAKERS
     assert makers == {"release"} if suite.stem == "released" else "train" in makers
 

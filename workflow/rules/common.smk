@@ -45,7 +45,12 @@ def read_suite(name):
 
 
 def check_targets(arguments):
-    """Refuse a misspelt run, sampler or protocol in a file that is asked for by name, before any job starts."""
+    """Refuse a misspelt run, sampler or protocol in a file that is asked for by name, before any job starts.
+
+    Also the target `claims` of a suite that judges none.
+    """
+    if "claims" in arguments and not CLAIMS:
+        raise UserError(f"suite {SUITE.name} has no artefact of the kind 'claims'")
     for target in filter(None, map(LAYOUT.parse, arguments)):
         EXPERIMENTS.run(target["run"])
         if "sampler" in target:
@@ -60,13 +65,13 @@ try:
     check_layout(LAYOUT)
     CONFIG = settings.check(settings.WorkflowFile, config, "--config")
     SUITE_PATH, SUITE = read_suite(CONFIG.suite)
-    EXPERIMENTS = SUITE.experiments
+    EXPERIMENTS, ARTEFACTS = SUITE.experiments, SUITE.all_artefacts
+    CLAIMS = [name for name, artefact in ARTEFACTS.items() if artefact.kind == "claims"]
     check_targets(sys.argv)
     select_trackers(os.environ.get(TRACKERS, "").split())
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-ARTEFACTS = SUITE.all_artefacts
 PAPER_ARTEFACTS = [name for name, artefact in ARTEFACTS.items() if artefact.paper]
 MODEL_NAMES = sorted({*map(str, SUITE.progress), *(cell.samples[1] for cell in SUITE.all_cells())})
 TRAININGS = [LAYOUT.seconds(run.name) for run in SUITE.all_runs() if not run.released]
@@ -124,13 +129,9 @@ def one_line_errors(function):
     return wrapper
 
 
-@one_line_errors
 def claim_targets(wildcards):
     """The verdicts of the suite on the paper's claims."""
-    names = [name for name, artefact in ARTEFACTS.items() if artefact.kind == "claims"]
-    if not names:
-        raise UserError(f"suite {SUITE.name} has no artefact of the kind 'claims'")
-    return targets(names)
+    return targets(CLAIMS)
 
 
 @one_line_errors
