@@ -66,6 +66,11 @@ class Training:
             raise UserError(f"{where}: augment must be written [{', '.join(ordered)}]")
 
     @property
+    def images(self) -> int:
+        """The images that a training sees, each as often as it is seen."""
+        return self.total_steps * self.batch
+
+    @property
     def augment_labels(self) -> int:
         """The number of augmentation labels of an image: 0 without augmentation."""
         return int(bool(self.augment) and self.flip) + sum(AUGMENTATIONS[name] for name in self.augment)

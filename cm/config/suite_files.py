@@ -139,19 +139,19 @@ class SuiteFile:
             raise UserError(f"{where}: progress must hold 100, the end of training")
 
 
-def suite_names() -> list[str]:
-    """The names of the suites in config/suites."""
-    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+def suite_names(folder: Path = SUITES) -> list[str]:
+    """The names of the suites in a folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def find_suite(name: str) -> Path:
-    """The file of a suite: itself, or that of the suite of this name.
+def find_suite(name: str, folder: Path = SUITES) -> Path:
+    """The file of a suite: itself, or that of the suite of this name in a folder.
 
     Raises UserError for an unknown name; whether a file exists shows when it is read.
     """
     if name.endswith(".yaml"):
         return Path(name)
-    path = SUITES / f"{name}.yaml"
+    path = folder / f"{name}.yaml"
     if not path.is_file():
-        raise unknown("suite", name, suite_names(), str(SUITES))
+        raise unknown("suite", name, suite_names(folder), str(folder))
     return path

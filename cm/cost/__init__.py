@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from cm.config import Experiments, find_suite, load_suite, suite_names
 from cm.cost.requests import WHOLE_SUITE, plan_jobs
 from cm.errors import UserError
+from cm.report.costs import GPU_FLOPS
 
 
 def describe(
     subject: str,
     *,
     batch: int = 1,
-    rate: float = 1e14,
+    rate: float = GPU_FLOPS,
     experiments: Experiments | None = None,
     profiles: Sequence[str] = (),
     target: str = WHOLE_SUITE,

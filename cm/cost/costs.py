@@ -134,7 +134,7 @@ def _training_cost(name: str, runs: Sequence[Run], experiments: Experiments) -> 
         dataset=first.dataset,
         count=len(runs),
         parameters=counting.parameters(first),
-        images=0 if first.released else first.training.total_steps * first.training.batch,
+        images=0 if first.released else first.training.images,
         flops_per_image=training_flops(first, experiments),
         released=first.released is not None,
     )

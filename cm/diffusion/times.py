@@ -70,6 +70,12 @@ class Uniform:
         return noise.time(draws.uniform().double())
 
 
+def draw_interval(draws: Draws, probabilities: Tensor) -> Tensor:
+    """i with the probability at that place of `probabilities` [N - 1], by inverting their cumulative sum; int64 [B]."""
+    u = draws.uniform().double()
+    return torch.searchsorted(probabilities.cumsum(0).to(u.device), u, right=True).clamp(max=len(probabilities) - 1)
+
+
 @register("times", "lognormal")
 @dataclass(frozen=True)
 class LogNormal:
@@ -85,9 +91,7 @@ class LogNormal:
 
     def on_grid(self, draws: Draws, grid: np.ndarray) -> Tensor:
         """i with probability P(i), by inverting its cumulative distribution (Song & Dhariwal 2024, Section 3.5)."""
-        u = draws.uniform().double()
-        cumulative = self.probabilities(grid).cumsum(0).to(u.device)
-        return torch.searchsorted(cumulative, u, right=True).clamp(max=len(grid) - 2)
+        return draw_interval(draws, self.probabilities(grid))
 
     def continuous(self, draws: Draws, noise: KarrasNoise) -> Tensor:
         """t = exp(p_mean + p_std n) with n unit normal."""
@@ -116,9 +120,7 @@ class TruncatedStudent:
 
     def on_grid(self, draws: Draws, grid: np.ndarray) -> Tensor:
         """i with the probability of its interval, of which the part below `low` does not count."""
-        u = draws.uniform().double()
-        cumulative = self.probabilities(grid).cumsum(0).to(u.device)
-        return torch.searchsorted(cumulative, u, right=True).clamp(max=len(grid) - 2)
+        return draw_interval(draws, self.probabilities(grid))
 
     def continuous(self, draws: Draws, noise: KarrasNoise) -> Tensor:
         """t with F(t) = F(low) + u (F(sigma_max) - F(low)), u uniform and F the cumulative distribution."""

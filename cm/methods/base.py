@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from cm.errors import UserError
 from cm.lazy import torch
@@ -193,3 +193,17 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def loss(self, nets: Networks, batch: Batch) -> Tensor:
         """The loss of each image of a batch, [B]."""
+
+
+class StartsByChoice(Objective):
+    """An objective whose setting `init` says which weights the student starts from; subclasses declare it."""
+
+    init: Literal["random", "teacher"]
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.starts_from_teacher
+
+    @property
+    def starts_from_teacher(self) -> bool:
+        return self.init == "teacher"

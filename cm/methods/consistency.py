@@ -20,14 +20,14 @@ from cm.diffusion.solvers import per_image
 from cm.diffusion.times import Times
 from cm.diffusion.weightings import Weighting
 from cm.lazy import torch
-from cm.methods.base import Batch, Networks, Objective, require
+from cm.methods.base import Batch, Networks, StartsByChoice, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Consistency(Objective):
+class Consistency(StartsByChoice):
     """What all of them share, in discrete and in continuous time.
 
     `times`: the distribution of t. `distance`: d. `init`: the weights that the student starts from.
@@ -40,14 +40,6 @@ class Consistency(Objective):
     @property
     def preconditioning(self) -> str:
         return "boundary"
-
-    @property
-    def needs_teacher(self) -> bool:
-        return self.starts_from_teacher
-
-    @property
-    def starts_from_teacher(self) -> bool:
-        return self.init == "teacher"
 
     @property
     def needs_perceptual_network(self) -> bool:

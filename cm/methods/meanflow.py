@@ -22,7 +22,7 @@ limit of sigma: experiments have a large `sigma_max`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from cm.config.settings import above, at_least, at_most, component, default
 from cm.diffusion.solvers import per_image
@@ -44,11 +44,13 @@ class MeanFlow(Objective):
     the adaptive weight.
     """
 
-    preconditioning: ClassVar[str] = "average-velocity"
-
     times: Annotated[TimePairs, component("time-pairs")] = default("time-pairs", "sorted")
     weight_power: Annotated[float, at_least(0.0), at_most(10.0)] = 0.75
     weight_offset: Annotated[float, above(0.0), at_most(1e6)] = 1e-3
+
+    @property
+    def preconditioning(self) -> str:
+        return "average-velocity"
 
     @property
     def sampling_preconditioning(self) -> str:

@@ -27,7 +27,7 @@ from cm.diffusion.solvers import per_image
 from cm.diffusion.times import Times
 from cm.diffusion.weightings import Weighting
 from cm.lazy import torch
-from cm.methods.base import Batch, Networks, NonFinite, Objective, require
+from cm.methods.base import Batch, Networks, NonFinite, StartsByChoice, require
 from cm.registry import register
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ VELOCITIES = {"trigflow": "velocity", "edm": "velocity-edm"}
 
 
 @dataclass(frozen=True)
-class ContinuousTrigFlow(Objective):
+class ContinuousTrigFlow(StartsByChoice):
     """What sCT and sCD share. The defaults are those of the paper on CIFAR-10.
 
     `times`: the distribution of the noise levels sigma, t = arctan(sigma / sd). `parametrization`: what the network is
@@ -64,14 +64,6 @@ class ContinuousTrigFlow(Objective):
     @property
     def sampling_preconditioning(self) -> str:
         return {"trigflow": "scm", "edm": "scm-edm"}[self.parametrization]
-
-    @property
-    def needs_teacher(self) -> bool:
-        return self.starts_from_teacher
-
-    @property
-    def starts_from_teacher(self) -> bool:
-        return self.init == "teacher"
 
     @property
     def teacher_preconditionings(self) -> Mapping[str, str]:

@@ -82,7 +82,7 @@ def _costs(suite: Suite, artefact: Artefact, counter: FlopCounter | None) -> dic
     """The cost of each model, in images without `counter`; trainings that differ in the seed cost the same."""
 
     def count(run: Run) -> int:
-        images = 0 if run.released else run.training.total_steps * run.training.batch
+        images = 0 if run.released else run.training.images
         return images * counter.of_training(run, suite.experiments) if counter else images
 
     costs: dict[Key, Compute] = {}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cm.config import Artefact, Run, Suite
     from cm.report import FlopCounter
 
-GPU_FLOPS = 1e14  # per second, as `cm describe` assumes
+GPU_FLOPS = 1e14  # per second, which `cm describe` assumes too
 FLOPS_NOTE = (
     "A multiply-add counts as two FLOPs, a backward pass as two forward passes; only networks are counted, among them "
     "the teacher and the network of the distance."
@@ -53,7 +53,7 @@ def costs(suite: Suite, artefact: Artefact, root: Path, counter: FlopCounter | N
 def _measure(name: str, runs: Sequence[Run], root: Path) -> Row:
     """The images and the measured time of trainings that differ in their seed."""
     seconds = [read_seconds(run.name, root) for run in runs]
-    images = runs[0].training.total_steps * runs[0].training.batch
+    images = runs[0].training.images
     wall, deviation = mean_and_deviation([one.wall for one in seconds])
     return {
         "run": name,
@@ -72,7 +72,7 @@ def _count(run: Run, suite: Suite, counter: FlopCounter | None) -> Row:
     if counter is None:
         return {}
     per_image = counter.of_training(run, suite.experiments)
-    total = per_image * run.training.total_steps * run.training.batch
+    total = per_image * run.training.images
     return {
         "GFLOPs per evaluation": counter.of_evaluation(run) / 1e9,
         "GFLOPs per training image": per_image / 1e9,

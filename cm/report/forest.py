@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cm.report.plots import COLOURS, GREY, NOTE_WIDTH
+from cm.report.plots import COLOURS, add_notes, prepare_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +46,7 @@ def draw(changes: Sequence[Change], x_label: str, notes: Sequence[str]) -> Figur
     pitch = PITCH if len(changes) <= MANY else NARROW_PITCH
     figure = Figure(figsize=(WIDTH, 2.0 + 0.12 * len(notes) + pitch * len(changes)), layout="constrained")
     axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", color="#e0e0e0", linewidth=0.6)
+    prepare_axes(axes, "x")
     axes.axvline(0, color="#888888", linewidth=1.0, linestyle="--", zorder=1)
     for place, change in enumerate(changes):
         _draw_change(axes, place, change)
@@ -56,7 +54,7 @@ def draw(changes: Sequence[Change], x_label: str, notes: Sequence[str]) -> Figur
     axes.set_ylim(len(changes) - 0.5, -0.5)
     _scale(axes, x_label)
     _add_legend(figure, axes)
-    figure.supxlabel("\n".join(textwrap.fill(note, NOTE_WIDTH) for note in notes), fontsize=7, color=GREY)
+    add_notes(figure, notes)
     return figure
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from cm import report
 from cm.errors import UserError
 from cm.report import footnotes, scores
-from cm.report.plots import COLOURS, GREY, NOTE_WIDTH, number_log_axis
+from cm.report.plots import COLOURS, GREY, add_notes, number_log_axis, prepare_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,15 +85,13 @@ def _draw(rows: dict[str, dict[str, list[Stage]]], notes: Sequence[str]) -> Figu
         axes[0].set_title(label, fontsize=9, loc="left")
     for panel in grid[-1]:
         panel.set_xlabel("training step", fontsize=8)
-    lines = [textwrap.fill(note, NOTE_WIDTH) for note in notes]
-    figure.supxlabel("\n".join(lines), fontsize=7, color=GREY)
+    add_notes(figure, notes)
     return figure
 
 
 def _draw_panel(axes: Axes, chains: Sequence[Sequence[Stage]], value: Callable[[Measurement], float | None]) -> None:
     """One line for each chain, with a dotted line where a stage begins; a logarithmic axis for positive numbers."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e0e0e0", linewidth=0.6)
+    prepare_axes(axes)
     axes.tick_params(labelsize=7)
     lowest: list[float] = []
     for number, chain in enumerate(chains):

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from cm import __version__
 from cm.report.page_artefacts import Section, collect_sections
 from cm.report.page_summary import Fact, summarize
+from cm.report.verdicts import VERDICTS
 
 if TYPE_CHECKING:
     from cm.config import Suite
     from cm.config.layout import Layout
 
 HERE = Path(__file__).parent
-VERDICTS = ("holds", "fails", "undecided")  # cells of these words have the colour of a verdict
 
 
 def write_page(suite: Suite, path: Path, layout: Layout, out: Path, workflow_report: str = "") -> None:

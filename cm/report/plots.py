@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cm.report import scores
 from cm.report.scores import Score
@@ -39,8 +39,7 @@ class Plot:
         self.scores = found
         self.figure: Figure = Figure(figsize=(6.4, 3.8), layout="constrained")
         self.axes: Axes = self.figure.add_subplot()
-        self.axes.spines[["top", "right"]].set_visible(False)
-        self.axes.grid(color="#e0e0e0", linewidth=0.6)
+        prepare_axes(self.axes)
         self.axes.set_axisbelow(True)
         self.axes.set_xlabel(x_label)
         self.axes.set_ylabel(found[0].heading("fid"))
@@ -122,8 +121,7 @@ class Plot:
     def finish(self, notes: Sequence[str]) -> Figure:
         """The figure, with its legend and footnotes."""
         self._add_legend()
-        lines = [textwrap.fill(note, NOTE_WIDTH) for note in notes]
-        self.figure.supxlabel("\n".join(lines), fontsize=7, color=GREY)
+        add_notes(self.figure, notes)
         return self.figure
 
     def next_style(self) -> dict[str, Any]:
@@ -161,6 +159,21 @@ def save(figure: Figure, stem: Path, caption: str) -> None:
     ):
         for path, (suffix, metadata) in zip(paths, formats.items(), strict=True):
             figure.savefig(path, format=suffix, dpi=DPI, metadata=metadata)
+
+
+# ---- parts of every figure ------------------------------------------------------------------------------------------
+
+
+def prepare_axes(axes: Axes, grid: Literal["both", "x"] = "both") -> None:
+    """The frame and the `grid` lines of a plot."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#e0e0e0", linewidth=0.6)
+
+
+def add_notes(figure: Figure, notes: Sequence[str]) -> None:
+    """The footnotes, each on lines of its own."""
+    lines = [textwrap.fill(note, NOTE_WIDTH) for note in notes]
+    figure.supxlabel("\n".join(lines), fontsize=7, color=GREY)
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------

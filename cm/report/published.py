@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,14 +50,11 @@ def read_rows(artefact: Artefact) -> list[dict[str, str]]:
     wanted = artefact.published
     if not wanted:
         return []
-    every = _read_file()
     where = f"artefact {artefact.name}, published"
     for key in wanted:
         if key not in KEYS:
             raise unknown("key", key, KEYS, where)
-    for key in ("table", "dataset", *(["group"] if "group" in wanted else [])):
-        _check_known(key, wanted.get(key), every, where)
-    rows = [row for row in every if wanted.items() <= row.items()]
+    rows = _select({"table": wanted.get("table"), "dataset": wanted.get("dataset"), **wanted}, where)
     if not rows:
         of = " of ".join(wanted[key] for key in KEYS[:0:-1] if key in wanted)
         raise UserError(f"artefact {artefact.name}: {wanted['table']} has no published numbers of {of}")
@@ -73,11 +71,8 @@ def collect(table: str | None = None, dataset: str | None = None) -> DataFrame:
     """
     from cm.report.result_files import make_frame
 
-    every = _read_file()
     wanted = {key: value for key, value in (("table", table), ("dataset", dataset)) if value is not None}
-    for key, value in wanted.items():
-        _check_known(key, value, every, "published numbers")
-    rows = [row for row in every if wanted.items() <= row.items()]
+    rows = _select(wanted, "published numbers")
     if not rows:
         raise UserError(f"{table} has no published numbers of {dataset}")
     return make_frame(list(itertools.chain.from_iterable(map(_with_origins, rows))))
@@ -98,6 +93,14 @@ def _with_origins(row: dict[str, str]) -> list[dict[str, Any]]:
 def _read_file() -> list[dict[str, str]]:
     with open(FILE, newline="") as file:
         return list(csv.DictReader(file))
+
+
+def _select(wanted: Mapping[str, str | None], where: str) -> list[dict[str, str]]:
+    """The rows with these values; UserError for a value that no row has."""
+    every = _read_file()
+    for key, value in wanted.items():
+        _check_known(key, value, every, where)
+    return [row for row in every if wanted.items() <= row.items()]
 
 
 def _check_known(key: str, value: str | None, rows: list[dict[str, str]], where: str) -> None:

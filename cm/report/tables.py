@@ -185,7 +185,7 @@ def _time(cells: Sequence[Cell], root: Path) -> Row:
         f"training seconds{STD}": deviation,
         "core seconds": scores.mean_and_deviation([seconds.processor for seconds in trained])[0],
         "seeds": len(cells),
-        "training images per second": run.training.total_steps * run.training.batch / wall,
+        "training images per second": run.training.images / wall,
         "sampler": cells[0].sampler,
         "sampling seconds": sampling[0],
         f"sampling seconds{STD}": sampling[1],

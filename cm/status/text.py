@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 
 from cm.cost.text import table
 from cm.status.runs import STATES, RunStatus
+from cm.utils.progress_bar import format_duration
 
 HEADINGS = ("run", "state", "progress", "step", "loss", "images/s", "left")
 
@@ -41,12 +41,5 @@ def _row(status: RunStatus) -> tuple[str, ...]:
         f"{status.step}/{status.total_steps}" if status.step else "",
         "" if status.loss is None else f"{status.loss:.4g}",
         "" if status.images_per_second is None else f"{status.images_per_second:,.0f}",
-        "" if status.seconds_left is None else _format_duration(status.seconds_left),
+        "" if status.seconds_left is None else format_duration(status.seconds_left),
     )
-
-
-def _format_duration(seconds: float) -> str:
-    """`00:01:12`, and `2 d 03:00:00` from a day on."""
-    days, rest = divmod(int(seconds), 86_400)
-    clock = time.strftime("%H:%M:%S", time.gmtime(rest))
-    return f"{days} d {clock}" if days else clock

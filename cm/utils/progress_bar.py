@@ -40,7 +40,14 @@ class ProgressBar:
 
     def _print(self, values: dict[str, float]) -> None:
         rate = (self.done - self._start) / max(time.monotonic() - self._start_time, 1e-9)
-        left = time.strftime("%H:%M:%S", time.gmtime((self._total - self.done) / rate))
+        left = format_duration((self._total - self.done) / rate)
         shown = "".join(f"  {name} {value:.4g}" for name, value in values.items())
         line = f"{self._title}  {self.done:.0f}/{self._total:.0f}{shown}  {rate:.1f} {self._unit}/s  {left} left"
         print(line, file=sys.stderr, flush=True)
+
+
+def format_duration(seconds: float) -> str:
+    """`00:01:12`, and `2 d 03:00:00` from a day on."""
+    days, rest = divmod(int(seconds), 86_400)
+    clock = time.strftime("%H:%M:%S", time.gmtime(rest))
+    return f"{days} d {clock}" if days else clock

@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 from cm import config as settings
 from cm import registry
 from cm.config.layout import Layout, check_layout, parse_model_name
-from cm.errors import UserError, unknown
+from cm.errors import UserError
 from cm.report import caption as caption_of
 from cm.report.restructured_text import escape
 from cm.training.trackers import TRACKERS, select_trackers
@@ -36,11 +36,7 @@ configfile: CONFIGURATION / "config.yaml"
 
 def read_suite(name):
     """The suite of that name in config/suites, or of that path."""
-    folder = CONFIGURATION / "suites"
-    path = Path(name) if name.endswith(".yaml") else folder / f"{name}.yaml"
-    if not path.is_file():
-        raise unknown("suite", name, [known.stem for known in folder.glob("*.yaml")])
-    path = Path(os.path.relpath(path))
+    path = Path(os.path.relpath(settings.find_suite(name, CONFIGURATION / "suites")))
     return path, settings.load_suite(path)
 
 
