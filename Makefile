@@ -39,7 +39,7 @@ $(SNAKEMAKE_TARGETS): $(STAMP)
 	@$(ENVIRONMENT) snakemake --cores $(CORES) $@
 
 test: $(STAMP)
-	@$(ENVIRONMENT) python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	@$(ENVIRONMENT) python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	@$(ENVIRONMENT) ruff check

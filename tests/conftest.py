@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,11 @@ FILES = {
 SLOW_FIRST = ("workflow/test_slurm.py", "jobs/", "training/", "workflow/")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores, since the tests of Slurm wait most of the time."""
+    return min((os.cpu_count() or 1) + 1, 8)
+
+
 def pytest_collection_modifyitems(items):
     """Sort by `SLOW_FIRST`; the order is otherwise that of the folders."""
     tests = Path(__file__).parent
@@ -123,3 +130,12 @@ def plan_of(place: Path, name: str, out: Path | None = None, **changes) -> Plan:
     out = out or place / "models" / name
     plan = build.plan_training(run, data=place / "data", out=out, keep=[50, 100], inputs=models, device="cpu")
     return dataclasses.replace(plan, **changes)
+
+
+def measured(folder: Path) -> list[dict]:
+    """The lines of `metrics.jsonl`, but for what differs from start to start."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in line.items() if key not in ("images_per_second", "seconds", "memory")}
+        for line in lines
+    ]

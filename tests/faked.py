@@ -72,6 +72,11 @@ def write(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value))
 
 
+def save_images(path: Path, images: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, images)
+
+
 def fid_of(cell: config.Cell) -> float:
     """Some FD, of which the mean over seeds 0, 1, 2 is that of seed 1."""
     nfe = config.parse_sampler(cell.sampler).evaluations
@@ -81,25 +86,22 @@ def fid_of(cell: config.Cell) -> float:
 def fake(suite: config.Suite, root: Path, fid=fid_of) -> Path:
     """Scores, previews, real images and training seconds of every cell of a suite."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
-    for artefact in (*suite.artefacts.values(), *suite.ablations.values()):
-        for cell in suite.cells(artefact):
-            if cell.edit:
-                fake_edit(root, cell)
-                continue
-            nfe = config.parse_sampler(cell.sampler).evaluations
-            protocol = {"protocol": {**PROTOCOL, "name": cell.protocol.name}}
-            about = {"run": cell.run.name, "progress": cell.progress, "sampler": cell.sampler, "nfe": nfe}
-            about |= {"nearest": NEAREST, **protocol}
-            write(scores.score_path(cell, root), content(fid(cell), **about))
-            fake_baseline(root, cell, protocol)
-            if cell.sampler.startswith("search"):
-                fake_search(root, cell)
-            image = Path(Layout(str(root)).preview(*cell.samples))
-            image.parent.mkdir(parents=True, exist_ok=True)
-            np.save(image, noise)
-            real = Path(Layout(str(root)).images(cell.run.dataset, "train"))
-            real.parent.mkdir(parents=True, exist_ok=True)
-            np.save(real, noise)
+    layout = Layout(str(root))
+    cells = {(*cell.samples, cell.protocol.name, cell.edit): cell for cell in suite.all_cells()}.values()
+    for cell in cells:
+        if cell.edit:
+            fake_edit(root, cell)
+            continue
+        nfe = config.parse_sampler(cell.sampler).evaluations
+        about = {"run": cell.run.name, "progress": cell.progress, "sampler": cell.sampler, "nfe": nfe}
+        about |= {"nearest": NEAREST, "protocol": {**PROTOCOL, "name": cell.protocol.name}}
+        write(scores.score_path(cell, root), content(fid(cell), **about))
+        if cell.sampler.startswith("search"):
+            fake_search(root, cell)
+        save_images(Path(layout.preview(*cell.samples)), noise)
+    for dataset, protocol in {(cell.run.dataset, cell.protocol.name) for cell in cells if not cell.edit}:
+        fake_baseline(root, dataset, protocol)
+        save_images(Path(layout.images(dataset, "train")), noise)
     for run in suite.all_runs():
         seconds = {"wall": 10.0 + run.seed, "processor": 20.0, "hardware": HARDWARE}
         write(Path(Layout(str(root)).seconds(run.name)), seconds)
@@ -129,9 +131,8 @@ def fake_edit(root: Path, cell: config.Cell) -> None:
     """The preview and the score of an edit."""
     layout, edit = Layout(str(root)), config.parse_edit(cell.edit)
     columns = edit.points if cell.edit.startswith("interpolation") else 2 + edit.results
-    image = Path(layout.edit_preview(*cell.edited))
-    image.parent.mkdir(parents=True, exist_ok=True)
-    np.save(image, np.random.default_rng(0).integers(0, 256, (16 * columns, 8, 8, 1), np.uint8))
+    images = np.random.default_rng(0).integers(0, 256, (16 * columns, 8, 8, 1), np.uint8)
+    save_images(Path(layout.edit_preview(*cell.edited)), images)
     write(Path(layout.edit_score(*cell.edited)), edit_content(cell.edit, 10.0 + cell.run.seed, nfe=edit.evaluations))
 
 
@@ -152,11 +153,12 @@ def edit_content(edit: str, psnr: float, **more) -> dict:
     }
 
 
-def fake_baseline(root: Path, cell: config.Cell, protocol: dict) -> None:
-    """The score of the test split that a cell's score is compared with."""
-    path = Path(Layout(str(root)).baseline(cell.run.dataset, "test", cell.protocol.name))
+def fake_baseline(root: Path, dataset: str, protocol: str) -> None:
+    """The score of the test split of a data set."""
+    path = Path(Layout(str(root)).baseline(dataset, "test", protocol))
     interval = {"fid": {"low": 0.3, "high": 0.33, "at_infinity": 0.21}}
-    write(path, content(0.31, samples=899, sampler=None, uncertainty=interval, **protocol))
+    about = {"sampler": None, "protocol": {**PROTOCOL, "name": protocol}}
+    write(path, content(0.31, samples=899, uncertainty=interval, **about))
 
 
 def demo(path: Path, change) -> config.Suite:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from conftest import plan_of
@@ -16,7 +18,8 @@ from cm.evaluation import pretrained
 from cm.training.state import TrainingState
 
 ABSENT = object()
-NETWORK, NOISE = description(TINY)["network"], description(TINY)["noise"]
+NET = dataclasses.replace(TINY, multipliers=[1], attention=[])  # few tensors, since each file is read many times
+NETWORK, NOISE = description(NET)["network"], description(NET)["noise"]
 VALUES = [None, True, 3, -1, 1.5, "", "x", "a/b", [], ["x"], {}, {"x": 1}, {"name": []}, {"name": "x"}, 10**30]
 ODD = [*VALUES, ABSENT]
 ENTRIES = ["run", "progress", "commit", "network", "noise", "preconditioning", "objective", "training", "version"]
@@ -44,7 +47,7 @@ READERS = {
 
 
 def sound() -> dict:
-    return {**description(TINY), "progress": 100, "commit": "abc"}
+    return {**description(NET), "progress": 100, "commit": "abc"}
 
 
 def changed(changes: dict) -> dict:
@@ -53,7 +56,7 @@ def changed(changes: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def tensors():
-    return {f"network.{name}": tensor for name, tensor in TINY.build().state_dict().items()}
+    return {f"network.{name}": tensor for name, tensor in NET.build().state_dict().items()}
 
 
 def test_the_file_that_the_tests_change_is_a_model(tensors, tmp_path):
@@ -143,7 +146,7 @@ TENSORS = {
 
 @pytest.mark.parametrize("kind", TENSORS)
 def test_a_tensor_that_is_no_weight_is_refused(tensors, tmp_path, kind):
-    path, name = tmp_path / "a.safetensors", "network.enc.8x8_block0.conv0.weight"
+    path, name = tmp_path / "a.safetensors", "network.enc.16x16_block0.conv0.weight"
     native.save(path, {**tensors, name: TENSORS[kind](tensors[name].clone())}, sound())
     line = refusal(build.load_model, path)
     assert name in line and str(path) in line
@@ -157,9 +160,9 @@ def test_weights_of_any_floating_point_type_are_read(tensors, tmp_path, dtype):
 
 
 def test_a_checkpoint_of_another_project_with_a_number_that_is_not_finite_is_refused():
-    weights = TINY.build().state_dict()
-    weights["dec.8x8_block0.conv0.weight"][0, 0, 0, 0] = torch.inf
-    assert refusal(fit_weights, weights, TINY, "a.pt").startswith("a.pt is damaged: dec.8x8_block0.conv0.weight has")
+    weights = NET.build().state_dict()
+    weights["dec.16x16_block0.conv0.weight"][0, 0, 0, 0] = torch.inf
+    assert refusal(fit_weights, weights, NET, "a.pt").startswith("a.pt is damaged: dec.16x16_block0.conv0.weight has")
 
 
 def test_a_description_of_a_huge_network_takes_no_memory(tensors, tmp_path):

@@ -10,40 +10,20 @@ import time
 import pytest
 import torch
 import yaml
-from conftest import FILES, TRAINING, plan_of
+from conftest import FILES, TRAINING, measured, plan_of
 
+from cm.checkpoints import native
 from cm.config.measurements import Measurement, find_end, read_measurements
 from cm.errors import UserError
 from cm.training.metrics_log import gradient_norm
 from cm.training.running_mean import RunningMean
 from cm.training.trainer import Trainer, train
 
-TIMES = ("images_per_second", "seconds", "memory")
-RUNS = ["edm/default", "cd/default", "ct/precision~float16", "ict/default", "ect/default", "pd/steps~2"]
 LINE = Measurement(1, 0.5, 2.0, 1e-3, 18, 0.9, 100.0, 1 << 20, 3.5)
 
 
-def measured(folder) -> list[dict]:
-    """The lines, but for what differs from start to start."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-
-
-@pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("log_steps", [1, 5])
-def test_a_stopped_training_has_the_lines_of_one_that_was_not(place, tmp_path, name, log_steps):
-    """A start ends between two lines, so that the mean loss continues over two starts."""
-    name = f"digits/{name}/seed0"
-    train(plan_of(place, name, tmp_path / "whole", log_steps=log_steps))
-    for stop in (3, 7, None):
-        train(plan_of(place, name, tmp_path / "parts", stop_at=stop, log_steps=log_steps))
-    assert measured(tmp_path / "whole") == measured(tmp_path / "parts")
-    steps = [line.step for line in read_measurements(tmp_path / "parts" / "metrics.jsonl")]
-    assert steps == sorted({*range(log_steps, 13, log_steps), 12})
-
-
-def test_a_killed_training_has_the_lines_of_one_that_was_not(place, tmp_path):
-    """SIGKILL some steps after a state was saved: the lines of these steps are written anew."""
+def test_a_killed_training_ends_with_the_weights_and_the_lines_of_one_that_was_not(place, tmp_path):
+    """SIGKILL some steps after a state was saved, by the command line; the lines of these steps are written anew."""
     experiments = tmp_path / "experiments"
     (experiments / "digits").mkdir(parents=True)
     for name, document in FILES.items():
@@ -64,6 +44,8 @@ def test_a_killed_training_has_the_lines_of_one_that_was_not(place, tmp_path):
         subprocess.run([*command, *out], check=True, stderr=subprocess.DEVNULL)
     assert measured(folders["parts"]) == measured(folders["whole"])
     assert len(read_measurements(metrics)) == 60
+    parts, whole = (native.load(folder / "100.safetensors")[0] for folder in folders.values())
+    assert parts.keys() == whole.keys() and all(torch.equal(parts[name], whole[name]) for name in whole)
 
 
 def test_a_training_that_starts_anew_starts_its_file_anew(place, tmp_path):

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from conftest import FILES, TRAINING, plan_of
+from conftest import measured, plan_of
 
 from cm import build, config, registry
 from cm.checkpoints import native
@@ -53,59 +49,19 @@ RUNS = [
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_stopped_training_resumes_to_the_same_weights(place, tmp_path, name):
+def test_a_stopped_training_resumes_to_the_same_weights_and_lines(place, tmp_path, name):
+    """A start ends between two lines of `metrics.jsonl`, so that the mean loss continues over two starts."""
     name = f"digits/{name}/seed0"
-    train(plan_of(place, name, tmp_path / "whole"))
+    train(plan_of(place, name, tmp_path / "whole", log_steps=5))
     for stop in (3, 7, None):
-        train(plan_of(place, name, tmp_path / "parts", stop_at=stop))
+        train(plan_of(place, name, tmp_path / "parts", stop_at=stop, log_steps=5))
     for progress in (50, 100):
         assert same(weights(tmp_path / "whole", progress), weights(tmp_path / "parts", progress))
+    assert measured(tmp_path / "whole") == measured(tmp_path / "parts")
+    assert [line["step"] for line in measured(tmp_path / "parts")] == [5, 10, 12]
     left = sorted(path.name for path in (tmp_path / "parts").iterdir())
     assert left == ["100.safetensors", "50.safetensors", "metrics.jsonl", "seconds.json"]
     assert not same(weights(tmp_path / "whole", 50), weights(tmp_path / "whole", 100))
-
-
-def test_a_killed_training_resumes_to_the_same_weights(place, tmp_path):
-    """SIGKILL at some moment, by the command line, as a cluster does it."""
-    experiments = tmp_path / "experiments"
-    (experiments / "digits").mkdir(parents=True)
-    for name, document in FILES.items():
-        document = document | ({"training": TRAINING | {"total_steps": 60}} if name == "ct" else {})
-        (experiments / "digits" / f"{name}.yaml").write_text(yaml.safe_dump(document))
-    out = {name: tmp_path / name for name in ("whole", "parts")}
-    command = {
-        name: [
-            sys.executable,
-            "-m",
-            "cm",
-            "train",
-            "--run",
-            "digits/ct/default/seed0",
-            "--threads",
-            "1",
-            "--save-steps",
-            "1",
-            "--experiments",
-            str(experiments),
-            "--data",
-            str(place / "data"),
-            "--out",
-            str(folder / "100.safetensors"),
-        ]
-        for name, folder in out.items()
-    }
-    process = subprocess.Popen(command["parts"], stderr=subprocess.DEVNULL)
-    state, began = out["parts"] / "partial" / "state.safetensors", time.monotonic()
-    while not state.exists() and time.monotonic() - began < 60:
-        time.sleep(0.02)
-    time.sleep(0.2)
-    process.kill()
-    process.wait()
-    assert state.exists()
-    assert not (out["parts"] / "100.safetensors").exists()
-    for name in ("parts", "whole"):
-        subprocess.run(command[name], check=True, stderr=subprocess.DEVNULL)
-    assert same(weights(out["whole"]), weights(out["parts"]))
 
 
 def test_checkpointed_activations_give_the_same_weights(place, tmp_path):
