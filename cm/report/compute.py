@@ -118,6 +118,8 @@ def _lines(found: Sequence[Score], costs: Mapping[Key, Compute]) -> Lines:
 def _draw_label(plot: Plot, label: str, lines: Mapping[int, list[Model]], markers: Mapping[int, str]) -> None:
     """The marks of a label, joined over its training and, at its end, over the numbers of evaluations."""
     style = plot.next_style()
+    if style["linestyle"] != "-":  # the colours repeat, and a line of one mark shows no dashes
+        style["markerfacecolor"] = "white"
     for nfe, models in lines.items():
         points = {model.cost.total: model.scores for model in models}
         first = nfe == next(iter(lines))

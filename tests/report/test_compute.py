@@ -77,6 +77,17 @@ def test_each_number_of_evaluations_has_a_marker(suite, root):
     assert own == [markers["NFE 35"], *[markers["NFE 1"], markers["NFE 2"]] * 8]
 
 
+def test_labels_of_one_colour_differ_in_their_marks(suite, root):
+    figure = compute.compute(suite, suite.find("successors_compute"), root, Counter())
+    _, labels = figure.axes[0].get_legend_handles_labels()
+    marks = {}
+    for container in figure.axes[0].containers:
+        line = container.lines[0]
+        marks.setdefault(container.get_label(), (line.get_color(), line.get_markerfacecolor()))
+    named = [marks[label] for label in labels if label in marks]
+    assert len(named) > len({colour for colour, _ in named}) and len(named) == len(set(named))
+
+
 def test_without_torch_the_axis_has_images(suite, root):
     figure = compute.compute(suite, suite.find("successors_compute"), root)
     assert figure.axes[0].get_xlabel().startswith("images of training")
