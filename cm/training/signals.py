@@ -30,7 +30,7 @@ def handle_signals(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
 
 
 class Signals:
-    """The signals that came since they were last asked for."""
+    """The signals that came, until the training has done what they ask for."""
 
     def __init__(self, *, continue_on_sigterm: bool = False) -> None:
         self._continue_on_sigterm = continue_on_sigterm
@@ -54,7 +54,7 @@ class Signals:
     @property
     def save(self) -> bool:
         """Whether the state is to be saved now."""
-        return self._save
+        return self._save or self.leave
 
     @property
     def leave(self) -> bool:
@@ -62,9 +62,12 @@ class Signals:
         return self._leave is not None
 
     def clear(self) -> signal.Signals | None:
-        """Forget the signals, since the state is saved; returns the one after which the training leaves, if any."""
-        leave, self._leave, self._save = self._leave, None, False
-        return leave
+        """Forget the wish to save, since the state is saved; returns the signal that asks for the end, if any.
+
+        That wish stays: it may have come while the state was being saved, after the training asked for it.
+        """
+        self._save = False
+        return self._leave
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._leave == signal.SIGINT:

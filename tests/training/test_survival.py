@@ -27,6 +27,7 @@ from cm.errors import Interrupted, UserError
 from cm.training import trainer as trainer_module
 from cm.training.saved import SavedFiles
 from cm.training.signals import handle_signals
+from cm.training.state import TrainingState
 from cm.training.trainer import Trainer, train
 from cm.utils import files
 
@@ -440,3 +441,20 @@ def test_a_run_that_another_process_trains_is_refused_before_any_work(plan, tmp_
     with pytest.raises(UserError, match=r"process 7 on elsewhere, Slurm job 12.*remove .*lock") as caught:
         run(plan, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_the_state_is_saved_is_not_forgotten(plan, tmp_path, monkeypatch, number):
+    """The training has asked for signals before it saves, as it does at every interval."""
+    save, saved = TrainingState.save, []
+
+    def interrupted(self):
+        if not saved:
+            signal.raise_signal(number)
+        saved.append(self.step)
+        save(self)
+
+    monkeypatch.setattr(TrainingState, "save", interrupted)
+    with pytest.raises(Interrupted, match=rf"{number.name} after step 2: the state is saved"):
+        run(plan, tmp_path)
+    assert saved == [1, 2]
