@@ -48,17 +48,23 @@ RUNS = [
 ]
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_stopped_training_resumes_to_the_same_weights_and_lines(place, tmp_path, name):
-    """A start ends between two lines of `metrics.jsonl`, so that the mean loss continues over two starts."""
+LOGGED_EVERY_STEP = ["edm/default", "cd/default", "ct/precision~float16", "ict/default", "ect/default", "pd/steps~2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "log_steps"), [*((name, 5) for name in RUNS), *((name, 1) for name in LOGGED_EVERY_STEP)]
+)
+def test_a_stopped_training_resumes_to_the_same_weights_and_lines(place, tmp_path, name, log_steps):
+    """With an interval of 5 steps, a start ends between two lines, so that the mean loss continues over two starts."""
     name = f"digits/{name}/seed0"
-    train(plan_of(place, name, tmp_path / "whole", log_steps=5))
+    train(plan_of(place, name, tmp_path / "whole", log_steps=log_steps))
     for stop in (3, 7, None):
-        train(plan_of(place, name, tmp_path / "parts", stop_at=stop, log_steps=5))
+        train(plan_of(place, name, tmp_path / "parts", stop_at=stop, log_steps=log_steps))
     for progress in (50, 100):
         assert same(weights(tmp_path / "whole", progress), weights(tmp_path / "parts", progress))
     assert measured(tmp_path / "whole") == measured(tmp_path / "parts")
-    assert [line["step"] for line in measured(tmp_path / "parts")] == [5, 10, 12]
+    steps = [line["step"] for line in measured(tmp_path / "parts")]
+    assert steps == sorted({*range(log_steps, 13, log_steps), 12})
     left = sorted(path.name for path in (tmp_path / "parts").iterdir())
     assert left == ["100.safetensors", "50.safetensors", "metrics.jsonl", "seconds.json"]
     assert not same(weights(tmp_path / "whole", 50), weights(tmp_path / "whole", 100))
