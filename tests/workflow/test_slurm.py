@@ -44,7 +44,7 @@ def here(tmp_path_factory):
     place = tmp_path_factory.mktemp("here")
     shutil.copytree(MICRO, place, dirs_exist_ok=True)
     suite = yaml.safe_load((MICRO / "micro.yaml").read_text()) | {"seeds": [0], "ablations": {}}
-    artefacts = {name: suite["artefacts"][name] for name in ("table1", "runs")}
+    artefacts = {name: suite["artefacts"][name] for name in ("table1", "table3", "runs")}
     artefacts["table1"]["entries"] = [{"method": "edm", "label": "EDM"}, {"method": "cd", "label": "CD"}]
     (place / "small.yaml").write_text(yaml.safe_dump(suite | {"artefacts": artefacts}))
     experiment = place / "experiments/digits/edm.yaml"
@@ -195,7 +195,7 @@ def test_snakemake_is_killed_and_finds_its_training_again(place, here, slurm):
     assert f"job {job} was submitted before" in log
     assert "is submitted as" not in log
     tables = sorted(path.relative_to(here) for path in (here / "reports/tables").iterdir())
-    assert {table.stem for table in tables} == {"table1", "runs"}
+    assert {table.stem for table in tables} == {"table1", "table3", "runs"}
     for table in tables:
         assert (place / table).read_text() == (here / table).read_text()
 
