@@ -93,12 +93,14 @@ class AblationFile(Entry):
     """An entry of `ablations:`: a line of an artefact's `entries:` that varies something, and is drawn on its own.
 
     `caption`: the sentences below it, by default which settings are varied. `seeds`: by default the suite's.
-    `progress`: percentages of training, by default the end.
+    `progress`: percentages of training, by default the end. `protocol`: the protocol whose scores it shows, by default
+    the first of each run.
     """
 
     caption: str | None = None
     seeds: tuple[Seed, ...] | None = None
     progress: tuple[Percentage, ...] | None = None
+    protocol: Annotated[str, plain_name("protocol")] | None = None
 
     def check(self, where: str) -> None:
         """UserError if nothing is varied."""
@@ -110,7 +112,7 @@ class AblationFile(Entry):
         """The artefact that the ablation stands for."""
         entry = Entry(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Entry)})
         caption = self.caption or f"Ablation over {' and '.join(self.vary)} of {self.method.upper()}."
-        return ArtefactFile("ablation", caption, (entry,), self.seeds, self.progress, paper=False)
+        return ArtefactFile("ablation", caption, (entry,), self.seeds, self.progress, self.protocol, paper=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -404,6 +404,16 @@ def test_an_ablation_is_four_lines(tmp_path):
     assert names == ["default", "target_mu~0.9", "target_mu~0.95"]
 
 
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_captions_say_of_how_many_samples_the_scores_are(path):
+    suite = config.load_suite(path)
+    for artefact in suite.all_artefacts.values():
+        for count in re.findall(r"of ([\d,]+) samples", artefact.caption):
+            cells = suite.cells(artefact)
+            found = {cell.run.evaluation.samples or cell.protocol.total_samples for cell in cells}
+            assert found == {int(count.replace(",", ""))}, artefact.name
+
+
 def test_a_file_that_is_not_yaml_is_named(tmp_path):
     path = tmp_path / "suite.yaml"
     path.write_text("a: [1, 2")
