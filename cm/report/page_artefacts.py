@@ -100,13 +100,14 @@ def collect_sections(suite: Suite, layout: Layout) -> list[Section]:
     """Every artefact of a suite as a card, by section, and previews; sections without any of them are left out."""
     cards: dict[str, list[Card]] = {title: [] for title in (*SECTIONS, REST)}
     for artefact in suite.all_artefacts.values():
-        cards[_find_section(artefact.kind)].append(read_card(suite, artefact, layout))
+        cards[find_section(artefact.kind)].append(read_card(suite, artefact, layout))
     previews = {SAMPLES: collect_previews(suite, layout)}
     sections = [Section(title, found, previews.get(title, ())) for title, found in cards.items()]
     return [section for section in sections if section.cards or section.previews]
 
 
-def _find_section(kind: str) -> str:
+def find_section(kind: str) -> str:
+    """The title of the section in which the artefacts of a kind stand."""
     return next((title for title, kinds in SECTIONS.items() if kind in kinds), REST)
 
 

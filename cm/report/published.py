@@ -7,6 +7,7 @@ the numbers of the authors, `fastgen_fid` has those that NVIDIA's FastGen report
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,14 +91,16 @@ def _with_origins(row: dict[str, str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_file() -> list[dict[str, str]]:
-    with open(FILE, newline="") as file:
+@functools.cache
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of the file; nothing may change them."""
+    with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
 def _select(wanted: Mapping[str, str | None], where: str) -> list[dict[str, str]]:
     """The rows with these values; UserError for a value that no row has."""
-    every = _read_file()
+    every = _read_rows(FILE)
     for key, value in wanted.items():
         _check_known(key, value, every, where)
     return [row for row in every if wanted.items() <= row.items()]
@@ -112,7 +115,7 @@ def _check_known(key: str, value: str | None, rows: list[dict[str, str]], where:
 def find_number(row: PublishedRow, metric: str, where: str) -> str:
     """A published number as printed; UserError, which names `where`, for a row or number that is not published."""
     wanted = {"table": row.table, "dataset": row.dataset, "method": row.method, "nfe": str(row.nfe)}
-    rows = _read_file()
+    rows = _read_rows(FILE)
     for key, value in wanted.items():
         _check_known(key, value, rows, f"{where}, published")
         rows = [one for one in rows if one[key] == value]

@@ -175,7 +175,10 @@ def test_the_report_holds_every_artefact(place):
         assert name in text
     assert "Figure 3a, in miniature" in text
     assert f'href="{Path(LAYOUT.workflow_report).name}"' in text and "Not drawn yet" not in text
-    assert "Figure 3a" in (place / LAYOUT.workflow_report).read_text()
+    text = (place / LAYOUT.workflow_report).read_text()
+    assert "Figure 3a" in text
+    for section in ("Measured beside published", "Course of training", "Ablations and differences"):
+        assert section in text
 
 
 def test_a_data_set_of_ones_own_needs_no_code(tmp_path):

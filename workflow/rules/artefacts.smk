@@ -5,7 +5,7 @@ rule table:
         report(
             LAYOUT.table(),
             caption="../report/artefact.rst",
-            category="Tables",
+            category=section,
             labels={"table": "{name}"},
         ),
         LAYOUT.table(suffix=".md"),
@@ -31,7 +31,7 @@ use rule table as figure with:
         report(
             LAYOUT.figure(),
             caption="../report/artefact.rst",
-            category="Figures",
+            category=section,
             labels={"figure": "{name}"},
         ),
         LAYOUT.figure(suffix=".png"),
@@ -45,13 +45,13 @@ use rule table as ablation with:
         report(
             LAYOUT.table(),
             caption="../report/artefact.rst",
-            category="Ablations",
+            category=section,
             labels={"table": "{name}"},
         ),
         report(
             LAYOUT.figure(),
             caption="../report/artefact.rst",
-            category="Ablations",
+            category=section,
             labels={"figure": "{name}"},
         ),
         LAYOUT.table(suffix=".md"),

@@ -12,6 +12,7 @@ from cm import registry
 from cm.config.layout import Layout, check_layout, parse_model_name
 from cm.errors import UserError
 from cm.report import caption as caption_of
+from cm.report.page_artefacts import find_section
 from cm.report.restructured_text import escape
 from cm.training.trackers import TRACKERS, select_trackers
 
@@ -364,6 +365,11 @@ def artefact_settings(wildcards):
 def caption(wildcards):
     """The sentence below an artefact, as reStructuredText, in which the report takes it."""
     return escape(caption_of(ARTEFACTS[wildcards.name]))
+
+
+def section(wildcards):
+    """The section of the workflow report in which an artefact stands, the same as on the page."""
+    return find_section(ARTEFACTS[wildcards.name].kind)
 
 
 wildcard_constraints:
