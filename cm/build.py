@@ -242,21 +242,26 @@ def build_objective(run: Run, perceptual: Path | str | None = None, device: str 
     """The objective of a run; a perceptual distance gets its network from the model file `perceptual`.
 
     The network of the distance is compiled if those of the training are. Raises UserError for a perceptual distance
-    without such a file, for a file that does not fit, for images that are too small for the network, and for a distance
-    in float16 whose gradients no loss scaling protects.
+    without such a file, for a file that does not fit, for images that are too small for the network, for a precision
+    that the device does not have, and for a distance in float16 whose gradients no loss scaling protects.
     """
     if not run.objective.needs_perceptual_network:
         return run.objective
     if perceptual is None:
         name = run.settings["distance"]
         raise UserError(f"{run.name}: distance '{name}' needs the model of its features (--perceptual)")
-    _check_precision(run)
+    _check_precision(run, device)
     distance = _perceptual_distance(run, perceptual, device)
-    return dataclasses.replace(run.objective, distance=distance.compile() if run.training.compile else distance)
+    compiled = distance.compile(run.training.compile_mode) if run.training.compile else distance
+    return dataclasses.replace(run.objective, distance=compiled)
 
 
-def _check_precision(run: Run) -> None:
-    """UserError for a distance in float16, in which gradients become 0, without the loss scaling of the training."""
+def _check_precision(run: Run, device: str) -> None:
+    """UserError for a distance in a precision that the device does not have.
+
+    And for float16, in which gradients become 0, without the loss scaling of the training.
+    """
+    sampling.check_precision(torch.device(device), run.objective.distance.precision)
     own, training = run.objective.distance.precision, run.training.precision
     if own == "float16" and training != "float16":
         raise UserError(

@@ -42,9 +42,9 @@ class PerceptualDistance:
         with torch.autocast(a.device.type, enabled=False):
             return self.metric.limit(*jvp(self._prepare, (a,), (v,))).flatten()
 
-    def compile(self, backend: str = "inductor") -> PerceptualDistance:
-        """The same distance with a metric that torch.compile compiles when it is first called."""
-        return replace(self, compiled=torch.compile(self.metric, backend=backend))
+    def compile(self, mode: str | None = None, backend: str = "inductor") -> PerceptualDistance:
+        """The same distance with a metric that torch.compile compiles when it is first called; `mode` is torch's."""
+        return replace(self, compiled=torch.compile(self.metric, mode=mode, backend=backend))
 
     def _prepare(self, x: Tensor) -> Tensor:
         x = _to_float32(x)

@@ -152,7 +152,13 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def check_precision(device: torch.device, precision: str) -> None:
-    """Raises UserError for a precision in which the device cannot compute, such as bfloat16 on an old GPU."""
+    """Raises UserError for a precision in which the device cannot compute, such as bfloat16 on an old GPU.
+
+    There torch would compute each operation in float32 and round, which is slower than float32.
+    """
+    on_gpu = device.type == "cuda"
+    if precision == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"precision 'bfloat16' is unavailable on device '{device}', which would emulate it")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch only warns of some, and computes in float32
         try:

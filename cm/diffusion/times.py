@@ -21,6 +21,7 @@ from cm.config.settings import above, at_least, at_most
 from cm.errors import UserError
 from cm.lazy import torch
 from cm.registry import register
+from cm.utils.devices import send
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +74,8 @@ class Uniform:
 def draw_interval(draws: Draws, probabilities: Tensor) -> Tensor:
     """i with the probability at that place of `probabilities` [N - 1], by inverting their cumulative sum; int64 [B]."""
     u = draws.uniform().double()
-    return torch.searchsorted(probabilities.cumsum(0).to(u.device), u, right=True).clamp(max=len(probabilities) - 1)
+    sums = send(probabilities.cumsum(0), u.device)
+    return torch.searchsorted(sums, u, right=True).clamp(max=len(probabilities) - 1)
 
 
 @register("times", "lognormal")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cm.diffusion.sampling import Network, autocast, map_on_devices
+from cm.diffusion.sampling import Network, autocast, check_precision, map_on_devices
 from cm.errors import UserError
 from cm.evaluation import metrics, reference
 from cm.evaluation.imagesets import Images
@@ -287,8 +287,11 @@ def _batches(extractor: Extractor, images: Images, compute: Compute, start: int 
 def _forward(extractor: Extractor, inputs: Iterator[Tensor], devices: Sequence[str]) -> Iterator[_Outputs]:
     """The outputs for each input, in order, without TF32, which would change the third decimal of FID.
 
-    All threads share the switch of TF32, so it is not set in each of them.
+    All threads share the switch of TF32, so it is not set in each of them. Raises UserError for a precision that a
+    device does not have.
     """
+    for device in devices:
+        check_precision(torch.device(device), extractor.precision)
     compute = functools.partial(_outputs, extractor.precision)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield from map_on_devices(compute, extractor.network, inputs, devices)

@@ -21,6 +21,7 @@ from cm.diffusion.times import Times
 from cm.diffusion.weightings import Weighting
 from cm.lazy import torch
 from cm.methods.base import Batch, Networks, StartsByChoice, require
+from cm.utils.devices import send
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,5 +99,5 @@ class DiscreteConsistency(PairedConsistency):
         """Algorithms 2 and 3: draw n and z, then `pair_loss` between neighbours."""
         grid = batch.noise.times(self.curriculum.steps_at(batch.step, batch.total_steps))
         index, z = self.times.on_grid(batch, grid), batch.normal()
-        times = torch.from_numpy(grid).to(batch.x.device)
+        times = send(torch.from_numpy(grid), batch.x.device)
         return self.pair_loss(nets, batch, z=z, t=times[index], s=times[index + 1])

@@ -27,6 +27,7 @@ from cm.errors import UserError
 from cm.methods.base import Batch
 from cm.training import augmentation
 from cm.training.plan import Plan
+from cm.utils.devices import send
 from cm.utils.parallel import map_in_order
 
 
@@ -86,7 +87,7 @@ class Batches:
         if plan.labels is not None:
             arrays["labels"] = plan.labels[indices]
         with torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext():
-            moved = {name: self._move(array) for name, array in arrays.items()}
+            moved = {name: send(torch.from_numpy(array), self._device) for name, array in arrays.items()}
         if self._stream:
             self._stream.synchronize()
         grid, images, labels = moved.pop("grid", None), moved.pop("images"), moved.pop("labels", None)
@@ -105,11 +106,6 @@ class Batches:
         images[drawn.mirrored] = images[drawn.mirrored, ::-1]
         grid = augmentation.grid_matrix(drawn.inverse, size)
         return {"images": images, "grid": grid, "augment_labels": drawn.labels}
-
-    def _move(self, array: np.ndarray) -> Tensor:
-        """The array on the device; a GPU may still be copying it on the stream of this thread."""
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(self._device, non_blocking=True) if self._stream else tensor.to(self._device)
 
     def _receive(self, loaded: tuple[Batch, Tensor | None]) -> Batch:
         """The batch with floats, [B, C, H, W] in [-1, 1], augmented.

@@ -23,7 +23,8 @@ from cm.training.plan import Plan
 from cm.training.saved import SavedFiles
 from cm.training.signals import Signals
 from cm.training.state import TrainingState, freeze
-from cm.training.update import Update, compile_mode
+from cm.training.update import Update
+from cm.utils.devices import send
 from cm.utils.locks import hold_lock
 from cm.utils.progress_bar import ProgressBar
 
@@ -39,7 +40,7 @@ class Trainer:
         set_activation_checkpointing(self.state.student, plan.training.checkpointing)
         for module in (self.state.student, self.state.target, self.teacher):
             if plan.training.compile and module is not None:
-                module.compile(mode=compile_mode(plan.training))
+                module.compile(mode=plan.training.compile_mode)
 
     def step(self, wishes: Wishes | None = None) -> Tensor:
         """Do one step; returns [3]: the mean loss of the global batch, and how many processes want to save and leave.
@@ -88,7 +89,7 @@ class Trainer:
 
         Student and target have the same dropout masks, the teacher has none.
         """
-        seeds = torch.from_numpy(batch.seeds).to(self._device)
+        seeds = send(torch.from_numpy(batch.seeds), self._device)
         labels = {} if batch.augment_labels is None else {"augment_labels": batch.augment_labels}
         student, target, teacher = self.state.student, self.state.target, self.teacher
         return Networks(

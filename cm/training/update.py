@@ -15,7 +15,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from cm.config import Training
 from cm.training.optimisers import is_update_compiled, learning_rate
 from cm.training.plan import Plan
 from cm.training.state import TrainingState
@@ -32,7 +31,7 @@ class Update:
         self._function: Callable[..., None] = self._update
         if is_update_compiled(plan.training):
             self._tensors = [torch.zeros((), device=plan.device) for _ in range(1 + len(self._averages))]
-            self._function = torch.compile(self._update, mode=compile_mode(plan.training))
+            self._function = torch.compile(self._update, mode=plan.training.compile_mode)
         if plan.training.cuda_graphs:
             self._fix_addresses()
 
@@ -75,16 +74,13 @@ class Update:
     def _fix_addresses(self) -> None:
         """Promise the compiler that these tensors stay where they are, so that CUDA graphs may change them in place."""
         optimiser = self._state.optimiser
+        optimiser.clear_gradients()
+        gradients = [cast(Tensor, parameter.grad) for parameter in optimiser.parameters]
         states = dict(optimiser.tensors()).values()
-        for tensor in itertools.chain(optimiser.parameters, *self._averages, states, self._tensors):
+        for tensor in itertools.chain(optimiser.parameters, gradients, *self._averages, states, self._tensors):
             torch._dynamo.mark_static_address(tensor)
 
 
 def move_towards(average: list[Any], parameters: list[Any], weight: float | Tensor) -> None:
     """average <- average + weight (parameters - average), in place, of lists of tensors; `weight` is a scalar."""
     torch._foreach_lerp_(average, parameters, [weight] * len(average) if isinstance(weight, Tensor) else weight)
-
-
-def compile_mode(training: Training) -> str | None:
-    """The mode of torch.compile: that which captures CUDA graphs, or its default."""
-    return "reduce-overhead" if training.cuda_graphs else None

@@ -122,7 +122,7 @@ def test_maps_in_lower_precision_are_compared_in_float32(precision, error):
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_distance_has_the_same_values_and_gradients(backend):
     distance = distance_of(small_network(), size=10)
-    compiled = distance.compile(backend)
+    compiled = distance.compile(backend=backend)
     assert compiled.compiled is not None and compiled.size == distance.size
     for mine, theirs in zip(value_and_gradient(compiled, *pair()), value_and_gradient(distance, *pair()), strict=True):
         torch.testing.assert_close(mine, theirs)

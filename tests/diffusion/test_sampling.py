@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,9 +116,12 @@ def test_an_error_of_a_device_is_one_line_and_stops_the_others(model, monkeypatc
 
 @pytest.fixture
 def old_gpu(monkeypatch):
-    """A GPU without bfloat16, as far as torch.autocast sees it."""
+    """A GPU of a generation that emulates bfloat16, as torch describes one."""
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=7))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
     return torch.device("cuda")
 
 
@@ -144,12 +148,18 @@ def test_what_torch_only_warns_of_is_refused(monkeypatch):
 
 
 def test_training_and_sampling_ask_first(place, monkeypatch):
+    asked: list[str] = []
+
     def refuse(device, precision):
         raise UserError(f"{precision} on {device}")
 
     monkeypatch.setattr(sampling, "check_precision", refuse)
     with pytest.raises(UserError, match="bfloat16 on cpu"):
         plan_of(place, "digits/ct/precision~bfloat16/seed0")
+    monkeypatch.setattr(sampling, "check_precision", lambda _, precision: asked.append(precision))
+    plan_of(place, "digits/cd/distance.precision~bfloat16/seed0")
+    assert asked == ["float32", "bfloat16"]
+    monkeypatch.setattr(sampling, "check_precision", refuse)
     model, description = build.load_model(place / "models/digits/edm/default/seed0/100.safetensors")
     with pytest.raises(UserError, match="float16 on cpu"):
         build.sample_images(model, description, None, count=1, seed=0, precision="float16")

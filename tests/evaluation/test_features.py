@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import tracemalloc
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from cm.errors import UserError
 from cm.evaluation import features, moments
 from cm.evaluation.extractors import Extractor
 from cm.evaluation.features import Compute
@@ -73,6 +75,14 @@ def test_tf32_is_off_on_every_device_until_all_have_finished(devices):
     allowed = torch.backends.cudnn.allow_tf32
     assert not features.extract(slow, Endless(6), Compute(1, 1, devices)).features.any()
     assert torch.backends.cudnn.allow_tf32 == allowed
+
+
+def test_a_precision_that_a_device_does_not_have_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    extractor = dataclasses.replace(PLACES, precision="bfloat16")
+    with pytest.raises(UserError, match="precision 'bfloat16' is unavailable on device 'cuda'"):
+        features.extract(extractor, Endless(3), Compute(devices=("cpu", "cuda")))
 
 
 def test_halves_and_kept_features_are_of_different_images():

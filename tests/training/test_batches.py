@@ -203,9 +203,13 @@ def test_the_thread_loads_the_same_in_any_order_of_steps(place, name, flip, micr
     batches.close()
 
 
-@pytest.mark.parametrize("variant", ["default", "microbatch~6", "flip~true,microbatch~6"])
+@pytest.mark.parametrize(
+    "variant",
+    ["classifier/default", "classifier/microbatch~6", "classifier/flip~true,microbatch~6", "meanflow/default"],
+)
 def test_weights_do_not_depend_on_the_thread(place, tmp_path, monkeypatch, variant):
-    name = f"digits/classifier/{variant}/seed0"
+    """Of meanflow, with EDM's augmentation."""
+    name = f"digits/{variant}/seed0"
     train(plan_of(place, name, tmp_path / "thread"))
     monkeypatch.setattr(Batches, "microbatches", microbatches_without_a_thread)
     train(plan_of(place, name, tmp_path / "none"))

@@ -124,13 +124,13 @@ def test_a_step_with_a_gradient_that_overflows_is_left_out(place, graphs):
 def test_what_is_compiled_can_be_replayed_as_cuda_graphs(place, monkeypatch):
     """Without a GPU: the mode is asked for, and the gradients stay where they are, also over microbatches."""
     modes = []
-    monkeypatch.setattr(torch, "compile", lambda function, mode=None: modes.append(mode) or function)
+    monkeypatch.setattr(torch, "compile", lambda function, mode=None, backend=None: modes.append(mode) or function)
     monkeypatch.setattr(Update, "_update", lambda *_: None)
     plain, fast = (
-        Trainer(plan_of(place, f"digits/cd/{changes}distance~l2,microbatch~6/seed0"))
+        Trainer(plan_of(place, f"digits/cd/{changes}microbatch~6/seed0"))
         for changes in ("", "compile~true,cuda_graphs~true,")
     )
-    assert modes == ["reduce-overhead"] * 4  # student, target, teacher and update
+    assert modes == ["reduce-overhead"] * 5  # student, target, teacher, distance and update
     addresses = []
     for _ in range(2):
         assert torch.equal(plain.step(), fast.step())
@@ -138,6 +138,26 @@ def test_what_is_compiled_can_be_replayed_as_cuda_graphs(place, monkeypatch):
         assert all(torch.equal(a.grad, b.grad) for a, b in both if a.grad is not None)
         addresses.append([parameter.grad.data_ptr() for parameter in fast.state.student.parameters()])
     assert addresses[0] == addresses[1]
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("optimiser", ["adam", "radam"])
+def test_all_that_the_compiled_update_reads_stays_where_it_is(place, monkeypatch, optimiser, clip):
+    """Otherwise a replayed CUDA graph copies it first, and torch replays none that changes it, as clipping does."""
+    found, original = [], torch.compile
+
+    def keep(graph, _inputs):
+        found.extend(node.meta["tensor_dict"] for node in graph.graph.find_nodes(op="placeholder"))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, mode: original(function, backend=keep, fullgraph=True))
+    torch._dynamo.reset()
+    plan = plan_with(place, optimiser=optimiser, clip=clip, compile=True, cuda_graphs=True)
+    state = TrainingState(plan)
+    update = Update(plan, state)
+    update(3)
+    assert len(found) > 4 * len(state.optimiser.parameters)
+    assert all(tensor.get("_dynamo_static_input_type") for tensor in found)
 
 
 def test_cuda_graphs_need_compilation(place):
