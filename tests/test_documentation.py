@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Iterator
@@ -112,3 +113,33 @@ def test_the_solver_of_the_documentation_is_the_one_of_the_suite():
 
     x, t, s = torch.randn(4, 1, 2, 2), torch.full((4,), 3.0), torch.full((4,), 1.0)
     assert torch.allclose(names["dpm2"](denoise, x, t, s), solvers.dpm2(denoise, x, t, s))
+
+
+def test_the_changes_in_the_readme_are_those_of_the_demo():
+    rows = {
+        "exponent of mu(k)": "CT, exponent of mu(k)",
+        "start of consistency training": "CT, initial weights",
+        "batch on LSUN": "CD, batch (LSUN)",
+        "`--loss_norm l2`": "CD, distance where l2 is asked for",
+    }
+    stated = table_cells(ROOT / "README.md", last=-1)
+    measured = table_cells(ROOT / "reports/demo/tables/paper_vs_code.md", last=-3)
+    assert {row: stated[row] for row in rows} == {row: measured[name] for row, name in rows.items()}
+
+
+def table_cells(path: Path, last: int) -> dict[str, str]:
+    """The first cell of each line of the tables in a file, and that at the place `last`."""
+    lines = [line.strip("| ").split("|") for line in path.read_text().splitlines() if line.startswith("|")]
+    return {cells[0].strip(): cells[last].strip() for cells in lines if len(cells) >= -last}
+
+
+@pytest.mark.parametrize("path", ["README.md", "reports/laptop/README.md"])
+def test_fid_with_intervals_are_of_committed_scores(path):
+    scores = [json.loads(file.read_text()) for file in (ROOT / "reports/laptop/scores").rglob("*.json")]
+    known = set()
+    for score in scores:
+        interval = score["uncertainty"]["fid"]
+        numbers = score["metrics"]["fid"], interval["low"], interval["high"]
+        known |= {"{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*numbers, d=digits) for digits in (1, 2)}
+    stated = re.findall(r"\| (\d+\.\d+ \[\d+\.\d+, \d+\.\d+\]) \| \d", (ROOT / path).read_text())
+    assert len(stated) >= 5 and set(stated) <= known
