@@ -196,11 +196,11 @@ def test_a_distance_in_float16_is_for_a_training_in_float16(lpips_file):
 @pytest.mark.parametrize(("dataset", "compiled"), [("cifar10_reduced", 1), ("cifar10", 0)])
 def test_the_network_of_a_distance_is_compiled_if_those_of_the_training_are(dataset, compiled, lpips_file, monkeypatch):
     calls = []
-    monkeypatch.setattr(torch, "compile", lambda metric, backend: calls.append(backend) or metric)
+    monkeypatch.setattr(torch, "compile", lambda metric, mode, backend: calls.append((mode, backend)) or metric)
     run = config.Experiments().run(f"{dataset}/cd/default/seed0")
     assert run.training.compile == bool(compiled)
     build.build_objective(run, lpips_file)
-    assert calls == ["inductor"] * compiled
+    assert calls == [(None, "inductor")] * compiled
 
 
 class Watched(Linear):

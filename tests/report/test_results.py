@@ -265,7 +265,7 @@ def test_a_table_that_repeats_long_text_takes_no_memory(tmp_path):
 
 def test_published_numbers_are_those_of_the_file():
     frame = cm.published()
-    lines = published._read_file()
+    lines = published._read_rows(published.FILE)
     assert list(frame.columns) == list(cm.published("table1").columns)
     others = [line[published.FASTGEN] for line in lines if line[published.FASTGEN]]
     assert others and list(frame[frame.origin == published.FASTGEN_ORIGIN].fid) == list(map(float, others))

@@ -10,7 +10,7 @@ import yaml
 from jobs_support import MICRO, ROOT, call, needs_plugin, options_of
 
 PROFILE = ROOT / "profiles" / "slurm" / "config.yaml"
-README_LINE = "snakemake --profile slurm all_tables"
+README_LINE = "snakemake all_tables --profile slurm --config suite=paper"
 
 
 @pytest.fixture
