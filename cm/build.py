@@ -257,12 +257,12 @@ def build_objective(run: Run, perceptual: Path | str | None = None, device: str 
 
 
 def _check_precision(run: Run, device: str) -> None:
-    """UserError for a distance in a precision that the device does not have.
+    """UserError for a precision of the distance that the device does not have, or that makes its gradients 0.
 
-    And for float16, in which gradients become 0, without the loss scaling of the training.
+    The latter is float16 without the loss scaling of the training.
     """
-    sampling.check_precision(torch.device(device), run.objective.distance.precision)
     own, training = run.objective.distance.precision, run.training.precision
+    sampling.check_precision(torch.device(device), own)
     if own == "float16" and training != "float16":
         raise UserError(
             f"{run.name}: distance '{run.settings['distance']}' has precision float16, which needs the loss scaling of "
