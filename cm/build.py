@@ -38,7 +38,7 @@ def plan_training(run: Run, *, data: Path, out: Path, keep: list[int], inputs: M
     `inputs`: role (`teacher`, `perceptual`) to model file. Raises UserError, before anything expensive, for data or a
     model that is missing, damaged or does not fit the run, and for a precision that the device does not have.
     """
-    sampling.check_precision(torch.device(device), run.training.precision)
+    sampling.check_precision([device], run.training.precision)
     objective = build_objective(run, inputs.get("perceptual"), device)
     images, labels = _read_training_data(run, data, objective)
     torch.manual_seed(run.seed)
@@ -262,7 +262,7 @@ def _check_precision(run: Run, device: str) -> None:
     The latter is float16 without the loss scaling of the training.
     """
     own, training = run.objective.distance.precision, run.training.precision
-    sampling.check_precision(torch.device(device), own)
+    sampling.check_precision([device], own)
     if own == "float16" and training != "float16":
         raise UserError(
             f"{run.name}: distance '{run.settings['distance']}' has precision float16, which needs the loss scaling of "

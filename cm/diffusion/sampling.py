@@ -59,8 +59,7 @@ def images(
     devices changes no bit: the batches stay the same. Raises UserError for a precision that a device does not have.
     """
     devices = settings.devices or (str(next(denoiser.parameters()).device),)
-    for device in devices:
-        check_precision(torch.device(device), settings.precision)
+    check_precision(devices, settings.precision)
     channels, height, width = settings.shape
     samples = np.empty((settings.count, height, width, channels), np.uint8) if out is None else out
     progress = ProgressBar("samples", settings.count, unit="images")
@@ -151,21 +150,22 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=precision != "float32")
 
 
-def check_precision(device: torch.device, precision: str) -> None:
-    """Raises UserError for a precision in which the device cannot compute, such as bfloat16 on an old GPU.
+def check_precision(devices: Iterable[str], precision: str) -> None:
+    """Raises UserError for a precision in which one of the devices cannot compute, such as bfloat16 on an old GPU.
 
     There torch would compute each operation in float32 and round, which is slower than float32.
     """
-    on_gpu = device.type == "cuda"
-    if precision == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(f"precision 'bfloat16' is unavailable on device '{device}', which would emulate it")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch only warns of some, and computes in float32
-        try:
-            autocast(device, precision)
-        except (RuntimeError, Warning) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"precision '{precision}' is unavailable on device '{device}': {reason}") from None
+    for device in map(torch.device, devices):
+        on_gpu = device.type == "cuda"
+        if precision == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UserError(f"precision 'bfloat16' is unavailable on device '{device}', which would emulate it")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # torch only warns of some, and computes in float32
+            try:
+                autocast(device, precision)
+            except (RuntimeError, Warning) as error:
+                reason = " ".join(str(error).split())
+                raise UserError(f"precision '{precision}' is unavailable on device '{device}': {reason}") from None
 
 
 def to_device(module: nn.Module, device: str) -> nn.Module:

@@ -68,8 +68,7 @@ def edit_images(
 
     Raises UserError for a precision that a device does not have, and for a damaged image.
     """
-    for device in settings.devices:
-        check_precision(torch.device(device), settings.precision)
+    check_precision(settings.devices, settings.precision)
     progress = ProgressBar("edited", len(images), unit="images")
     starts = range(0, len(images), settings.batch)
     parts = zip(starts, images.batches(settings.batch, WORKERS), strict=True)
@@ -110,8 +109,7 @@ def interpolate(
 
     `settings.labels`: a class for each pair.
     """
-    for device in settings.devices:
-        check_precision(torch.device(device), settings.precision)
+    check_precision(settings.devices, settings.precision)
     starts = range(0, count, settings.batch)
     parts = [range(start, min(start + settings.batch, count)) for start in starts]
     function = functools.partial(_interpolate_batch, edit, shape, settings)

@@ -290,8 +290,7 @@ def _forward(extractor: Extractor, inputs: Iterator[Tensor], devices: Sequence[s
     All threads share the switch of TF32, so it is not set in each of them. Raises UserError for a precision that a
     device does not have.
     """
-    for device in devices:
-        check_precision(torch.device(device), extractor.precision)
+    check_precision(devices, extractor.precision)
     compute = functools.partial(_outputs, extractor.precision)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield from map_on_devices(compute, extractor.network, inputs, devices)

@@ -122,7 +122,7 @@ def old_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=7))
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
-    return torch.device("cuda")
+    return ["cuda"]
 
 
 def test_an_old_gpu_has_no_bfloat16(old_gpu):
@@ -135,7 +135,7 @@ def test_an_old_gpu_has_no_bfloat16(old_gpu):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
 def test_a_processor_has_all(precision):
-    sampling.check_precision(torch.device("cpu"), precision)
+    sampling.check_precision(["cpu"], precision)
 
 
 def test_what_torch_only_warns_of_is_refused(monkeypatch):
@@ -144,14 +144,14 @@ def test_what_torch_only_warns_of_is_refused(monkeypatch):
         sampling, "autocast", lambda device, precision: warnings.warn("Disabling\nautocast.", stacklevel=1)
     )
     with pytest.raises(UserError, match=r"'float16' is unavailable on device 'cpu': Disabling autocast\."):
-        sampling.check_precision(torch.device("cpu"), "float16")
+        sampling.check_precision(["cpu"], "float16")
 
 
 def test_training_and_sampling_ask_first(place, monkeypatch):
     asked: list[str] = []
 
-    def refuse(device, precision):
-        raise UserError(f"{precision} on {device}")
+    def refuse(devices, precision):
+        raise UserError(f"{precision} on {', '.join(devices)}")
 
     monkeypatch.setattr(sampling, "check_precision", refuse)
     with pytest.raises(UserError, match="bfloat16 on cpu"):
