@@ -104,9 +104,10 @@ def fail_node(clients: Path, name: str) -> None:
         environment = process.info["environ"] or {}
         if environment.get("SLURMD_NODENAME") == name and environment.get("SLURM_CONF") == str(folder / "slurm.conf"):
             doomed |= {process, *(parent for parent in process.parents() if parent.name().startswith("slurmstepd"))}
-    for process in doomed:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    for stop in (psutil.Process.suspend, psutil.Process.kill):  # none runs on to report that another one was killed
+        for process in doomed:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                stop(process)
     _call(clients / "scontrol", "update", f"nodename={name}", "state=down", "reason=test")
 
 
