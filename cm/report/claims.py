@@ -175,13 +175,13 @@ def _draw(suite: Suite, found: Sequence[Verdict]) -> Figure:
         "intervals of the table; without a bar there is one seed.",
         *explain(suite, found)[:1],
     ]
-    return forest.draw(changes, "gain over the reference", notes)
+    return forest.draw_changes(changes, "gain over the reference", notes)
 
 
-def _change(verdict: Verdict) -> forest.Change:
+def _change(verdict: Verdict) -> forest.Row:
     one = verdict.measurement
     percent = (-100 if one.lower_is_better else 100) / abs(one.baseline or 1.0)
     mean = statistics.fmean(one.differences)
     low, high = sorted(percent * end for end in one.interval or (mean, mean))
     label = one.name if one.claim.metrics == ("fid",) else f"{one.name}, {headings.metric_title(one.metric)}"
-    return forest.Change(label, percent * mean, low, high, STYLES[verdict.word])
+    return forest.Row(label, percent * mean, low, high, STYLES[verdict.word])

@@ -106,7 +106,7 @@ def _distances(group: Sequence[Score]) -> list[float]:
 
 
 def _describe(score: Score) -> str:
-    return ", ".join(f"{key} {format_setting(value)}" for key, value in score.varied.items()) or score.sampler
+    return format_setting(score.varied) or score.sampler
 
 
 def _explain_interval(pairs: Sequence[Difference], marks: str) -> list[str]:
@@ -123,5 +123,5 @@ def _draw(pairs: Sequence[Difference], notes: Sequence[str]) -> Figure:
         change, _ = scores.mean_and_deviation(pair.values)
         low, high = pair.interval or (change, change)
         label = f"{pair.label}: {pair.words[1]}"
-        changes.append(forest.Change(label, percent * change, percent * low, percent * high))
-    return forest.draw(changes, f"change of {pairs[0].reference[0].title('fid')}", notes)
+        changes.append(forest.Row(label, percent * change, percent * low, percent * high))
+    return forest.draw_changes(changes, f"change of {pairs[0].reference[0].title('fid')}", notes)

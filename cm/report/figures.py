@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cm import report
-from cm.report import footnotes, scores
-from cm.report.plots import Plot, has_intervals
+from cm.report import footnotes, forest, scores
+from cm.report.plots import DEFAULT, Plot, has_intervals, mean_with_bar
 from cm.report.scores import Score
 from cm.report.writing import format_setting
 
@@ -42,24 +42,13 @@ def sampling_steps(suite: Suite, artefact: Artefact, root: Path) -> Figure:
 def ablation(found: Sequence[Score], notes: Sequence[str] = ()) -> Figure:
     """The Frechet distance over the last varied setting, with one line for each combination of the other settings.
 
-    Points of the default settings have a ring. `notes`: further footnotes.
+    Variants that do not all set the same settings have no common axis: each has a row of its own. `notes`: further
+    footnotes.
     """
-    *others, last = _varied_settings(found)
-    axis = _Axis([score.varied.get(last) for score in found])
-    plot = Plot(found, axis.label(last))
-    lines: Lines = {}
-    for group in scores.groups(found, place).values():
-        line = lines.setdefault(_name_line(group[0], others, found), {})
-        line[axis.position(group[0].varied.get(last))] = group
-    for label, points in lines.items():
-        plot.add_error_bars(label, dict(sorted(points.items())), joined=axis.numeric or len(lines) > 1)
-    for points in lines.values():
-        plot.add_rings({x: group for x, group in points.items() if group[0].variant == "default"})
-    axis.scale(plot)
-    baseline = plot.add_baseline()
-    plot.set_ticks(*axis.ticks())
-    own = footnotes.of_figure(found, marks="Bars", intervals=has_intervals(found), baseline=baseline)
-    return plot.finish([*own, *notes])
+    settings = _varied_settings(found)
+    if len(settings) > 1 and any(len(score.varied) < len(settings) for score in found):
+        return _draw_variants(found, notes)
+    return _draw_over_setting(found, settings, notes)
 
 
 def is_number(value: Any) -> bool:
@@ -79,7 +68,38 @@ def _varied_settings(found: Iterable[Score]) -> list[str]:
     return list(settings)
 
 
+def _draw_variants(found: Sequence[Score], notes: Sequence[str]) -> Figure:
+    """One row for each variant and sampler."""
+    rows = []
+    for group in scores.groups(found, place).values():
+        name = format_setting(group[0].varied) or DEFAULT
+        label = ", ".join([name, *_name_sampler(group[0], found)])
+        rows.append(forest.Row(label, *mean_with_bar(group)))
+    own = footnotes.of_figure(found, marks="Bars", intervals=has_intervals(found), baseline=None)
+    return forest.draw_distances(rows, found[0].heading("fid"), [*own, *notes])
+
+
 # ---- lines ----------------------------------------------------------------------------------------------------------
+
+
+def _draw_over_setting(found: Sequence[Score], settings: Sequence[str], notes: Sequence[str]) -> Figure:
+    """One line for each combination of all settings but the last. Points of the default settings have a ring."""
+    *others, last = settings
+    axis = _Axis([score.varied.get(last) for score in found])
+    plot = Plot(found, axis.label(last))
+    lines: Lines = {}
+    for group in scores.groups(found, place).values():
+        line = lines.setdefault(_name_line(group[0], others, found), {})
+        line[axis.position(group[0].varied.get(last))] = group
+    for label, points in lines.items():
+        plot.add_error_bars(label, dict(sorted(points.items())), joined=axis.numeric or len(lines) > 1)
+    for points in lines.values():
+        plot.add_rings({x: group for x, group in points.items() if group[0].variant == "default"})
+    axis.scale(plot)
+    baseline = plot.add_baseline()
+    plot.set_ticks(*axis.ticks())
+    own = footnotes.of_figure(found, marks="Bars", intervals=has_intervals(found), baseline=baseline)
+    return plot.finish([*own, *notes])
 
 
 def _draw_lines(plot: Plot, found: Sequence[Score], x: Callable[[Score], float], artefact: Artefact) -> Figure:
@@ -97,9 +117,13 @@ def _draw_lines(plot: Plot, found: Sequence[Score], x: Callable[[Score], float],
 
 def _name_line(score: Score, keys: Sequence[str], found: Sequence[Score]) -> str:
     """The label of the line of a score: its values of `keys`, and the NFE if there are several samplers."""
-    words = [f"{key} {_format_tick(score.varied[key])}" for key in keys if key in score.varied]
-    several = len({other.sampler for other in found}) > 1
-    return ", ".join([*words, *([f"NFE {score.nfe}"] if several else [])])
+    words = [f"{key} {_format_tick(score.varied[key])}" for key in keys]
+    return ", ".join([*words, *_name_sampler(score, found)])
+
+
+def _name_sampler(score: Score, found: Sequence[Score]) -> list[str]:
+    """The NFE of a score, if there are several samplers."""
+    return [f"NFE {score.nfe}"] if len({other.sampler for other in found}) > 1 else []
 
 
 def _format_tick(value: Any) -> str:

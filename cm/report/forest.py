@@ -1,12 +1,13 @@
-"""Figures of relative changes: one line for each change, with its interval, and a vertical line at no change."""
+"""Figures with one row for each value and its interval: of relative changes, and of distances."""
 
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cm.report.plots import COLOURS, add_notes, prepare_axes
+from cm.report.plots import COLOURS, add_notes, number_log_axis, prepare_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
 
 TICKS = (-1000, -500, -200, -100, -50, -20, -10, 0, 10, 20, 50, 100, 200, 500, 1000)  # per cent
 LINEAR = 20  # per cent up to which the axis of changes is linear
-WIDTH, PITCH, NARROW_PITCH = 8.4, 0.32, 0.2  # inches of a figure, and of a line: of few lines, and of many
-MANY = 30  # lines
+WIDTH, PITCH, NARROW_PITCH = 8.4, 0.32, 0.2  # inches of a figure, and of a row: of few rows, and of many
+MANY = 30  # rows
+LABEL_WIDTH, LINE = 60, 0.14  # characters of a line of a label, and inches of each further line
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How changes of one kind look. `name`: in the legend; without a name there is none."""
+    """How values of one kind look. `name`: in the legend; without a name there is none."""
 
     colour: str = COLOURS[0]
     marker: str = "o"
@@ -29,41 +31,61 @@ class Style:
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
-    """A change in per cent, with the ends of its interval; they are the change itself where there is no interval."""
+class Row:
+    """A value, with the ends of its interval; they are the value itself where there is no interval."""
 
     label: str
-    percent: float
+    value: float
     low: float
     high: float
     style: Style = Style()
 
 
-def draw(changes: Sequence[Change], x_label: str, notes: Sequence[str]) -> Figure:
-    """The changes below each other. `x_label`: what changes, to which the unit and the scale are added."""
-    from matplotlib.figure import Figure
+def draw_changes(rows: Sequence[Row], x_label: str, notes: Sequence[str]) -> Figure:
+    """Changes in per cent, and a vertical line at no change.
 
-    pitch = PITCH if len(changes) <= MANY else NARROW_PITCH
-    figure = Figure(figsize=(WIDTH, 2.0 + 0.12 * len(notes) + pitch * len(changes)), layout="constrained")
-    axes = figure.add_subplot()
-    prepare_axes(axes, "x")
+    `x_label`: what changes, to which the unit and the scale are added.
+    """
+    figure, axes = _draw_rows(rows, notes)
     axes.axvline(0, color="#888888", linewidth=1.0, linestyle="--", zorder=1)
-    for place, change in enumerate(changes):
-        _draw_change(axes, place, change)
-    axes.set_yticks(range(len(changes)), [change.label for change in changes], fontsize=8)
-    axes.set_ylim(len(changes) - 0.5, -0.5)
-    _scale(axes, x_label)
+    _scale_changes(axes, x_label)
     _add_legend(figure, axes)
-    add_notes(figure, notes)
     return figure
 
 
-def _draw_change(axes: Axes, place: int, change: Change) -> None:
-    style = change.style
-    bars = [[change.percent - change.low], [change.high - change.percent]]
+def draw_distances(rows: Sequence[Row], x_label: str, notes: Sequence[str]) -> Figure:
+    """Distances on a logarithmic axis."""
+    figure, axes = _draw_rows(rows, notes)
+    axes.set_xscale("log")
+    axes.set_xlabel(x_label)
+    number_log_axis(axes.xaxis)
+    return figure
+
+
+def _draw_rows(rows: Sequence[Row], notes: Sequence[str]) -> tuple[Figure, Axes]:
+    """The rows below each other, and the footnotes. Long labels take several lines."""
+    from matplotlib.figure import Figure
+
+    labels = [textwrap.fill(row.label, LABEL_WIDTH) for row in rows]
+    lines = max((label.count("\n") for label in labels), default=0)
+    pitch = (PITCH if len(rows) <= MANY else NARROW_PITCH) + LINE * lines
+    figure = Figure(figsize=(WIDTH, 2.0 + 0.12 * len(notes) + pitch * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    prepare_axes(axes, "x")
+    for place, row in enumerate(rows):
+        _draw_row(axes, place, row)
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    add_notes(figure, notes)
+    return figure, axes
+
+
+def _draw_row(axes: Axes, place: int, row: Row) -> None:
+    style = row.style
+    bars = [[row.value - row.low], [row.high - row.value]]
     face: dict[str, Any] = {} if style.filled else {"markerfacecolor": "white"}
     axes.errorbar(
-        change.percent,
+        row.value,
         place,
         xerr=bars,
         fmt=style.marker,
@@ -75,7 +97,7 @@ def _draw_change(axes: Axes, place: int, change: Change) -> None:
     )
 
 
-def _scale(axes: Axes, x_label: str) -> None:
+def _scale_changes(axes: Axes, x_label: str) -> None:
     """An axis of per cent that is linear around 0 and logarithmic beyond."""
     axes.set_xscale("symlog", linthresh=LINEAR)
     low, high = axes.get_xlim()
@@ -85,7 +107,7 @@ def _scale(axes: Axes, x_label: str) -> None:
 
 
 def _add_legend(figure: Figure, axes: Axes) -> None:
-    """The kinds of changes, each once, above the plot."""
+    """The kinds of values, each once, above the plot."""
     handles, labels = axes.get_legend_handles_labels()
     kinds = dict(sorted(zip(labels, handles, strict=True), key=lambda kind: kind[0]))
     if kinds:

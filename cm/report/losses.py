@@ -106,7 +106,7 @@ def _draw_panel(axes: Axes, chains: Sequence[Sequence[Stage]], value: Callable[[
         axes.set(xticks=[], yticks=[])
     elif min(lowest) > 0:
         axes.set_yscale("log")
-        number_log_axis(axes)
+        number_log_axis(axes.yaxis)
 
 
 def _average(stage: Stage, value: Callable[[Measurement], float | None], count: int) -> tuple[list[float], list[float]]:

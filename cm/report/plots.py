@@ -15,6 +15,7 @@ from cm.report.scores import Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # The colours of Okabe and Ito, which colour-blind readers can distinguish; yellow, the faintest on white, comes last.
@@ -26,6 +27,7 @@ DPI = 150
 DEFAULT, CHOSEN, SPLIT_HALVES = "default", "chosen", "split halves"  # labels that come last in a legend
 FAR_BELOW = 5  # a baseline that many times below the lowest point would squeeze the other lines
 NOTE_WIDTH = 120  # characters of a line of footnotes
+LEGEND_WIDTH = 32  # characters of a line of a legend
 
 Points = Mapping[Any, Sequence[Score]]  # from a place on the x axis to the scores of all seeds there
 
@@ -116,7 +118,7 @@ class Plot:
 
     def number_axis(self) -> None:
         """Plain numbers on the y axis."""
-        number_log_axis(self.axes)
+        number_log_axis(self.axes.yaxis)
 
     def finish(self, notes: Sequence[str]) -> Figure:
         """The figure, with its legend and footnotes."""
@@ -133,11 +135,12 @@ class Plot:
 
     def _add_legend(self) -> None:
         """Beside the plot, where it hides nothing."""
-        handles, labels = self.axes.get_legend_handles_labels()
-        order = sorted(range(len(labels)), key=lambda index: labels[index] in (DEFAULT, CHOSEN, SPLIT_HALVES))
-        entries = [handles[index] for index in order], [labels[index] for index in order]
-        if order:
-            self.figure.legend(*entries, loc="outside right upper", frameon=False, fontsize=9)
+        entries = list(zip(*self.axes.get_legend_handles_labels(), strict=True))
+        entries.sort(key=lambda entry: entry[1] in (DEFAULT, CHOSEN, SPLIT_HALVES))
+        if entries:
+            handles, labels = zip(*entries, strict=True)
+            wrapped = [textwrap.fill(label, LEGEND_WIDTH) for label in labels]
+            self.figure.legend(handles, wrapped, loc="outside right upper", frameon=False, fontsize=9)
 
 
 def has_intervals(found: Sequence[Score]) -> bool:
@@ -197,23 +200,29 @@ def _deviations(points: Points) -> list[float]:
 
 
 def _bar(group: Sequence[Score]) -> tuple[float, float]:
-    """Lengths of an error bar below and above the mean: one deviation over seeds, or the interval of one seed.
+    """Lengths of an error bar below and above the mean."""
+    value, low, high = mean_with_bar(group)
+    return value - low, high - value
+
+
+def mean_with_bar(group: Sequence[Score]) -> tuple[float, float, float]:
+    """The mean and the ends of its error bar: one deviation over seeds, or the interval of one seed.
 
     The bar has no length on a side where the value lies outside the interval.
     """
     value, deviation = scores.mean_and_deviation(_values(group))
     if deviation is not None:
-        return deviation, deviation
+        return value, value - deviation, value + deviation
     low, high = group[0].interval("fid") or (value, value)
-    return max(value - low, 0.0), max(high - value, 0.0)
+    return value, min(low, value), max(high, value)
 
 
-def number_log_axis(axes: Axes) -> None:
-    """Plain numbers on the logarithmic y axis, also where it spans less than a decade."""
+def number_log_axis(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis, also where it spans less than a decade."""
     from matplotlib import ticker
 
-    low, high = axes.get_ylim()
+    low, high = axis.get_view_interval()
     steps = (1, 2, 3, 5, 7) if high / low < 30 else (1, 2, 5) if high / low < 300 else (1,)
-    axes.yaxis.set_major_locator(ticker.MaxNLocator(6) if high / low < 5 else ticker.LogLocator(subs=steps))
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_locator(ticker.MaxNLocator(6) if high / low < 5 else ticker.LogLocator(subs=steps))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(ticker.NullLocator())

@@ -515,6 +515,36 @@ def test_an_ablation_figure_over_seeds_has_deviations_as_bars(suite, made):
         assert [list(bar[:, 1]) for bar in bars] == [pytest.approx([y - 0.1, y + 0.1]) for y in middle]
 
 
+def test_variants_of_different_settings_have_a_row_each_and_wide_labels_are_wrapped(suite, own, tmp_path):
+    artefact = """artefacts:
+  variants:
+    kind: ablation
+    caption: Variants of consistency distillation.
+    paper: false
+    entries:
+      - method: cd
+        variants:
+          - {}
+          - {steps: 9}
+          - {solver: euler, distance: {name: lpips, pooling: average}, lr: 1.0e-3, total_steps: 123, ema_decay: 0.5}
+"""
+    other = demo(tmp_path / "s.yaml", lambda text: text.replace("artefacts:\n", artefact))
+    fake(other, own)
+    found = scores.load(other, other.find("variants"), own)
+    axes = figures.ablation(found).axes[0]
+    labels = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert [" ".join(label.split()) for label in labels] == [
+        "default",
+        "steps 9",
+        "solver euler, distance lpips, pooling average, lr 0.001, total_steps 123, ema_decay 0.5",
+    ]
+    assert max(map(len, "\n".join(labels).splitlines())) <= 60
+    for container, group in zip(axes.containers, scores.groups(found, figures.place).values(), strict=True):
+        mean, deviation = scores.mean_and_deviation([score["fid"] for score in group])
+        assert list(container[0].get_xdata()) == pytest.approx([mean])
+        assert list(container[2][0].get_segments()[0][:, 0]) == pytest.approx([mean - deviation, mean + deviation])
+
+
 def test_a_figure_of_fewer_images_says_so(suite, own):
     alter(own, short)
     notes = footnotes_of(figures.curves(suite, suite.find("fig3a"), own))
