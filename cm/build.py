@@ -317,7 +317,7 @@ def _read_training_data(run: Run, data: Path, objective: Objective) -> tuple[np.
 
 
 def _load_teacher(run: Run, inputs: Mapping[str, Path], student: nn.Module) -> nn.Module | None:
-    """The teacher of a run, None for a run without one. Its weights are copied into the student if the run says so."""
+    """The teacher that the loss evaluates, or None; the student gets the teacher's weights if the run says so."""
     if not run.objective.needs_teacher:
         return None
     if "teacher" not in inputs:
@@ -326,7 +326,8 @@ def _load_teacher(run: Run, inputs: Mapping[str, Path], student: nn.Module) -> n
     tensors, description = read_model(path)
     run.objective.check_teacher(f"{path} holds {description['run']}, which", description["preconditioning"])
     evaluated = run.objective.teacher_preconditionings[description["preconditioning"]]
-    teacher = _restore_model(tensors, description | {"preconditioning": evaluated}, path)
     if run.objective.starts_from_teacher:
         native.restore(student, tensors, path)
-    return teacher
+    if not run.objective.evaluates_teacher:
+        return None
+    return _restore_model(tensors, description | {"preconditioning": evaluated}, path)

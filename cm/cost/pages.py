@@ -75,7 +75,8 @@ def _list_memory(run: Run, experiments: Experiments, parts: Sequence[Part]) -> l
     sizes["averaged weights (EMA)"] = weights
     if any(part.role == "target" for part in parts):
         sizes["target"] = weights
-    if teacher := experiments.teacher(run):
+    teacher = experiments.teacher(run)
+    if teacher and run.objective.evaluates_teacher:
         sizes["teacher"] = FLOAT32 * counting.parameters(teacher)
     if compared := costs.distance_parameters(run, experiments):
         sizes["network of the distance"] = (

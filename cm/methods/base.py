@@ -100,12 +100,12 @@ class Objective(abc.ABC):
     """A loss. Subclasses are final and add the settings of their YAML section as fields.
 
     `labelled`: whether the loss needs labels. `has_features`: whether the network has features that compare images.
-    `teacher_title`: what an error calls the teacher.
+    `evaluates_teacher`: whether the loss evaluates a teacher. `teacher_title`: what an error calls the teacher.
     """
 
     labelled: ClassVar[bool] = False
-
     has_features: ClassVar[bool] = False
+    evaluates_teacher: ClassVar[bool] = False
     teacher_title: ClassVar[str] = "teacher"
 
     @property
@@ -121,7 +121,7 @@ class Objective(abc.ABC):
     @property
     def needs_teacher(self) -> bool:
         """Whether the run needs the weights of a teacher."""
-        return False
+        return self.evaluates_teacher or self.starts_from_teacher
 
     @property
     def teacher_preconditionings(self) -> Mapping[str, str]:
@@ -141,8 +141,8 @@ class Objective(abc.ABC):
 
     @property
     def starts_from_teacher(self) -> bool:
-        """Whether the student starts from the teacher's weights."""
-        return self.needs_teacher
+        """Whether the student starts from the teacher's weights, as it does by default where there is a teacher."""
+        return self.evaluates_teacher
 
     @property
     def needs_perceptual_network(self) -> bool:
@@ -199,10 +199,6 @@ class StartsByChoice(Objective):
     """An objective whose setting `init` says which weights the student starts from; subclasses declare it."""
 
     init: Literal["random", "teacher"]
-
-    @property
-    def needs_teacher(self) -> bool:
-        return self.starts_from_teacher
 
     @property
     def starts_from_teacher(self) -> bool:

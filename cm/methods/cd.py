@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from cm.config.settings import component, default
 from cm.diffusion.curriculum import Curriculum
@@ -24,6 +24,8 @@ class ConsistencyDistillation(DiscreteConsistency):
     `solver`: the ODE solver whose step with the teacher leads to the neighbour.
     """
 
+    evaluates_teacher: ClassVar[bool] = True
+
     curriculum: Annotated[Curriculum, component("curriculum")] = default("curriculum", "fixed", steps=18, target_mu=0.0)
     solver: Annotated[Solver, component("solver")] = default("solver", "heun")
     init: Literal["random", "teacher"] = "teacher"
@@ -31,10 +33,6 @@ class ConsistencyDistillation(DiscreteConsistency):
     def check(self, where: str) -> None:
         """Raises UserError for a multistep solver."""
         check_single_step(self.solver, where)
-
-    @property
-    def needs_teacher(self) -> bool:
-        return True
 
     def neighbour(self, nets: Networks, batch: Batch, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         teacher = require(nets.teacher)

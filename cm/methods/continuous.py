@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cm import registry
 from cm.diffusion.distances import degree_of, limit
@@ -101,9 +101,7 @@ class ContinuousConsistency(Consistency):
 class ContinuousDistillation(ContinuousConsistency):
     """Continuous-time consistency distillation, CD with N to infinity."""
 
-    @property
-    def needs_teacher(self) -> bool:
-        return True
+    evaluates_teacher: ClassVar[bool] = True
 
     def denoise(self, nets: Networks, batch: Batch, x_t: Tensor, t: Tensor) -> Tensor:
         return require(nets.teacher)(x_t, t, batch.labels)

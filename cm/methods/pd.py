@@ -10,7 +10,7 @@ A run is one stage, from 2n steps to n; the stages are a chain of runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from cm.config.settings import at_least, at_most, component, default
 from cm.diffusion.distances import Distance, is_perceptual
@@ -35,13 +35,11 @@ class ProgressiveDistillation(Objective):
     the student and its target. `weighting`: lambda(t).
     """
 
+    evaluates_teacher: ClassVar[bool] = True
+
     steps: Annotated[int, at_least(1), at_most(2**20)] = 1
     distance: Annotated[Distance, component("distance")] = default("distance", "l2")
     weighting: Annotated[Weighting, component("weighting")] = default("weighting", "truncated-snr")
-
-    @property
-    def needs_teacher(self) -> bool:
-        return True
 
     @property
     def needs_perceptual_network(self) -> bool:

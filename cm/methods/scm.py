@@ -20,7 +20,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from cm.config.settings import above, at_least, at_most, component, default
 from cm.diffusion.solvers import per_image
@@ -164,9 +164,7 @@ class ContinuousTrigFlowTraining(ContinuousTrigFlow):
 class ContinuousTrigFlowDistillation(ContinuousTrigFlow):
     """sCD, consistency distillation of a diffusion model in TrigFlow's or, with `parametrization: edm`, EDM's form."""
 
-    @property
-    def needs_teacher(self) -> bool:
-        return True
+    evaluates_teacher: ClassVar[bool] = True
 
     def velocity(self, nets: Networks, batch: Batch, x_t: Tensor, t: Tensor, estimate: Tensor) -> Tensor:
         return batch.noise.sigma_data * require(nets.teacher)(x_t, t, batch.labels)

@@ -42,6 +42,7 @@ class TruncatedConsistency(EasyConsistencyTuning):
     counts as, so that rho continues where the run of the first stage ended. The teacher is the run of the first stage.
     """
 
+    evaluates_teacher: ClassVar[bool] = True
     teacher_title: ClassVar[str] = "stage 1, a run of ECT"
 
     times: Annotated[Times, component("times")] = default("times", "student-truncated")
@@ -65,10 +66,6 @@ class TruncatedConsistency(EasyConsistencyTuning):
     @property
     def sampling_preconditioning(self) -> str:
         return "tcm"
-
-    @property
-    def needs_teacher(self) -> bool:
-        return True
 
     @property
     def teacher_preconditionings(self) -> Mapping[str, str]:

@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import measured, plan_of
 
-from cm import build, config, registry
+from cm import build, config, cost, registry
 from cm.checkpoints import native
 from cm.cli import main, models
+from cm.cost.evaluations import count_evaluations
 from cm.errors import UserError
 from cm.training.trainer import Trainer, train
 from cm.utils import files
@@ -296,6 +297,15 @@ def test_students_start_from_their_teacher_unless_told_otherwise(place):
     ):
         student = plan_of(place, f"digits/{name}/seed0").student.state_dict()
         assert same(dict(student), teacher) is starts_there
+
+
+@pytest.mark.parametrize("method", registry.names("method"))
+def test_a_teacher_stays_in_memory_if_and_only_if_the_loss_evaluates_it(place, method):
+    experiments = config.Experiments(place / "experiments")
+    run = experiments.run(f"digits/{method}/{'steps~2' if method == 'pd' else 'default'}/seed0")
+    evaluated = count_evaluations(run).teacher > 0
+    assert (plan_of(place, run.name).teacher is not None) is evaluated
+    assert ("\n  teacher " in cost.describe(run.name, experiments=experiments)) is evaluated
 
 
 @pytest.mark.parametrize(
