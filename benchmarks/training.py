@@ -130,7 +130,7 @@ def objective(run: Run, network: Run | Weights | None, options: argparse.Namespa
 
 
 def networks(run: Run, teacher: Run | None) -> tuple[nn.Module, nn.Module | None]:
-    """The student, with the weights of the teacher where it starts from them, and the teacher: each in memory once."""
+    """The student, with the weights of the teacher where it starts from them, and the teacher if it is evaluated."""
     torch.manual_seed(run.seed)
     own = build.run_description(run) | {"preconditioning": run.objective.preconditioning}
     phi = build.build_model(describe_teacher(run, teacher)) if teacher else None
@@ -140,7 +140,7 @@ def networks(run: Run, teacher: Run | None) -> tuple[nn.Module, nn.Module | None
         student = build.build_model(own)
     student = student.to_empty(device="cpu")
     student.load_state_dict(phi.state_dict())
-    return student, phi
+    return student, phi if run.objective.evaluates_teacher else None
 
 
 def describe_teacher(run: Run, teacher: Run) -> dict[str, Any]:

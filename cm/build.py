@@ -317,7 +317,10 @@ def _read_training_data(run: Run, data: Path, objective: Objective) -> tuple[np.
 
 
 def _load_teacher(run: Run, inputs: Mapping[str, Path], student: nn.Module) -> nn.Module | None:
-    """The teacher that the loss evaluates, or None; the student gets the teacher's weights if the run says so."""
+    """The teacher that the loss evaluates, or None; the student gets the teacher's weights if the run says so.
+
+    Raises UserError for a teacher that is not given or does not fit.
+    """
     if not run.objective.needs_teacher:
         return None
     if "teacher" not in inputs:
@@ -325,9 +328,9 @@ def _load_teacher(run: Run, inputs: Mapping[str, Path], student: nn.Module) -> n
     path = inputs["teacher"]
     tensors, description = read_model(path)
     run.objective.check_teacher(f"{path} holds {description['run']}, which", description["preconditioning"])
-    evaluated = run.objective.teacher_preconditionings[description["preconditioning"]]
     if run.objective.starts_from_teacher:
         native.restore(student, tensors, path)
     if not run.objective.evaluates_teacher:
         return None
+    evaluated = run.objective.teacher_preconditionings[description["preconditioning"]]
     return _restore_model(tensors, description | {"preconditioning": evaluated}, path)

@@ -72,11 +72,12 @@ def _list_memory(run: Run, experiments: Experiments, parts: Sequence[Part]) -> l
     """Bytes of everything that a training step holds in memory, without activations."""
     weights = FLOAT32 * counting.parameters(run)
     sizes = {"student": weights, "its gradients": weights, run.training.optimiser: OPTIMISER_BUFFERS * weights}
-    sizes["averaged weights (EMA)"] = weights
-    if any(part.role == "target" for part in parts):
+    sizes["averaged weights (EMA)"] = len(run.training.ema_decay) * weights
+    roles = {part.role for part in parts}
+    if "target" in roles:
         sizes["target"] = weights
     teacher = experiments.teacher(run)
-    if teacher and run.objective.evaluates_teacher:
+    if teacher and "teacher" in roles:
         sizes["teacher"] = FLOAT32 * counting.parameters(teacher)
     if compared := costs.distance_parameters(run, experiments):
         sizes["network of the distance"] = (

@@ -125,7 +125,7 @@ class Objective(abc.ABC):
 
     @property
     def teacher_preconditionings(self) -> Mapping[str, str]:
-        """The preconditionings of models that can be the teacher, and for each that with which the loss evaluates it.
+        """The preconditionings of models that can be the teacher, and for each that of its evaluations.
 
         By default the teacher is a denoiser with the preconditioning of EDM.
         """
@@ -141,7 +141,7 @@ class Objective(abc.ABC):
 
     @property
     def starts_from_teacher(self) -> bool:
-        """Whether the student starts from the teacher's weights, as it does by default where there is a teacher."""
+        """Whether the student starts from the teacher's weights: by default if the loss evaluates the teacher."""
         return self.evaluates_teacher
 
     @property

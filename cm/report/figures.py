@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cm import report
 from cm.report import footnotes, forest, scores
-from cm.report.plots import DEFAULT, Plot, has_intervals, mean_with_bar
+from cm.report.plots import Plot, has_intervals, mean_with_bar
 from cm.report.scores import Score
 from cm.report.writing import format_setting
 
@@ -46,7 +46,7 @@ def ablation(found: Sequence[Score], notes: Sequence[str] = ()) -> Figure:
     footnotes.
     """
     settings = _varied_settings(found)
-    if len(settings) > 1 and any(len(score.varied) < len(settings) for score in found):
+    if any(len(score.varied) < len(settings) for score in found):
         return _draw_variants(found, notes)
     return _draw_over_setting(found, settings, notes)
 
@@ -72,9 +72,8 @@ def _draw_variants(found: Sequence[Score], notes: Sequence[str]) -> Figure:
     """One row for each variant and sampler."""
     rows = []
     for group in scores.groups(found, place).values():
-        name = format_setting(group[0].varied) or DEFAULT
-        label = ", ".join([name, *_name_sampler(group[0], found)])
-        rows.append(forest.Row(label, *mean_with_bar(group)))
+        words = [format_setting(group[0].varied) or group[0].variant, *_name_sampler(group[0], found)]
+        rows.append(forest.Row(", ".join(words), *mean_with_bar(group)))
     own = footnotes.of_figure(found, marks="Bars", intervals=has_intervals(found), baseline=None)
     return forest.draw_distances(rows, found[0].heading("fid"), [*own, *notes])
 
@@ -85,12 +84,12 @@ def _draw_variants(found: Sequence[Score], notes: Sequence[str]) -> Figure:
 def _draw_over_setting(found: Sequence[Score], settings: Sequence[str], notes: Sequence[str]) -> Figure:
     """One line for each combination of all settings but the last. Points of the default settings have a ring."""
     *others, last = settings
-    axis = _Axis([score.varied.get(last) for score in found])
+    axis = _Axis([score.varied[last] for score in found])
     plot = Plot(found, axis.label(last))
     lines: Lines = {}
     for group in scores.groups(found, place).values():
         line = lines.setdefault(_name_line(group[0], others, found), {})
-        line[axis.position(group[0].varied.get(last))] = group
+        line[axis.position(group[0].varied[last])] = group
     for label, points in lines.items():
         plot.add_error_bars(label, dict(sorted(points.items())), joined=axis.numeric or len(lines) > 1)
     for points in lines.values():
@@ -116,14 +115,17 @@ def _draw_lines(plot: Plot, found: Sequence[Score], x: Callable[[Score], float],
 
 
 def _name_line(score: Score, keys: Sequence[str], found: Sequence[Score]) -> str:
-    """The label of the line of a score: its values of `keys`, and the NFE if there are several samplers."""
+    """The label of the line of a score: its values of `keys`, and the NFE or the sampler if there are several."""
     words = [f"{key} {_format_tick(score.varied[key])}" for key in keys]
     return ", ".join([*words, *_name_sampler(score, found)])
 
 
 def _name_sampler(score: Score, found: Sequence[Score]) -> list[str]:
-    """The NFE of a score, if there are several samplers."""
-    return [f"NFE {score.nfe}"] if len({other.sampler for other in found}) > 1 else []
+    """The NFE of a score, or its sampler where that says more, if there are several samplers."""
+    samplers = {other.sampler for other in found}
+    if len(samplers) == 1:
+        return []
+    return [f"NFE {score.nfe}" if len({other.nfe for other in found}) == len(samplers) else score.sampler]
 
 
 def _format_tick(value: Any) -> str:

@@ -66,7 +66,7 @@ def _draw_rows(rows: Sequence[Row], notes: Sequence[str]) -> tuple[Figure, Axes]
     """The rows below each other, and the footnotes. Long labels take several lines."""
     from matplotlib.figure import Figure
 
-    labels = [textwrap.fill(row.label, LABEL_WIDTH) for row in rows]
+    labels = [textwrap.fill(row.label, LABEL_WIDTH, break_on_hyphens=False) for row in rows]
     lines = max((label.count("\n") for label in labels), default=0)
     pitch = (PITCH if len(rows) <= MANY else NARROW_PITCH) + LINE * lines
     figure = Figure(figsize=(WIDTH, 2.0 + 0.12 * len(notes) + pitch * len(rows)), layout="constrained")
@@ -82,7 +82,7 @@ def _draw_rows(rows: Sequence[Row], notes: Sequence[str]) -> tuple[Figure, Axes]
 
 def _draw_row(axes: Axes, place: int, row: Row) -> None:
     style = row.style
-    bars = [[row.value - row.low], [row.high - row.value]]
+    bars = [[row.value - row.low], [row.high - row.value]] if row.low < row.high else None
     face: dict[str, Any] = {} if style.filled else {"markerfacecolor": "white"}
     axes.errorbar(
         row.value,

@@ -139,7 +139,7 @@ class Plot:
         entries.sort(key=lambda entry: entry[1] in (DEFAULT, CHOSEN, SPLIT_HALVES))
         if entries:
             handles, labels = zip(*entries, strict=True)
-            wrapped = [textwrap.fill(label, LEGEND_WIDTH) for label in labels]
+            wrapped = [textwrap.fill(label, LEGEND_WIDTH, break_on_hyphens=False) for label in labels]
             self.figure.legend(handles, wrapped, loc="outside right upper", frameon=False, fontsize=9)
 
 

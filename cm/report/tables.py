@@ -73,7 +73,7 @@ def comparison(suite: Suite, artefact: Artefact, root: Path) -> DataFrame:
 
 @report.kind("ablation", form="both", needs="scores", baseline=True)
 def ablation(suite: Suite, artefact: Artefact, root: Path) -> tuple[DataFrame, Any]:
-    """A row for each combination of the varied settings, then real images; and a figure over the last setting."""
+    """A row for each combination of the varied settings, then real images; and the figure."""
     found = scores.load(suite, artefact, root)
     if not any(score.varied for score in found):
         raise UserError(f"artefact {artefact.name}: an ablation needs 'vary:' or 'variants:' in its entries")

@@ -545,6 +545,26 @@ def test_variants_of_different_settings_have_a_row_each_and_wide_labels_are_wrap
         assert list(container[2][0].get_segments()[0][:, 0]) == pytest.approx([mean - deviation, mean + deviation])
 
 
+def test_variants_of_one_setting_beside_the_default_and_samplers_of_equal_nfe_have_rows_of_their_own(
+    suite, own, tmp_path
+):
+    artefact = """artefacts:
+  variants:
+    kind: ablation
+    caption: N in consistency distillation.
+    paper: false
+    entries:
+      - {method: cd, settings: {distance: l2}, variants: [{}, {steps: 9}], samplers: [SAMPLERS]}
+"""
+    artefact = artefact.replace("SAMPLERS", "'multistep,times~0.5853', 'multistep,times~0.8'")
+    other = demo(tmp_path / "s.yaml", lambda text: text.replace("artefacts:\n", artefact))
+    fake(other, own)
+    axes = figures.ablation(scores.load(other, other.find("variants"), own)).axes[0]
+    assert [" ".join(tick.get_text().split()) for tick in axes.get_yticklabels()] == [
+        f"{words}, multistep,times~{time}" for words in ("distance~l2", "steps 9") for time in ("0.5853", "0.8")
+    ]
+
+
 def test_a_figure_of_fewer_images_says_so(suite, own):
     alter(own, short)
     notes = footnotes_of(figures.curves(suite, suite.find("fig3a"), own))
