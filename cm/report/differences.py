@@ -52,7 +52,7 @@ class Difference:
 
 
 def check_entries(artefact: Artefact) -> None:
-    """UserError for two entries without labels of their own, by which the lines are told apart."""
+    """UserError for two entries without labels of their own, which distinguish the lines."""
     labels = [entry.label for entry in artefact.entries]
     if None in labels or len(set(labels)) < len(labels):
         raise UserError(f"artefact {artefact.name}: each entry needs a label of its own, the name of its difference")

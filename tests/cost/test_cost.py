@@ -352,6 +352,12 @@ def test_a_run_is_described(experiments):
     assert "GPU hours assume that one GPU reaches 1e-06 TFLOPS" in page
 
 
+def test_each_decay_has_an_average_in_memory(experiments):
+    page = cost.describe("digits/edm/ema_decay~0.5+0.9+0.99/seed0", experiments=experiments)
+    size = text.si(3 * 4 * counting.parameters(load("digits/edm/default", experiments)), "B")
+    assert re.search(rf"\n  averaged weights \(EMA\) +{re.escape(size)}\n", page), page
+
+
 def test_a_run_without_target_or_teacher_has_none(experiments):
     page = cost.describe("digits/edm/default/seed0", experiments=experiments)
     assert not re.search(r"\n  (target|teacher)", page)
