@@ -22,6 +22,7 @@ from cm.diffusion.denoiser import Denoiser
 from cm.diffusion.distances import LPIPS
 from cm.diffusion.noise import KarrasNoise
 from cm.diffusion.perceptual import FeatureDistance, PerceptualDistance
+from cm.diffusion.precision import check_precision
 from cm.errors import UserError
 from cm.evaluation import pretrained
 from cm.evaluation.extractors import Extractor
@@ -38,7 +39,7 @@ def plan_training(run: Run, *, data: Path, out: Path, keep: list[int], inputs: M
     `inputs`: role (`teacher`, `perceptual`) to model file. Raises UserError, before anything expensive, for data or a
     model that is missing, damaged or does not fit the run, and for a precision that the device does not have.
     """
-    sampling.check_precision([device], run.training.precision)
+    check_precision([device], run.training.precision)
     objective = build_objective(run, inputs.get("perceptual"), device)
     images, labels = _read_training_data(run, data, objective)
     torch.manual_seed(run.seed)
@@ -262,7 +263,7 @@ def _check_precision(run: Run, device: str) -> None:
     The latter is float16 without the loss scaling of the training.
     """
     own, training = run.objective.distance.precision, run.training.precision
-    sampling.check_precision([device], own)
+    check_precision([device], own)
     if own == "float16" and training != "float16":
         raise UserError(
             f"{run.name}: distance '{run.settings['distance']}' has precision float16, which needs the loss scaling of "
@@ -278,16 +279,17 @@ def _perceptual_distance(run: Run, path: Path | str, device: str) -> PerceptualD
         lpips.check_size(shape[-1], weights, registry.get("weights", weights, str(path)).least_size, run.name)
         how = {"pooling": lpips.pooling, "precision": lpips.precision, "device": device}
         return lpips.with_network(pretrained.load_lpips(path, **how))
-    return _classifier_distance(path, shape, getattr(torch, lpips.precision), device)
+    return _classifier_distance(path, shape, lpips.precision, device)
 
 
 def _classifier_distance(
-    path: Path | str, shape: tuple[int, int, int], dtype: torch.dtype, device: str
+    path: Path | str, shape: tuple[int, int, int], precision: str, device: str
 ) -> PerceptualDistance:
     """The distance of images at their own size by the maps of a trained classifier."""
-    backbone, _ = load_classifier(path, shape, device)
+    backbone, dtype = load_classifier(path, shape, device)[0], getattr(torch, precision)
     backbone.to(dtype)
-    return LPIPS(size=None).with_network(FeatureDistance(lambda x: backbone.maps((2 * x - 1).to(dtype))))
+    metric = FeatureDistance(lambda x: backbone.maps((2 * x - 1).to(dtype)), precision=precision)
+    return LPIPS(size=None).with_network(metric)
 
 
 def load_perceptual_distance(path: Path | str, shape: tuple[int, int, int]) -> tuple[PerceptualDistance, str]:
@@ -299,7 +301,7 @@ def load_perceptual_distance(path: Path | str, shape: tuple[int, int, int]) -> t
     """
     weights = native.description(path).get("weights")
     if weights is None:
-        return _classifier_distance(path, shape, torch.float32, "cpu"), native.description(path)["run"]
+        return _classifier_distance(path, shape, "float32", "cpu"), native.description(path)["run"]
     least = registry.get("weights", weights, str(path)).least_size
     lpips = LPIPS(size=None if min(shape[1:]) >= least else LPIPS().size)
     return lpips.with_network(pretrained.load_lpips(path)), weights

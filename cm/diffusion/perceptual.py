@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cm.diffusion.distances import LPIPS, Distance, resize
 from cm.diffusion.forward import jvp
+from cm.diffusion.precision import float32_arithmetic
 
 Head = Callable[[Tensor], Tensor]
 
@@ -58,13 +59,14 @@ class FeatureDistance:
 
         sum over layers l of mean over space of head_l((u_l(a) - u_l(b))^2),   u_l = maps_l / ||maps_l|| over channels
 
-    `maps(x)` returns the feature maps [B, C_l, H_l, W_l] of images x, in any precision. `heads`: a weighted sum over
-    channels for each layer, [B, C_l, H_l, W_l] to [B, 1, H_l, W_l], by default the plain sum. Nothing is kept of the
-    computation of the maps of b, and no gradient flows to b.
+    `maps(x)` returns the feature maps [B, C_l, H_l, W_l] of images x, computed in `precision`. `heads`: a weighted sum
+    over channels for each layer, [B, C_l, H_l, W_l] to [B, 1, H_l, W_l], by default the plain sum. Nothing is kept of
+    the computation of the maps of b, and no gradient flows to b.
     """
 
     maps: Callable[[Tensor], list[Tensor]]
     heads: Sequence[Head] | None = None
+    precision: str = "float32"
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         with torch.no_grad():
@@ -76,7 +78,8 @@ class FeatureDistance:
         return self._add_layers(jvp(self._unit_maps, (a,), (v,))[1])
 
     def _unit_maps(self, x: Tensor) -> list[Tensor]:
-        return [_unit(layer) for layer in self.maps(x)]
+        with float32_arithmetic(x.device, self.precision):
+            return [_unit(layer) for layer in self.maps(x)]
 
     def _add_layers(self, differences: list[Tensor]) -> Tensor:
         layers = zip(self.heads or [_sum_channels] * len(differences), differences, strict=True)

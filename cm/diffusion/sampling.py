@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cm.diffusion.noise import KarrasNoise
+from cm.diffusion.precision import autocast, check_precision
 from cm.diffusion.samplers import Sampler
 from cm.errors import UserError
 from cm.utils.parallel import map_in_turns
@@ -142,30 +142,6 @@ def _call(module: nn.Module, stop: threading.Event, *inputs: Tensor | None, **na
     if stop.is_set():
         raise CancelledError
     return module(*inputs, **named)
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Autocast to a type by its name; none for `float32`."""
-    dtype = torch.bfloat16 if precision == "float32" else getattr(torch, precision)
-    return torch.autocast(device.type, dtype, enabled=precision != "float32")
-
-
-def check_precision(devices: Iterable[str], precision: str) -> None:
-    """Raises UserError for a precision in which one of the devices cannot compute, such as bfloat16 on an old GPU.
-
-    There torch would compute each operation in float32 and round, which is slower than float32.
-    """
-    for device in map(torch.device, devices):
-        on_gpu = device.type == "cuda"
-        if precision == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise UserError(f"precision 'bfloat16' is unavailable on device '{device}', which would emulate it")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # torch only warns of some, and computes in float32
-            try:
-                autocast(device, precision)
-            except (RuntimeError, Warning) as error:
-                reason = " ".join(str(error).split())
-                raise UserError(f"precision '{precision}' is unavailable on device '{device}': {reason}") from None
 
 
 def to_device(module: nn.Module, device: str) -> nn.Module:

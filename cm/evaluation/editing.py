@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from cm.diffusion.edits import Edit, Interpolation
 from cm.diffusion.noise import KarrasNoise
 from cm.diffusion.operators import Operator
-from cm.diffusion.sampling import Network, autocast, check_precision, map_on_devices, to_uint8
+from cm.diffusion.precision import autocast, check_precision
+from cm.diffusion.sampling import Network, map_on_devices, to_uint8
 from cm.errors import UserError
 from cm.evaluation.imagesets import Images
 from cm.utils.progress_bar import ProgressBar

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cm.diffusion.sampling import Network, autocast, check_precision, map_on_devices
+from cm.diffusion.precision import autocast, check_precision
+from cm.diffusion.sampling import Network, map_on_devices
 from cm.errors import UserError
 from cm.evaluation import metrics, reference
 from cm.evaluation.imagesets import Images

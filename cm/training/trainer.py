@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cm.diffusion.sampling import autocast, to_device
+from cm.diffusion.precision import autocast
+from cm.diffusion.sampling import to_device
 from cm.errors import Interrupted
 from cm.methods.base import Batch, Networks, NonFinite
 from cm.networks.base import set_activation_checkpointing

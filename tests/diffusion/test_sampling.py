@@ -127,15 +127,15 @@ def old_gpu(monkeypatch):
 
 def test_an_old_gpu_has_no_bfloat16(old_gpu):
     with pytest.raises(UserError, match="precision 'bfloat16' is unavailable on device 'cuda'") as caught:
-        sampling.check_precision(old_gpu, "bfloat16")
+        precision.check_precision(old_gpu, "bfloat16")
     assert "\n" not in str(caught.value)
     for precision in ("float16", "float32"):
-        sampling.check_precision(old_gpu, precision)
+        precision.check_precision(old_gpu, precision)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
 def test_a_processor_has_all(precision):
-    sampling.check_precision(["cpu"], precision)
+    precision.check_precision(["cpu"], precision)
 
 
 def test_what_torch_only_warns_of_is_refused(monkeypatch):
@@ -144,7 +144,7 @@ def test_what_torch_only_warns_of_is_refused(monkeypatch):
         sampling, "autocast", lambda device, precision: warnings.warn("Disabling\nautocast.", stacklevel=1)
     )
     with pytest.raises(UserError, match=r"'float16' is unavailable on device 'cpu': Disabling autocast\."):
-        sampling.check_precision(["cpu"], "float16")
+        precision.check_precision(["cpu"], "float16")
 
 
 def test_training_and_sampling_ask_first(place, monkeypatch):
