@@ -9,9 +9,9 @@ ImageNet-64, each with the settings of its experiment file; on a CPU with a smal
 so. Images, teachers and classifiers are random: the time does not depend on them.
 
 Everything that a training holds is in memory, and each run has its own process, whose peak is measured. The FLOPs are
-those of cm.cost. The machine's peak is that of a matrix product in the same process and precision. On a GPU, the parts
-are timed in steps of their own, since waiting for each part costs time. With `--threads 1` on a CPU, seconds are those
-of the processor, which other processes disturb less.
+those of cm.cost. The machine's peak is that of a matrix product in the same process and precision, computed as in a
+training (see cm.diffusion.precision). On a GPU, the parts are timed in steps of their own, since waiting for each part
+costs time. With `--threads 1` on a CPU, seconds are those of the processor, which other processes disturb less.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from cm.checkpoints import native
 from cm.config import Run, Training, Weights
 from cm.cost.costs import training_parts
 from cm.diffusion.distances import l2
+from cm.diffusion.precision import float32_arithmetic
 from cm.errors import UserError
 from cm.methods.base import Batch, Networks, Objective
 from cm.training import update
@@ -191,10 +192,11 @@ def peak(device: str, precision: str) -> float:
     size, timers = 8192 if cuda else 2048, Timers(device)
     a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, precision)) for _ in range(2))
     seconds = []
-    for _ in range(10):
-        began = timers.now()
-        a @ b
-        seconds.append(timers.now() - began)
+    with float32_arithmetic(torch.device(device), precision):
+        for _ in range(10):
+            began = timers.now()
+            a @ b
+            seconds.append(timers.now() - began)
     return 2 * size**3 / min(seconds)
 
 

@@ -28,12 +28,13 @@ class Training:
     becomes a model; the first one is the default. `flip`: flip each image horizontally with
     probability 1/2. `augment`: the transformations of EDM's augmentation, in EDM's order; the network is conditioned on
     labels that describe them, and the flip. `augment_probability`: the probability of each of these transformations.
-    `microbatch`: images of one forward and backward pass, whose gradients add up to those of the batch; by default all
-    of them. `precision`: `float32`, or the type of autocast. `checkpointing`: recompute activations in the backward
-    pass instead of keeping them. `compile`: compile the networks, a perceptual distance, and the update of the weights,
-    with torch.compile; in float16 the update is not compiled. `cuda_graphs`: replay what is compiled as CUDA graphs,
-    which saves the time of starting each kernel but takes more memory. `released`: take the weights of that entry of
-    the experiment's `released:` instead of training.
+    `microbatch`: images of one forward and backward pass, whose gradients add up to those of the batch; by default
+    all of them. `precision`: `float32`, or the type of autocast; a CPU without instructions for that type has the
+    same results up to rounding, at the speed of float32. `checkpointing`: recompute activations in the backward
+    pass instead of keeping them. `compile`: compile the networks, a perceptual distance, and the update of the
+    weights, with torch.compile; in float16 the update is not compiled. `cuda_graphs`: replay what is compiled as
+    CUDA graphs, which saves the time of starting each kernel but takes more memory. `released`: take the weights of
+    that entry of the experiment's `released:` instead of training.
     """
 
     total_steps: Annotated[int, at_least(1), at_most(10**9)]

@@ -45,6 +45,16 @@ def float32_arithmetic(device: torch.device, precision: str) -> AbstractContextM
     return nullcontext() if has_instructions(device, precision) else _Float32Arithmetic(getattr(torch, precision))
 
 
+def recomputation(device: torch.device) -> dict[str, Any]:
+    """The options of torch's activation checkpointing by which the recomputation multiplies as the computation did."""
+    if device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return {}
+    name = str(torch.get_autocast_dtype("cpu")).removeprefix("torch.")
+    if has_instructions(device, name):
+        return {}
+    return {"context_fn": lambda: (nullcontext(), float32_arithmetic(device, name))}
+
+
 def has_instructions(device: torch.device, precision: str) -> bool:
     """Whether torch multiplies in this type at the speed of float32 or faster; supposed of all devices but the CPU."""
     if device.type != "cpu" or precision == "float32":

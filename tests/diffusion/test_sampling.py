@@ -1,11 +1,9 @@
-"""Samples do not depend on the devices; an error of a device, and a precision that it does not have, is one line."""
+"""Samples do not depend on the devices; an error of a device is one line."""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
-import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,49 +112,16 @@ def test_an_error_of_a_device_is_one_line_and_stops_the_others(model, monkeypatc
     assert threading.active_count() == threads
 
 
-@pytest.fixture
-def old_gpu(monkeypatch):
-    """A GPU of a generation that emulates bfloat16, as torch describes one."""
-    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=7))
-    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
-    return ["cuda"]
-
-
-def test_an_old_gpu_has_no_bfloat16(old_gpu):
-    with pytest.raises(UserError, match="precision 'bfloat16' is unavailable on device 'cuda'") as caught:
-        precision.check_precision(old_gpu, "bfloat16")
-    assert "\n" not in str(caught.value)
-    for precision in ("float16", "float32"):
-        precision.check_precision(old_gpu, precision)
-
-
-@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
-def test_a_processor_has_all(precision):
-    precision.check_precision(["cpu"], precision)
-
-
-def test_what_torch_only_warns_of_is_refused(monkeypatch):
-    """It would compute in float32."""
-    monkeypatch.setattr(
-        sampling, "autocast", lambda device, precision: warnings.warn("Disabling\nautocast.", stacklevel=1)
-    )
-    with pytest.raises(UserError, match=r"'float16' is unavailable on device 'cpu': Disabling autocast\."):
-        precision.check_precision(["cpu"], "float16")
-
-
 def test_training_and_sampling_ask_first(place, monkeypatch):
     asked: list[str] = []
 
     def refuse(devices, precision):
         raise UserError(f"{precision} on {', '.join(devices)}")
 
-    monkeypatch.setattr(sampling, "check_precision", refuse)
+    monkeypatch.setattr(build, "check_precision", refuse)
     with pytest.raises(UserError, match="bfloat16 on cpu"):
         plan_of(place, "digits/ct/precision~bfloat16/seed0")
-    monkeypatch.setattr(sampling, "check_precision", lambda _, precision: asked.append(precision))
+    monkeypatch.setattr(build, "check_precision", lambda _, precision: asked.append(precision))
     plan_of(place, "digits/cd/distance.precision~bfloat16/seed0")
     assert asked == ["float32", "bfloat16"]
     monkeypatch.setattr(sampling, "check_precision", refuse)

@@ -16,6 +16,7 @@ from nets import F32, F64, TINY, denoiser, on_meta, parameters, tensor
 from cm import registry
 from cm.checkpoints.jcm_names import ncsnpp_state_dict
 from cm.config import make_component
+from cm.diffusion.precision import autocast
 from cm.errors import UserError
 from cm.networks.ddpmpp import DDPMpp
 from cm.networks.ncsnpp import NCSNpp
@@ -241,7 +242,7 @@ def test_channels_last_and_autocast_agree_with_float32():
     want = f(x, t)
     f = f.to(memory_format=torch.channels_last)
     torch.testing.assert_close(f(x.contiguous(memory_format=torch.channels_last), t), want, rtol=1e-5, atol=1e-5)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(torch.device("cpu"), "bfloat16"):
         got = f(x, t)
     assert got.dtype == F32 and torch.equal(got[0], x[0])
     assert (got - want).abs().max() < 0.05 * want.abs().max()

@@ -10,6 +10,8 @@ from goldens import recipe_weights
 from nets import F64, FAMILIES, denoiser
 from torch.nn import functional as F
 
+from cm.diffusion import precision
+from cm.diffusion.precision import autocast
 from cm.networks.base import set_activation_checkpointing
 from cm.networks.classifier import ConvNet
 from cm.networks.modules.layers import GroupNorm, attend
@@ -27,28 +29,28 @@ def module(family: str, **changes) -> torch.nn.Module:
 
 @torch.no_grad()
 @both
-@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.02), (torch.float16, 0.001)], ids=str)
-def test_autocast_is_near_float32_and_exact_at_the_boundary(family, dtype, near):
+@pytest.mark.parametrize(("name", "near"), [("bfloat16", 0.02), ("float16", 0.001)])
+def test_autocast_is_near_float32_and_exact_at_the_boundary(family, name, near):
     f, x = denoiser(module(family, classes=3).eval(), "boundary"), torch.randn(4, 1, 8, 8)
     labels = torch.tensor([0, 1, 2, 0])
     want, seen = f(x, TIMES, labels), []
     for layer in (f.network.map_layer1, f.network.enc["4x4_down"]):
         layer.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
-    with torch.autocast("cpu", dtype):
+    with autocast(torch.device("cpu"), name):
         got = f(x, TIMES, labels)
         raw = f.network(x, TIMES.log() / 4)
-    assert seen == [torch.float32, dtype] * 2 and raw.dtype == got.dtype == torch.float32
+    assert seen == [torch.float32, getattr(torch, name)] * 2 and raw.dtype == got.dtype == torch.float32
     assert torch.equal(got[0], x[0])
     assert 0 < (got - want).abs().max() < near * want.abs().max()
 
 
 @both
-@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)], ids=str)
-def test_gradients_under_autocast_are_near_those_of_float32(family, dtype, near):
+@pytest.mark.parametrize(("name", "near"), [("bfloat16", 0.1), ("float16", 0.01)])
+def test_gradients_under_autocast_are_near_those_of_float32(family, name, near):
     gradients = []
-    for enabled in (False, True):
+    for chosen in ("float32", name):
         network, x = module(family), torch.randn(4, 1, 8, 8)
-        with torch.autocast("cpu", dtype, enabled=enabled):
+        with autocast(torch.device("cpu"), chosen):
             loss = denoiser(network, "edm")(x, TIMES).square().mean()
         loss.backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
@@ -100,7 +102,7 @@ def test_attention_gives_the_fused_kernels_what_they_want(memory_format, monkeyp
     assert [(part.shape, part.stride(-1)) for part in seen] == [((2, 2, 6, 6), 1)] * 3
 
 
-def loss_and_gradients(network: torch.nn.Module, dtype: torch.dtype | None) -> tuple[list[torch.Tensor], int]:
+def loss_and_gradients(network: torch.nn.Module, name: str) -> tuple[list[torch.Tensor], int]:
     """Loss, state of the generator and all gradients of a seeded step; and the bytes kept for the backward pass."""
     torch.manual_seed(5)
     x, kept = torch.randn(4, 1, 8, 8), {}
@@ -112,7 +114,7 @@ def loss_and_gradients(network: torch.nn.Module, dtype: torch.dtype | None) -> t
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        with autocast(torch.device("cpu"), name):
             loss = denoiser(network, "edm")(x, TIMES).square().mean()
         size = sum(kept.values())
     network.zero_grad()
@@ -122,17 +124,19 @@ def loss_and_gradients(network: torch.nn.Module, dtype: torch.dtype | None) -> t
 
 
 @both
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
-def test_checkpointing_gives_the_same_gradients_from_less_memory(family, dtype):
+@pytest.mark.parametrize("instructions", [True, False])
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_checkpointing_gives_the_same_gradients_from_less_memory(family, name, instructions, monkeypatch):
+    monkeypatch.setattr(precision, "has_instructions", lambda device, name: instructions or name == "float32")
     network = module(family, dropout=0.5)
     names = list(network.state_dict())
-    want, plain = loss_and_gradients(network, dtype)
+    want, plain = loss_and_gradients(network, name)
     network.set_activation_checkpointing(True)
-    got, small = loss_and_gradients(network, dtype)
+    got, small = loss_and_gradients(network, name)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     assert 4 * small < plain and list(network.state_dict()) == names
     network.set_activation_checkpointing(False)
-    again, size = loss_and_gradients(network, dtype)
+    again, size = loss_and_gradients(network, name)
     assert size == plain and torch.equal(again[0], want[0])
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from cm.diffusion.precision import recomputation
 from cm.networks.modules.dropout import Dropout
 from cm.networks.modules.layers import (
     Conv,
@@ -113,7 +114,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor, dropout_seeds: Tensor | None = None) -> Tensor:
         if self.checkpointed and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, embedding, dropout_seeds, use_reentrant=False)
+            options = recomputation(x.device)
+            return checkpoint(self._forward, x, embedding, dropout_seeds, use_reentrant=False, **options)
         return self._forward(x, embedding, dropout_seeds)
 
     def _forward(self, x: Tensor, embedding: Tensor, dropout_seeds: Tensor | None) -> Tensor:
