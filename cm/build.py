@@ -16,6 +16,7 @@ from cm import __version__, registry
 from cm.checkpoints import descriptions, native
 from cm.config import Protocol, Run, make_component
 from cm.config.layout import Layout
+from cm.config.sections import Precision
 from cm.data import prepared
 from cm.diffusion import sampling
 from cm.diffusion.denoiser import Denoiser
@@ -283,13 +284,13 @@ def _perceptual_distance(run: Run, path: Path | str, device: str) -> PerceptualD
 
 
 def _classifier_distance(
-    path: Path | str, shape: tuple[int, int, int], precision: str, device: str
+    path: Path | str, shape: tuple[int, int, int], precision: Precision, device: str
 ) -> PerceptualDistance:
     """The distance of images at their own size by the maps of a trained classifier."""
     backbone, dtype = load_classifier(path, shape, device)[0], getattr(torch, precision)
     backbone.to(dtype)
-    metric = FeatureDistance(lambda x: backbone.maps((2 * x - 1).to(dtype)), precision=precision)
-    return LPIPS(size=None).with_network(metric)
+    metric = FeatureDistance(lambda x: backbone.maps((2 * x - 1).to(dtype)))
+    return LPIPS(size=None, precision=precision).with_network(metric)
 
 
 def load_perceptual_distance(path: Path | str, shape: tuple[int, int, int]) -> tuple[PerceptualDistance, str]:

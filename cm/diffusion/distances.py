@@ -160,13 +160,13 @@ class LPIPS:
             )
 
     def with_network(self, metric: Any) -> PerceptualDistance:
-        """The distance with a metric of images in [0, 1], [B, C, size, size] twice to [B].
+        """The distance with a metric of images in [0, 1], [B, C, size, size] twice to [B], computed in `precision`.
 
         For losses in continuous time it has a method `limit` of images in [0, 1] too.
         """
         from cm.diffusion.perceptual import PerceptualDistance
 
-        return PerceptualDistance(metric, self.size)
+        return PerceptualDistance(metric, self.size, self.precision)
 
 
 def is_perceptual(distance: Distance | LPIPS) -> bool:

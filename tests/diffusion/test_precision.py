@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cm.diffusion import precision
+from cm.diffusion.distances import LPIPS
 from cm.diffusion.perceptual import FeatureDistance
 from cm.diffusion.precision import autocast, check_precision
 from cm.errors import UserError
@@ -102,8 +103,8 @@ def test_the_maps_of_a_distance_are_multiplied_in_float32(without_instructions):
         return [F.conv2d(x.bfloat16(), weights)]
 
     a, b = draw(2, 1, 8, 8), draw(2, 1, 8, 8) + 1
-    want = FeatureDistance(maps)(a, b)
-    got = FeatureDistance(maps, precision="bfloat16")(a, b)
+    want = LPIPS(size=None).with_network(FeatureDistance(maps))(a, b)
+    got = LPIPS(size=None, precision="bfloat16").with_network(FeatureDistance(maps))(a, b)
     assert seen == [[], [], ["_Float32Arithmetic"], ["_Float32Arithmetic"]]
     torch.testing.assert_close(got, want, rtol=0.01, atol=0)
 

