@@ -42,7 +42,7 @@ from cm.checkpoints import native
 from cm.config import Run, Training, Weights
 from cm.cost.costs import training_parts
 from cm.diffusion.distances import l2
-from cm.diffusion.precision import float32_arithmetic
+from cm.diffusion.precision import multiply_in_float32
 from cm.errors import UserError
 from cm.methods.base import Batch, Networks, Objective
 from cm.training import update
@@ -192,7 +192,7 @@ def peak(device: str, precision: str) -> float:
     size, timers = 8192 if cuda else 2048, Timers(device)
     a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, precision)) for _ in range(2))
     seconds = []
-    with float32_arithmetic(torch.device(device), precision):
+    with multiply_in_float32(torch.device(device), precision):
         for _ in range(10):
             began = timers.now()
             a @ b

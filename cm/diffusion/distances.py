@@ -160,9 +160,10 @@ class LPIPS:
             )
 
     def with_network(self, metric: Any) -> PerceptualDistance:
-        """The distance with a metric of images in [0, 1], [B, C, size, size] twice to [B], computed in `precision`.
+        """The distance with a metric of images in [0, 1], [B, C, size, size] twice to [B].
 
-        For losses in continuous time it has a method `limit` of images in [0, 1] too.
+        The network of the metric has the weights and the feature maps of this distance's `precision`.
+        For losses in continuous time the metric has a method `limit` of images in [0, 1] too.
         """
         from cm.diffusion.perceptual import PerceptualDistance
 

@@ -104,7 +104,8 @@ class KnownGrey(Operator):
         return {"grey image": self.show(given)}
 
     def _multiply(self, x: Tensor) -> Tensor:
-        return torch.einsum("bchw,c->bhw", x, x.new_tensor(self.weights)).unsqueeze(1)
+        # Not a product of matrices, which autocast would compute in lower precision.
+        return (x * x.new_tensor(self.weights).reshape(-1, 1, 1)).sum(1, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)

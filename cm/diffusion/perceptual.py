@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cm.diffusion.distances import LPIPS, Distance, resize
 from cm.diffusion.forward import jvp
-from cm.diffusion.precision import float32_arithmetic
+from cm.diffusion.precision import multiply_in_float32
 
 Head = Callable[[Tensor], Tensor]
 
@@ -51,7 +51,7 @@ class PerceptualDistance:
 
     @contextmanager
     def _arithmetic(self, device: torch.device) -> Iterator[None]:
-        with torch.autocast(device.type, enabled=False), float32_arithmetic(device, self.precision):
+        with torch.autocast(device.type, enabled=False), multiply_in_float32(device, self.precision):
             yield
 
     def _prepare(self, x: Tensor) -> Tensor:

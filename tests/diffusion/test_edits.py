@@ -118,6 +118,15 @@ def test_colorization_is_the_papers_orthogonal_matrix_and_mask():
     assert torch.allclose(operator.replace(operator.project(y), x), want, atol=1e-12)
 
 
+def test_colorization_keeps_the_grey_values_under_autocast():
+    x, y = random_images(), random_images(seed=1)
+    operator = operator_of(parse_edit(EDITS["colorization"]))
+    want = operator.replace(operator.project(y), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = operator.replace(operator.project(y), x)
+    torch.testing.assert_close(got, want)
+
+
 def test_superresolution_is_the_papers_orthogonal_matrix_and_mask():
     x, y = random_images().double(), random_images(seed=1).double()
     operator, a = operator_of(parse_edit(EDITS["superresolution"])), orthogonal(np.ones(16))

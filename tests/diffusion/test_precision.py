@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cm.diffusion import precision
 from cm.diffusion.distances import LPIPS
@@ -33,9 +34,28 @@ PRODUCTS = {
     "matmul": lambda: torch.matmul(draw(5, 7), draw(7, 3)),
     "operator": lambda: draw(5, 7) @ draw(7, 3),
     "method": lambda: draw(5, 7).matmul(draw(7, 3)),
+    "mm": lambda: torch.mm(draw(5, 7), draw(7, 3)),
+    "addmm": lambda: torch.addmm(draw(5, 3), draw(5, 7), draw(7, 3)),
+    "baddbmm": lambda: torch.baddbmm(draw(2, 5, 3), draw(2, 5, 7), draw(2, 7, 3)),
     "bmm": lambda: torch.bmm(draw(2, 5, 7), draw(2, 7, 3)),
+    "einsum": lambda: torch.einsum("ij,jk->ik", draw(5, 7), draw(7, 3)),
+    "conv1d": lambda: F.conv1d(draw(2, 3, 6), draw(4, 3, 3)),
+    "conv3d": lambda: F.conv3d(draw(2, 3, 4, 4, 4), draw(4, 3, 3, 3, 3)),
     "attention": lambda: F.scaled_dot_product_attention(*(draw(1, 2, 5, 8) + i for i in range(3))),
 }
+
+
+class Operands(TorchDispatchMode):
+    """Records the types of the operands of every product that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(name in function.name() for name in ("conv", "mm", "attention")):
+            self.types |= {arg.dtype for arg in args if isinstance(arg, torch.Tensor)}
+        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -49,8 +69,9 @@ def without_instructions(monkeypatch):
 def test_products_are_those_of_autocast_up_to_the_order_of_sums(without_instructions, product, name):
     with torch.autocast("cpu", DTYPES[name]):
         want = product()
-    with autocast(CPU, name):
+    with autocast(CPU, name), Operands() as operands:
         got = product()
+    assert operands.types == {torch.float32}
     assert got.dtype == want.dtype == DTYPES[name]
     error = (got.float() - want.float()).abs()
     assert (error <= SPACING[name] * want.float().abs().clamp(min=1)).all()
@@ -79,6 +100,9 @@ def test_what_autocast_leaves_alone_is_exact(without_instructions):
     want, exact = double(), product()
     with autocast(CPU, "bfloat16"):
         assert torch.equal(double(), want)
+        out = torch.zeros(2, 2)
+        torch.mm(torch.eye(2), torch.eye(2), out=out)
+        assert torch.equal(out, torch.eye(2))
         with torch.autocast("cpu", enabled=False):
             assert torch.equal(product(), exact)
     with autocast(CPU, "float32"):
@@ -105,18 +129,39 @@ def test_the_maps_of_a_distance_are_multiplied_in_float32(without_instructions):
     a, b = draw(2, 1, 8, 8), draw(2, 1, 8, 8) + 1
     want = LPIPS(size=None).with_network(FeatureDistance(maps))(a, b)
     got = LPIPS(size=None, precision="bfloat16").with_network(FeatureDistance(maps))(a, b)
-    assert seen == [[], [], ["_Float32Arithmetic"], ["_Float32Arithmetic"]]
+    assert seen == [[], [], ["_MultiplyInFloat32"], ["_MultiplyInFloat32"]]
     torch.testing.assert_close(got, want, rtol=0.01, atol=0)
 
 
-def test_torch_says_what_a_processor_has(monkeypatch):
-    asked = {
-        "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    for name, ask in asked.items():
-        assert precision.has_instructions(CPU, name) == ask()
-        assert precision.has_instructions(torch.device("cuda"), name)
+def test_operands_of_two_types_are_refused_as_by_torch(without_instructions):
+    """And under autocast converted, as by torch."""
+    x, weight = draw(5, 7).half(), draw(4, 7)
+    with autocast(CPU, "bfloat16"):
+        assert F.linear(x, weight).dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False), pytest.raises(RuntimeError, match="dtype"):
+            F.linear(x, weight)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "found", "fast"),
+    [
+        ("x86_64", "avx512_bf16", True),
+        ("x86_64", "amx_bf16", True),
+        ("x86_64", "avx512_f", False),
+        ("aarch64", "neon", True),
+    ],
+)
+def test_a_processor_says_what_it_has(monkeypatch, architecture, found, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": architecture, found: True})
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert precision.has_instructions(CPU, "bfloat16") == fast
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert not precision.has_instructions(CPU, "bfloat16")
+
+
+def test_other_devices_are_supposed_to_have_all(monkeypatch):
+    assert all(precision.has_instructions(torch.device("cuda"), name) for name in DTYPES)
+    assert precision.has_instructions(CPU, "float16") == torch.ops.mkldnn._is_mkldnn_fp16_supported()
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert [precision.has_instructions(CPU, name) for name in ("bfloat16", "float32")] == [False, True]
 

@@ -140,6 +140,33 @@ def test_checkpointing_gives_the_same_gradients_from_less_memory(family, name, i
     assert size == plain and torch.equal(again[0], want[0])
 
 
+@pytest.mark.parametrize("instructions", [True, False])
+def test_checkpointing_compiles_in_lower_precision(instructions, monkeypatch):
+    monkeypatch.setattr(precision, "has_instructions", lambda device, name: instructions)
+    found = []
+    for backend in (None, "aot_eager"):
+        network = module("song")
+        network.set_activation_checkpointing(True)
+        if backend:
+            network.compile(backend=backend, fullgraph=True)
+        with autocast(torch.device("cpu"), "bfloat16"):
+            loss = network(torch.ones(4, 1, 8, 8), TIMES.log() / 4).square().mean()
+        loss.backward()
+        found.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+    want, got = found
+    assert (got - want).norm() < 0.05 * want.norm()  # in another order
+
+
+def test_a_recomputation_under_autocast_of_torch_is_that_of_the_suite(monkeypatch):
+    monkeypatch.setattr(precision, "has_instructions", lambda device, name: False)
+    network = module("song")
+    network.set_activation_checkpointing(True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = network(torch.ones(4, 1, 8, 8), TIMES.log() / 4).square().mean()
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
 @both
 def test_checkpointing_is_switched_through_a_denoiser_and_ignored_by_other_modules(family):
     network = module(family)
