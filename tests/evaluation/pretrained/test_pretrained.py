@@ -310,7 +310,7 @@ def test_lpips_at_the_images_own_size_is_that_of_its_package(packed, tmp_path, w
         value, gradient = value_and_gradient(ours, a, b)
         want = value_and_gradient(lambda a, b: theirs(a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1)), a, b)
         torch.testing.assert_close(value, want[0], atol=1e-6, rtol=1e-5)
-        assert (gradient - want[1]).norm() < 1e-2 * want[1].norm()  # rounding may decide where a ReLU is 0
+        assert (gradient - want[1]).norm() < 2e-3 * want[1].norm()  # rounding may decide where a ReLU is 0
 
 
 @pytest.mark.parametrize("name", perceptual.NETS)
