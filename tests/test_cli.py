@@ -41,6 +41,23 @@ def test_sample(model, tmp_path):
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_preview_alone_has_the_first_samples_and_no_others_are_made(model, tmp_path, monkeypatch):
+    folder, made, create = tmp_path / "previews", [], files.create_array
+    monkeypatch.setattr(files, "create_array", lambda path, shape: made.append(shape[0]) or create(path, shape))
+    assert run("sample", model=model, sampler="onestep", count=100, out=tmp_path / "a.npy") == 0
+    assert run("sample", model=model, sampler="onestep", count=100, preview=folder / "p.npy") == 0
+    assert made == [100, 64]
+    assert np.array_equal(npy.read_images(folder / "p.npy"), npy.read_images(tmp_path / "a.npy")[:64])
+    assert sorted(path.name for path in folder.iterdir()) == ["p.npy", "p.png"]
+
+
+def test_sample_needs_a_file_to_write(model, capsys):
+    assert run("sample", model=model, sampler="onestep") == 2
+    assert capsys.readouterr().err == (
+        "cm sample: error: give --out, --preview or both: the files for all samples and for the first of them\n"
+    )
+
+
 def without_seconds(path: Path) -> dict:
     return {key: value for key, value in files.read_json(path).items() if key != "seconds"}
 

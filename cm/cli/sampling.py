@@ -107,18 +107,20 @@ sampling_options = group(
 
 @dataclasses.dataclass(frozen=True)
 class SampleFiles:
-    """The files that `sample` writes."""
+    """The files that `sample` writes, one of them or both."""
 
-    out: Path
+    out: Path | None
     preview: Path | None
 
 
 output_options = group(
     "outputs",
     SampleFiles,
-    click.option("--out", type=SAMPLES, required=True, help=".npy file to write; its description is written beside it"),
+    click.option("--out", type=SAMPLES, help=".npy file to write; its description is written beside it"),
     click.option(
-        "--preview", type=PREVIEW, help=f".npy file for the first {PREVIEW_COUNT}; a .png is written beside it"
+        "--preview",
+        type=PREVIEW,
+        help=f".npy file for the first {PREVIEW_COUNT}; a .png is written beside it. Without --out, no more are made",
     ),
 )
 
@@ -173,9 +175,16 @@ request_options = group(
 def sample(source: ModelSource, request: SampleRequest, *, outputs: SampleFiles, changes: SamplingChanges) -> None:
     """Sample a model file (--model) or the model of a run (--run).
 
-    Writes uint8 images to OUT.npy, and how they were made to OUT.json.
+    Writes uint8 images to OUT.npy, and how they were made to OUT.json; or a preview, or both.
     """
-    _write_samples(source, request, outputs, changes)
+    if outputs.out:
+        _write_samples(source, request, outputs.out, changes, preview=outputs.preview)
+    elif outputs.preview:
+        first = dataclasses.replace(request, count=min(request.count, PREVIEW_COUNT))
+        with scratch_folder(outputs.preview) as folder:
+            _write_samples(source, first, folder / "samples.npy", changes, preview=outputs.preview)
+    else:
+        raise UserError("give --out, --preview or both: the files for all samples and for the first of them")
 
 
 @click.command(cls=Command)
@@ -200,14 +209,14 @@ def evaluate(
     """
     protocol = comparison.read()
     with scratch_folder(score) as folder:
-        outputs = SampleFiles(folder / "samples.npy", preview)
-        model = _write_samples(source, request, outputs, changes, keep_preview=True)
+        samples = folder / "samples.npy"
+        model = _write_samples(source, request, samples, changes, preview=preview, keep_preview=True)
         from cm.evaluation.features import Compute
         from cm.evaluation.scoring import score_images
 
         make_extractor, compute = comparison.make_extractor(protocol), Compute(devices=model.devices)
         result = score_images(
-            outputs.out, comparison.reference, protocol=protocol, make_extractor=make_extractor, compute=compute
+            samples, comparison.reference, protocol=protocol, make_extractor=make_extractor, compute=compute
         )
     files.write_json(score, result)
 
@@ -227,9 +236,10 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 def _write_samples(
     source: ModelSource,
     request: SampleRequest,
-    outputs: SampleFiles,
+    out: Path,
     changes: SamplingChanges,
     *,
+    preview: Path | None,
     keep_preview: bool = False,
 ) -> api.Model:
     """Write samples, their description and a preview; returns the model.
@@ -243,7 +253,7 @@ def _write_samples(
         check_model_of(model, found, request.search)
     settings = changes.apply(model.settings)
     started = time.monotonic()
-    with files.create_array(outputs.out, (request.count, *model.image_shape)) as images:
+    with files.create_array(out, (request.count, *model.image_shape)) as images:
         model.sample(name, count=request.count, seed=request.seed, settings=settings, out=images)
         description = {
             **describe_samples(model, request, settings),
@@ -251,11 +261,11 @@ def _write_samples(
             "nfe": config.parse_sampler(name).evaluations,
             "seconds": {"sampling": round(time.monotonic() - started, 3)},
         }
-        files.write_json(outputs.out.with_suffix(".json"), description)
-    if outputs.preview and not (keep_preview and _is_newer(outputs.preview, model.path)):
-        files.write_array(outputs.preview, images[:PREVIEW_COUNT])
-        files.write_grid(outputs.preview.with_suffix(".png"), images[:PREVIEW_COUNT])
-        _write_labels(outputs.preview.with_suffix(".json"), model, request, len(images[:PREVIEW_COUNT]))
+        files.write_json(out.with_suffix(".json"), description)
+    if preview and not (keep_preview and _is_newer(preview, model.path)):
+        files.write_array(preview, images[:PREVIEW_COUNT])
+        files.write_grid(preview.with_suffix(".png"), images[:PREVIEW_COUNT])
+        _write_labels(preview.with_suffix(".json"), model, request, len(images[:PREVIEW_COUNT]))
     return model
 
 

@@ -60,6 +60,7 @@ def test_the_profile_quotes_the_resources_of_the_rules():
         "train",
         "train_curve",
         "sample",
+        "preview",
         "evaluate_cifar10",
         "search",
         "featurize",

@@ -253,7 +253,7 @@ def test_a_released_run_is_fetched_and_converted_in_place_of_training(tmp_path, 
     torch.save(openai_state_dict(weights, run.network), in_cache)
     target = LAYOUT.preview(run.name, 100, "onestep")
     planned = jobs(snakemake(tmp_path, target, "--dry-run"))
-    assert planned == {"release": 1, "sample": 1, "total": 2}
+    assert planned == {"release": 1, "preview": 1, "total": 2}
     snakemake(tmp_path, target)
     assert (tmp_path / target).with_suffix(".png").exists()
     _, description = build.load_model(tmp_path / f"results/models/{run.name}/100.safetensors")
@@ -268,9 +268,9 @@ def test_a_dry_run_of_every_shipped_suite(tmp_path, suite):
     cells = [cell for artefact in wanted.values() for cell in loaded.cells(artefact)]
     of_one_protocol = {cell.samples for cell in cells if len(cell.run.evaluation.protocol) == 1}
     evaluated = [count for rule, count in planned.items() if rule.startswith("evaluate_")]
-    # `sample` also makes the previews of Figure 5.
     assert min(1, len(of_one_protocol)) <= sum(evaluated) <= len(of_one_protocol)
-    assert ("score" in planned) == any(len(cell.run.evaluation.protocol) > 1 for cell in cells)
+    of_several = any(len(cell.run.evaluation.protocol) > 1 for cell in cells)
+    assert ("score" in planned) == ("sample" in planned) == of_several  # of others, only previews are sampled alone
     assert ("gpu=1" in output) == (loaded.gpus == 1) == (suite.stem in {"paper", "reduced", "released", "successors"})
     makers = planned.keys() & MAKERS
     assert makers == {"release"} if suite.stem == "released" else "train" in makers

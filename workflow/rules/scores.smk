@@ -51,7 +51,7 @@ rule score:
 
 
 # Runs with one protocol are sampled and scored in one job, so that Python and torch start once for each score. The job
-# leaves a preview too, but it is `sample` that the workflow asks for one: that needs no data set and no extractor.
+# leaves a preview too, but it is `preview` that the workflow asks for one: that needs no data set and no extractor.
 for protocol, runs in SINGLE_PROTOCOL_RUNS.items():
 
     rule:
@@ -86,6 +86,36 @@ for protocol, runs in SINGLE_PROTOCOL_RUNS.items():
             " --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
 
     workflow.ruleorder(f"evaluate_{protocol}", "score")
+
+
+# The preview of a run with one protocol, whose samples are made, scored and deleted elsewhere; no others are made here.
+rule preview:
+    input:
+        unpack(sampled_from),
+    output:
+        preview=LAYOUT.preview(),
+        grid=LAYOUT.preview(suffix=".png"),
+    log:
+        LAYOUT.log("preview", "{run}", "{progress}", "{sampler}"),
+    wildcard_constraints:
+        run="|".join(SINGLE_PROTOCOL_RUNS.values()) or "(?!)",
+    conda:
+        "../../environment.yml"
+    threads: SUITE.threads
+    resources:
+        gpu=SUITE.gpus,
+        cpus_per_task=SUITE.threads,
+        mem_mb=32_000,
+        runtime=240,
+    params:
+        evaluation=sample_options,
+        search=search_option,
+    shell:
+        "cm sample --model {input.model:q} --sampler {wildcards.sampler:q} {params.search:u} {params.evaluation:u}"
+        " --preview {output.preview:q} --threads {threads:q} --gpus {resources.gpu:q} > {log:q} 2>&1"
+
+
+ruleorder: preview > sample
 
 
 # The result of a search for n time points continues that for n - 1, so that no point is searched twice.
